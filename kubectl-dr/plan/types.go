@@ -1,0 +1,223 @@
+// Package plan holds the RecoveryPlan and RecoveryRun types, reads plans from
+// files or the cluster, and says what is wrong with them. It knows nothing of
+// cobra, printing, Velero calls or ZFS.
+package plan
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// RecoveryPlan says how one application is recovered: what is protected, to
+// what objectives, in which order it starts and how recovery is proved.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+type RecoveryPlan struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec RecoveryPlanSpec `json:"spec"`
+}
+
+// RecoveryPlanSpec is what an operator writes.
+type RecoveryPlanSpec struct {
+	Objectives Objectives `json:"objectives"`
+	Source     Source     `json:"source"`
+	// Profiles names the rewrite profile used for each kind of run.
+	Profiles Profiles `json:"profiles,omitempty"`
+	// Start lists waves of workloads in start order. Workloads in no wave start
+	// after the last one.
+	Start []Wave `json:"start,omitempty"`
+	// Probes prove that the recovered application works.
+	Probes []Probe `json:"probes,omitempty"`
+	// Traffic says which names must point to the recovery site after failover.
+	Traffic *Traffic `json:"traffic,omitempty"`
+}
+
+// Objectives are what a run is measured against.
+type Objectives struct {
+	// RPO is the most data, as time, that a failover may lose.
+	RPO metav1.Duration `json:"rpo"`
+	// RTO is the longest a failover may take.
+	RTO metav1.Duration `json:"rto"`
+	// DrillEvery is how old the last passed drill may be.
+	DrillEvery *metav1.Duration `json:"drillEvery,omitempty"`
+}
+
+// Source says what is protected and by which Velero schedule.
+type Source struct {
+	// Namespaces are the source namespaces.
+	Namespaces []string `json:"namespaces"`
+	// Schedule is the Velero Schedule whose backups are restore points.
+	Schedule string `json:"schedule"`
+	// VeleroNamespace is where Velero runs; "velero" when empty.
+	VeleroNamespace string `json:"veleroNamespace,omitempty"`
+}
+
+// Profiles names rewrite profiles by kind of run. Empty restores as it was.
+type Profiles struct {
+	Drill    string `json:"drill,omitempty"`
+	Failover string `json:"failover,omitempty"`
+}
+
+// Wave is a group of workloads started together; the next wave waits for it.
+type Wave struct {
+	Name string `json:"name"`
+	// Workloads are "<kind>/<name>" or "<namespace>/<kind>/<name>", kind one of
+	// deployment, statefulset, daemonset. The namespace is the source's; it may
+	// be left out when the plan has one namespace.
+	Workloads []string `json:"workloads"`
+	// Timeout until the wave is ready; 5m when zero.
+	Timeout metav1.Duration `json:"timeout,omitempty"`
+}
+
+// Probe checks the running application. Exactly one of HTTP, TCP and Exec is set.
+type Probe struct {
+	Name string `json:"name"`
+	// Namespace is the source namespace; may be left out when the plan has one.
+	Namespace string     `json:"namespace,omitempty"`
+	HTTP      *HTTPProbe `json:"http,omitempty"`
+	TCP       *TCPProbe  `json:"tcp,omitempty"`
+	Exec      *ExecProbe `json:"exec,omitempty"`
+	// Timeout until the probe passes, retries included; 1m when zero.
+	Timeout metav1.Duration `json:"timeout,omitempty"`
+}
+
+// HTTPProbe gets a path from a ready pod behind a Service, through the API
+// server's port forwarding.
+type HTTPProbe struct {
+	Service string            `json:"service"`
+	Port    int32             `json:"port,omitempty"` // service port; the first when zero
+	Path    string            `json:"path,omitempty"`
+	Host    string            `json:"host,omitempty"` // Host header
+	Headers map[string]string `json:"headers,omitempty"`
+	Expect  HTTPExpect        `json:"expect,omitempty"`
+}
+
+// HTTPExpect is what an HTTP answer must be.
+type HTTPExpect struct {
+	Status   int    `json:"status,omitempty"` // 200 when zero
+	Contains string `json:"contains,omitempty"`
+}
+
+// TCPProbe connects to a ready pod behind a Service.
+type TCPProbe struct {
+	Service string `json:"service"`
+	Port    int32  `json:"port,omitempty"`
+}
+
+// ExecProbe runs a command in a pod of a workload.
+type ExecProbe struct {
+	Workload  string     `json:"workload"` // as in Wave.Workloads
+	Container string     `json:"container,omitempty"`
+	Command   []string   `json:"command"`
+	Expect    ExecExpect `json:"expect,omitempty"`
+}
+
+// ExecExpect is what a command must end with.
+type ExecExpect struct {
+	ExitCode int    `json:"exitCode,omitempty"`
+	Contains string `json:"contains,omitempty"`
+}
+
+// Traffic says how clients find the application.
+type Traffic struct {
+	Hosts []string `json:"hosts"`
+	// Method is "external-dns" (the restored objects claim the names) or
+	// "manual" (the report lists what to change).
+	Method string `json:"method"`
+}
+
+// RunKind is what a RecoveryRun does.
+type RunKind string
+
+// The kinds of run.
+const (
+	RunDrill           RunKind = "Drill"
+	RunFailover        RunKind = "Failover"        // disaster: the source is not needed
+	RunPlannedFailover RunKind = "PlannedFailover" // source quiesced, final backup, no loss
+)
+
+// Phase of a run or a step.
+type Phase string
+
+// The phases. A run that is neither Passed, Failed nor Aborted goes on when the
+// command is run again.
+const (
+	PhasePending Phase = "Pending"
+	PhaseRunning Phase = "Running"
+	PhasePassed  Phase = "Passed"
+	PhaseFailed  Phase = "Failed"
+	PhaseSkipped Phase = "Skipped"
+	PhaseAborted Phase = "Aborted"
+)
+
+// RecoveryRun is the journal and the report of one drill or failover. It lives
+// in the recovery cluster.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+type RecoveryRun struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec   RecoveryRunSpec   `json:"spec"`
+	Status RecoveryRunStatus `json:"status,omitempty"`
+}
+
+// RecoveryRunSpec is fixed when the run starts.
+type RecoveryRunSpec struct {
+	Kind RunKind `json:"kind"`
+	// Plan is the name of the plan; PlanSpec is the plan as it was.
+	Plan     string           `json:"plan"`
+	PlanSpec RecoveryPlanSpec `json:"planSpec"`
+	// Backup is the restore point.
+	Backup string `json:"backup"`
+	// NamespaceMapping maps source to target namespaces; empty keeps them.
+	NamespaceMapping map[string]string `json:"namespaceMapping,omitempty"`
+	// Keep leaves a drill's objects in place.
+	Keep bool `json:"keep,omitempty"`
+}
+
+// RecoveryRunStatus is the journal.
+type RecoveryRunStatus struct {
+	Phase     Phase        `json:"phase,omitempty"`
+	StartedAt *metav1.Time `json:"startedAt,omitempty"`
+	EndedAt   *metav1.Time `json:"endedAt,omitempty"`
+	// RPO is the time between the oldest volume's restored point and the start
+	// of the run (the disaster, as far as known); RTO the time from the start to
+	// the last passed probe.
+	RPO *metav1.Duration `json:"rpo,omitempty"`
+	RTO *metav1.Duration `json:"rto,omitempty"`
+	// RPOMet and RTOMet compare with the plan's objectives.
+	RPOMet *bool    `json:"rpoMet,omitempty"`
+	RTOMet *bool    `json:"rtoMet,omitempty"`
+	Steps  []Step   `json:"steps,omitempty"`
+	Volume []Volume `json:"volumes,omitempty"`
+	// Message says in one sentence how the run ended or what it waits for.
+	Message string `json:"message,omitempty"`
+}
+
+// Step is one journalled step. Every step is listed from the start; steps that
+// were not executed stay Pending.
+type Step struct {
+	Name      string       `json:"name"`
+	Phase     Phase        `json:"phase"`
+	StartedAt *metav1.Time `json:"startedAt,omitempty"`
+	EndedAt   *metav1.Time `json:"endedAt,omitempty"`
+	Message   string       `json:"message,omitempty"`
+}
+
+// Volume is one volume of the restore point.
+type Volume struct {
+	Namespace string `json:"namespace"`
+	Claim     string `json:"claim"`
+	// SnapshotID is the volume snapshotter's identifier.
+	SnapshotID string      `json:"snapshotID"`
+	SnapshotAt metav1.Time `json:"snapshotAt"`
+	// Node and Snapshot say where the copy at the recovery site lies.
+	Node     string `json:"node,omitempty"`
+	Snapshot string `json:"snapshot,omitempty"`
+	// Dataset is the volume made from it.
+	Dataset string `json:"dataset,omitempty"`
+}
