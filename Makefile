@@ -1,0 +1,81 @@
+# The two commands to know: `make demo` and `make test`. Both set up what is missing.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+REGISTRY ?= ghcr.io/kubectl-dr
+PLATFORMS ?= linux/amd64,linux/arm64
+LDFLAGS  := -s -w -X github.com/kubectl-dr/kubectl-dr/zfssnap.Version=$(VERSION)
+BIN      := $(CURDIR)/bin
+LAB      := $(BIN)/lab
+GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: build ## the whole story on real parts: back up, replicate, drill, lose the site, fail over
+	$(BIN)/demo
+
+.PHONY: test
+test: lint unit e2e ## lint, unit tests, then everything on the rig
+
+.PHONY: unit
+unit: ## unit tests alone; they need no rig
+	go test -race ./...
+	cd test/lab && go test -race ./...
+
+.PHONY: e2e
+e2e: build ## conformance and end-to-end tests on a rig of their own
+	test/e2e/run
+
+.PHONY: bench
+bench: build ## ratios against what one would otherwise use, on the rig
+	test/e2e/run -bench
+
+.PHONY: lint
+lint: ## gofmt, vet, staticcheck
+	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "not gofmt'ed:"; echo "$$out"; exit 1; }
+	go vet ./... && go vet -tags e2e ./test/e2e/
+	cd test/lab && go vet ./...
+	go run $(STATICCHECK) ./...
+	cd test/lab && go run $(STATICCHECK) ./...
+
+.PHONY: fmt
+fmt: ## format the Go files
+	gofmt -w $$(git ls-files '*.go')
+
+.PHONY: build
+build: ## build the three programs, the rig and the demo into bin/
+	@mkdir -p $(BIN)
+	$(GO_BUILD) -o $(BIN)/ ./cmd/...
+	cd test/lab && CGO_ENABLED=0 go build -trimpath -o $(LAB) . && CGO_ENABLED=0 go build -trimpath -o $(BIN)/demo ./demo
+
+.PHONY: lab-up
+lab-up: build ## bring the rig up (two sites with OpenZFS, Kubernetes and Velero, one S3 server)
+	$(LAB) up
+
+.PHONY: lab-down
+lab-down: ## take the rig down; nothing is left behind
+	@[ -x $(LAB) ] || $(MAKE) build
+	$(LAB) down
+
+.PHONY: generate
+generate: ## regenerate the agent's protocol, deepcopy code and CRDs
+	go generate ./...
+
+.PHONY: container
+container: ## build the three images for $(PLATFORMS) (PUSH=1 pushes them)
+	for target in plugin agent cli; do \
+	  docker buildx build --platform $(PLATFORMS) --target $$target --build-arg VERSION=$(VERSION) \
+	    -t $(REGISTRY)/$$(case $$target in plugin) echo velero-plugin-zfs-dr;; agent) echo zfs-agent;; cli) echo kubectl-dr;; esac):$(VERSION) \
+	    $(if $(PUSH),--push,) . ; \
+	done
+
+.PHONY: clean
+clean: ## remove what was built here (the cache of the rig's parts stays)
+	rm -rf $(BIN)
