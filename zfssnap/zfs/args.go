@@ -1,0 +1,367 @@
+package zfs
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// verb names a command in errors.
+func verb(args []string) string { return strings.Join(args[:min(2, len(args))], " ") }
+
+func poolsArgs() []string {
+	return []string{"zpool", "list", "-Hp", "-o", "name,health,size,free"}
+}
+
+// datasetColumns ends in the mountpoint, the one column that is free text.
+const datasetColumns = "name,type,guid,used,referenced,origin,mounted,readonly," +
+	"receive_resume_token,encryption,keystatus,volsize,mountpoint"
+
+func datasetsArgs(root string, recursive bool) ([]string, error) {
+	args := []string{"zfs", "list", "-Hp", "-t", "filesystem,volume", "-o", datasetColumns}
+	if root == "" {
+		if !recursive {
+			args = append(args, "-d", "0")
+		}
+		return args, nil
+	}
+	if recursive {
+		args = append(args, "-r")
+	}
+	return append(args, root), ValidateDataset(root)
+}
+
+func existsArgs(name string) []string {
+	return []string{"zfs", "list", "-H", "-t", "filesystem,volume,snapshot,bookmark", "-d", "0", "-o", "name", name}
+}
+
+func getArgs(name string, props []string) ([]string, error) {
+	if err := ValidateName(name); err != nil {
+		return nil, err
+	}
+	if len(props) == 0 {
+		return nil, fmt.Errorf("get properties of %s: %w: none named", name, ErrInvalidName)
+	}
+	for i, p := range props {
+		if err := checkProperty(p); err != nil {
+			return nil, fmt.Errorf("property %q: %w", p, err)
+		}
+		if slices.Contains(props[:i], p) {
+			return nil, fmt.Errorf("property %q: %w: named twice", p, ErrInvalidName)
+		}
+	}
+	return []string{"zfs", "get", "-Hp", "-o", "property,source,value", strings.Join(props, ","), name}, nil
+}
+
+func userNamesArgs(name string, source Source) ([]string, error) {
+	if source != SourceLocal && source != SourceReceived {
+		return nil, fmt.Errorf("user properties of %s: %w: source %q", name, ErrInvalidName, source)
+	}
+	return []string{"zfs", "get", "-Hp", "-s", string(source), "-o", "property", "all", name}, ValidateName(name)
+}
+
+func taggedArgs(root, prop string) ([]string, error) {
+	if err := ValidateUserProperty(prop); err != nil {
+		return nil, err
+	}
+	args := []string{"zfs", "get", "-Hp", "-r", "-t", "filesystem,volume", "-s", "local", "-o", "name", prop}
+	if root == "" {
+		return args, nil
+	}
+	return append(args, root), ValidateDataset(root)
+}
+
+const versionColumns = "createtxg,guid,creation,used,referenced,written,userrefs,name"
+
+func versionsArgs(dataset string) ([]string, error) {
+	return []string{"zfs", "list", "-Hp", "-t", "snapshot,bookmark", "-d", "1", "-o", versionColumns, dataset}, ValidateDataset(dataset)
+}
+
+func lookupArgs(name string) ([]string, error) {
+	if _, sep, _ := SplitVersion(name); sep == "" {
+		return nil, fmt.Errorf("version %q: %w: neither a snapshot nor a bookmark", name, ErrInvalidName)
+	}
+	return []string{"zfs", "list", "-Hp", "-t", "snapshot,bookmark", "-d", "0", "-o", versionColumns, name}, ValidateName(name)
+}
+
+func guidsArgs(root string) ([]string, error) {
+	args := []string{"zfs", "list", "-Hp", "-t", "snapshot", "-o", "guid,name"}
+	if root == "" {
+		return args, nil
+	}
+	return append(args, "-r", root), ValidateDataset(root)
+}
+
+func snapshotArgs(names []string, props map[string]string) ([]string, error) {
+	if len(names) == 0 {
+		return nil, fmt.Errorf("snapshot: %w: no names", ErrInvalidName)
+	}
+	args, err := propertyArgs([]string{"zfs", "snapshot"}, props)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range names {
+		if err := ValidateSnapshot(n); err != nil {
+			return nil, err
+		}
+		if Pool(n) != Pool(names[0]) {
+			return nil, fmt.Errorf("snapshot %s and %s: %w", names[0], n, ErrSeveralPools)
+		}
+	}
+	return append(args, names...), nil
+}
+
+func holdArgs(verb, tag, snapshot string) ([]string, error) {
+	if err := ValidateHoldTag(tag); err != nil {
+		return nil, err
+	}
+	return []string{"zfs", verb, tag, snapshot}, ValidateSnapshot(snapshot)
+}
+
+func holdsArgs(snapshots []string) ([]string, error) {
+	for _, s := range snapshots {
+		if err := ValidateSnapshot(s); err != nil {
+			return nil, err
+		}
+	}
+	return append([]string{"zfs", "holds", "-H"}, snapshots...), nil
+}
+
+func bookmarkArgs(snapshot, bookmark string) ([]string, error) {
+	if err := ValidateSnapshot(snapshot); err != nil {
+		return nil, err
+	}
+	return []string{"zfs", "bookmark", snapshot, bookmark}, ValidateBookmark(bookmark)
+}
+
+func sendArgs(o SendOptions) ([]string, error) { return sendArgsWith([]string{"zfs", "send"}, o) }
+
+func sendSizeArgs(o SendOptions) ([]string, error) {
+	return sendArgsWith([]string{"zfs", "send", "-n", "-v", "-P"}, o)
+}
+
+func sendArgsWith(args []string, o SendOptions) ([]string, error) {
+	for _, f := range []struct {
+		on   bool
+		flag string
+	}{{o.Raw, "-w"}, {o.LargeBlock, "-L"}, {o.Compressed, "-c"}, {o.Embedded, "-e"}} {
+		// A token carries the flags of its stream, and zfs send -t refuses -w.
+		if f.on && (o.Token == "" || f.flag != "-w") {
+			args = append(args, f.flag)
+		}
+	}
+	if o.Token != "" {
+		if o.From != "" || o.To != "" {
+			return nil, fmt.Errorf("send: %w: a token stands alone", ErrInvalidName)
+		}
+		return append(args, "-t", o.Token), checkToken(o.Token)
+	}
+	if err := ValidateSnapshot(o.To); err != nil {
+		return nil, err
+	}
+	if o.From != "" {
+		if _, sep, _ := SplitVersion(o.From); sep == "" {
+			return nil, fmt.Errorf("send from %q: %w: neither a snapshot nor a bookmark", o.From, ErrInvalidName)
+		}
+		if err := ValidateName(o.From); err != nil {
+			return nil, err
+		}
+		args = append(args, "-i", o.From)
+	}
+	return append(args, o.To), nil
+}
+
+// checkToken checks the outer form of a resume token, "1-<hex>-<hex>-<hex>".
+func checkToken(token string) error {
+	if token[0] == '-' || strings.Trim(token, "0123456789abcdef-") != "" {
+		return fmt.Errorf("resume token: %w", ErrInvalidName)
+	}
+	return nil
+}
+
+func receiveArgs(o ReceiveOptions) ([]string, error) {
+	args := []string{"zfs", "receive"}
+	if o.Resumable {
+		args = append(args, "-s")
+	}
+	if o.Unmounted {
+		args = append(args, "-u")
+	}
+	if o.Origin != "" {
+		if err := ValidateSnapshot(o.Origin); err != nil {
+			return nil, err
+		}
+		args = append(args, "-o", "origin="+o.Origin)
+	}
+	args, err := propertyArgs(args, o.Set)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range slices.Sorted(slices.Values(o.Exclude)) {
+		if err := checkProperty(p); err != nil {
+			return nil, fmt.Errorf("property %q: %w", p, err)
+		}
+		args = append(args, "-x", p)
+	}
+	if strings.Contains(o.Target, "#") {
+		return nil, fmt.Errorf("receive into %q: %w", o.Target, ErrInvalidName)
+	}
+	return append(args, o.Target), ValidateName(o.Target)
+}
+
+func abortArgs(dataset string) ([]string, error) {
+	return []string{"zfs", "receive", "-A", dataset}, ValidateDataset(dataset)
+}
+
+func cloneArgs(snapshot, dataset string, props map[string]string) ([]string, error) {
+	if err := ValidateSnapshot(snapshot); err != nil {
+		return nil, err
+	}
+	args, err := propertyArgs([]string{"zfs", "clone"}, props)
+	if err != nil {
+		return nil, err
+	}
+	return append(args, snapshot, dataset), ValidateDataset(dataset)
+}
+
+func datasetArgs(dataset, verb string) ([]string, error) {
+	return []string{"zfs", verb, dataset}, ValidateDataset(dataset)
+}
+
+func createArgs(dataset string, o CreateOptions) ([]string, error) {
+	args := []string{"zfs", "create"}
+	if o.Parents {
+		args = append(args, "-p")
+	}
+	if o.Unmounted {
+		args = append(args, "-u")
+	}
+	if o.VolumeSize > 0 {
+		if o.Sparse {
+			args = append(args, "-s")
+		}
+		args = append(args, "-V", strconv.FormatUint(o.VolumeSize, 10))
+	}
+	args, err := propertyArgs(args, o.Properties)
+	if err != nil {
+		return nil, err
+	}
+	return append(args, dataset), ValidateDataset(dataset)
+}
+
+func destroyArgs(dataset string, o DestroyOptions) ([]string, error) {
+	args := []string{"zfs", "destroy"}
+	if o.Recursive {
+		args = append(args, "-r")
+	}
+	return append(args, dataset), ValidateDataset(dataset)
+}
+
+func destroySnapshotsArgs(dataset string, names []string, deferred bool) ([]string, error) {
+	if len(names) == 0 {
+		return nil, fmt.Errorf("destroy snapshots of %s: %w: none named", dataset, ErrInvalidName)
+	}
+	for _, n := range names {
+		if err := ValidateSnapshot(dataset + "@" + n); err != nil {
+			return nil, err
+		}
+	}
+	args := []string{"zfs", "destroy"}
+	if deferred {
+		args = append(args, "-d")
+	}
+	return append(args, dataset+"@"+strings.Join(names, ",")), nil
+}
+
+func renameArgs(from, to string) ([]string, error) {
+	for _, n := range []string{from, to} {
+		if err := ValidateName(n); err != nil {
+			return nil, err
+		}
+	}
+	return []string{"zfs", "rename", from, to}, nil
+}
+
+func setArgs(name string, props map[string]string) ([]string, error) {
+	if len(props) == 0 {
+		return nil, fmt.Errorf("set properties of %s: %w: none given", name, ErrInvalidName)
+	}
+	pairs, err := propertyPairs(props)
+	if err != nil {
+		return nil, err
+	}
+	return append(append([]string{"zfs", "set"}, pairs...), name), ValidateName(name)
+}
+
+func inheritArgs(name, prop string) ([]string, error) {
+	if err := checkProperty(prop); err != nil {
+		return nil, fmt.Errorf("property %q: %w", prop, err)
+	}
+	return []string{"zfs", "inherit", prop, name}, ValidateName(name)
+}
+
+// propertyArgs appends "-o name=value" for each property, by name.
+func propertyArgs(args []string, props map[string]string) ([]string, error) {
+	pairs, err := propertyPairs(props)
+	for _, p := range pairs {
+		args = append(args, "-o", p)
+	}
+	return args, err
+}
+
+func propertyPairs(props map[string]string) ([]string, error) {
+	pairs := make([]string, 0, len(props))
+	for name, value := range props {
+		if err := checkProperty(name); err != nil {
+			return nil, fmt.Errorf("property %q: %w", name, err)
+		}
+		if err := ValidateValue(value); err != nil {
+			return nil, fmt.Errorf("property %q: %w", name, err)
+		}
+		pairs = append(pairs, name+"="+value)
+	}
+	slices.Sort(pairs)
+	return pairs, nil
+}
+
+// errWriter keeps the first error of w.
+type errWriter struct {
+	w   io.Writer
+	err error
+}
+
+func (e *errWriter) Write(p []byte) (int, error) {
+	n, err := e.w.Write(p)
+	if err != nil && e.err == nil {
+		e.err = err
+	}
+	return n, err
+}
+
+// errReader keeps the error of r that is not its end. A Runner may leave a
+// reader behind that still blocks, hence the lock.
+type errReader struct {
+	r   io.Reader
+	mu  sync.Mutex
+	err error
+}
+
+func (e *errReader) Read(p []byte) (int, error) {
+	n, err := e.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		e.mu.Lock()
+		e.err = err
+		e.mu.Unlock()
+	}
+	return n, err
+}
+
+func (e *errReader) failure() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.err
+}

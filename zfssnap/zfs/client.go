@@ -1,0 +1,450 @@
+package zfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// Client runs zfs(8) and zpool(8). It keeps no state: what a method returns was
+// read when it was called. Its methods may be called at once.
+//
+// A command that failed comes back as *CommandError, which wraps the cause.
+type Client struct {
+	Runner Runner
+}
+
+// New returns a client of the ZFS of this host.
+func New() *Client { return &Client{Runner: Exec{}} }
+
+// run runs args and returns stdout.
+func (c *Client) run(ctx context.Context, args []string) ([]byte, error) {
+	res, err := c.Runner.Run(ctx, Cmd{Args: args})
+	return res.Stdout, result(args, res, err)
+}
+
+// exec runs args for effect; buildErr is the error of their builder.
+func (c *Client) exec(ctx context.Context, args []string, buildErr error) error {
+	if buildErr != nil {
+		return buildErr
+	}
+	_, err := c.run(ctx, args)
+	return err
+}
+
+// result makes one error of what a Runner returned.
+func result(args []string, res Result, err error) error {
+	var failed *CommandError
+	if res.ExitCode != 0 && (err == nil || res.Stderr != "") {
+		failed = &CommandError{Args: args, Stderr: res.Stderr, ExitCode: res.ExitCode, Err: Classify(res.Stderr)}
+	}
+	switch {
+	case failed == nil && err == nil:
+		return nil
+	case failed == nil:
+		return fmt.Errorf("%s: %w", verb(args), err)
+	case err == nil:
+		return failed
+	default:
+		return fmt.Errorf("%w: %w", failed, err)
+	}
+}
+
+// Version returns the versions of the tools and the kernel module.
+func (c *Client) Version(ctx context.Context) (Release, error) {
+	out, err := c.run(ctx, []string{"zfs", "version"})
+	if err != nil {
+		return Release{}, err
+	}
+	return parseRelease(out)
+}
+
+// Pools lists the imported pools.
+func (c *Client) Pools(ctx context.Context) ([]PoolInfo, error) {
+	out, err := c.run(ctx, poolsArgs())
+	if err != nil {
+		return nil, err
+	}
+	return parsePools(out)
+}
+
+// Datasets lists root and, when recursive, what lies below it. An empty root
+// stands for every pool. ErrNotFound when there is no such root.
+func (c *Client) Datasets(ctx context.Context, root string, recursive bool) ([]Dataset, error) {
+	args, err := datasetsArgs(root, recursive)
+	if err != nil {
+		return nil, err
+	}
+	out, err := c.run(ctx, args)
+	if err != nil {
+		return nil, err
+	}
+	return parseDatasets(out)
+}
+
+// Dataset returns one filesystem or volume. ErrNotFound when there is none.
+func (c *Client) Dataset(ctx context.Context, name string) (Dataset, error) {
+	if err := ValidateDataset(name); err != nil {
+		return Dataset{}, err
+	}
+	ds, err := c.Datasets(ctx, name, false)
+	if err != nil {
+		return Dataset{}, err
+	}
+	if len(ds) != 1 {
+		return Dataset{}, fmt.Errorf("list dataset %s: %d answers", name, len(ds))
+	}
+	return ds[0], nil
+}
+
+// Exists tells whether a dataset, snapshot or bookmark exists.
+func (c *Client) Exists(ctx context.Context, name string) (bool, error) {
+	if err := ValidateName(name); err != nil {
+		return false, err
+	}
+	_, err := c.run(ctx, existsArgs(name))
+	switch {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, ErrNotFound):
+		return false, nil
+	default:
+		return false, err
+	}
+}
+
+// Get returns properties of a dataset, snapshot or bookmark, each one asked
+// for. An unset user property has the value "-" and SourceNone. ErrAmbiguous
+// when a value has line breaks.
+func (c *Client) Get(ctx context.Context, name string, props ...string) (map[string]Property, error) {
+	args, err := getArgs(name, props)
+	if err != nil {
+		return nil, err
+	}
+	out, err := c.run(ctx, args)
+	if err != nil {
+		return nil, err
+	}
+	return parseProperties(out, props)
+}
+
+// UserProperties returns the properties of this project (UserNamespace) that
+// are set on name itself: set here for SourceLocal, come with a stream for
+// SourceReceived. Inherited ones are never among them.
+func (c *Client) UserProperties(ctx context.Context, name string, source Source) (map[string]string, error) {
+	// The first listing has no values, so no value can pass for a property.
+	args, err := userNamesArgs(name, source)
+	if err != nil {
+		return nil, err
+	}
+	out, err := c.run(ctx, args)
+	if err != nil {
+		return nil, err
+	}
+	names := parseUserNames(out)
+	if len(names) == 0 {
+		return map[string]string{}, nil
+	}
+	props, err := c.Get(ctx, name, names...)
+	if err != nil {
+		return nil, err
+	}
+	values := make(map[string]string, len(props))
+	for k, p := range props {
+		if p.Source == source {
+			values[k] = p.Value
+		}
+	}
+	return values, nil
+}
+
+// Tagged lists the datasets at and below root ("" for every pool) on which the
+// user property prop is set locally, whatever its value.
+func (c *Client) Tagged(ctx context.Context, root, prop string) ([]string, error) {
+	args, err := taggedArgs(root, prop)
+	if err != nil {
+		return nil, err
+	}
+	out, err := c.run(ctx, args)
+	if err != nil {
+		return nil, err
+	}
+	return lines(out), nil
+}
+
+// Versions lists a dataset's own snapshots and bookmarks by createtxg; a
+// snapshot comes before its bookmark.
+func (c *Client) Versions(ctx context.Context, dataset string) ([]Version, error) {
+	args, err := versionsArgs(dataset)
+	if err != nil {
+		return nil, err
+	}
+	out, err := c.run(ctx, args)
+	if err != nil {
+		return nil, err
+	}
+	return parseVersions(out)
+}
+
+// Lookup returns one snapshot or bookmark by its full name.
+func (c *Client) Lookup(ctx context.Context, name string) (Version, error) {
+	args, err := lookupArgs(name)
+	if err != nil {
+		return Version{}, err
+	}
+	out, err := c.run(ctx, args)
+	if err != nil {
+		return Version{}, err
+	}
+	vs, err := parseVersions(out)
+	if err != nil {
+		return Version{}, err
+	}
+	if len(vs) != 1 {
+		return Version{}, fmt.Errorf("list %s: %d answers", name, len(vs))
+	}
+	return vs[0], nil
+}
+
+// FindByGUID finds a snapshot by guid at and below the roots, in their order; a
+// root that does not exist is passed over. Without roots it looks everywhere.
+// ErrNotFound when there is none.
+func (c *Client) FindByGUID(ctx context.Context, guid uint64, roots ...string) (Version, error) {
+	if len(roots) == 0 {
+		roots = []string{""}
+	}
+	for _, root := range roots {
+		args, err := guidsArgs(root)
+		if err != nil {
+			return Version{}, err
+		}
+		out, err := c.run(ctx, args)
+		if errors.Is(err, ErrNotFound) && root != "" {
+			continue
+		}
+		if err != nil {
+			return Version{}, err
+		}
+		name, err := parseGUIDs(out, guid)
+		if err != nil {
+			return Version{}, err
+		}
+		if name != "" {
+			return c.Lookup(ctx, name)
+		}
+	}
+	return Version{}, fmt.Errorf("snapshot with guid %d: %w", guid, ErrNotFound)
+}
+
+// Snapshot takes one atomic snapshot of a group: full names, all of one pool.
+// Either all are made or none; ErrSeveralPools before anything is run,
+// ErrExists when one of them exists. props are put on each.
+func (c *Client) Snapshot(ctx context.Context, names []string, props map[string]string) error {
+	args, err := snapshotArgs(names, props)
+	return c.exec(ctx, args, err)
+}
+
+// Hold holds snapshots under a tag. A snapshot that already has the tag is
+// success.
+func (c *Client) Hold(ctx context.Context, tag string, snapshots ...string) error {
+	return c.eachHold(ctx, "hold", tag, snapshots, ErrTagExists)
+}
+
+// Release removes a tag from snapshots. A snapshot without that tag is
+// success, a missing snapshot is ErrNotFound.
+func (c *Client) Release(ctx context.Context, tag string, snapshots ...string) error {
+	return c.eachHold(ctx, "release", tag, snapshots, ErrNoTag)
+}
+
+// eachHold runs one command per snapshot: zfs(8) does the same inside, and a
+// single exit status could not tell which of them was already as asked.
+func (c *Client) eachHold(ctx context.Context, verb, tag string, snapshots []string, fine error) error {
+	for _, s := range snapshots {
+		args, err := holdArgs(verb, tag, s)
+		if err := c.exec(ctx, args, err); err != nil && !errors.Is(err, fine) {
+			return err
+		}
+	}
+	return nil
+}
+
+// Holds lists the holds on snapshots.
+func (c *Client) Holds(ctx context.Context, snapshots ...string) ([]Hold, error) {
+	if len(snapshots) == 0 {
+		return nil, nil
+	}
+	args, err := holdsArgs(snapshots)
+	if err != nil {
+		return nil, err
+	}
+	out, err := c.run(ctx, args)
+	if err != nil {
+		return nil, err
+	}
+	return parseHolds(out)
+}
+
+// Bookmark makes a bookmark of a snapshot (full names, same dataset). A
+// bookmark of that name with the same guid is success, with another ErrExists.
+func (c *Client) Bookmark(ctx context.Context, snapshot, bookmark string) error {
+	args, err := bookmarkArgs(snapshot, bookmark)
+	err = c.exec(ctx, args, err)
+	if !errors.Is(err, ErrExists) {
+		return err
+	}
+	s, lookupErr := c.Lookup(ctx, snapshot)
+	if lookupErr != nil {
+		return lookupErr
+	}
+	b, lookupErr := c.Lookup(ctx, bookmark)
+	if lookupErr != nil {
+		return lookupErr
+	}
+	if s.GUID == b.GUID {
+		return nil
+	}
+	return err
+}
+
+// Send writes a stream to w. An error of w is returned along with what zfs(8)
+// said.
+func (c *Client) Send(ctx context.Context, o SendOptions, w io.Writer) error {
+	args, err := sendArgs(o)
+	if err != nil {
+		return err
+	}
+	// Never the writer itself: handed an *os.File a child process would write
+	// to it directly, and zfs send needs a pipe.
+	out := &errWriter{w: w}
+	res, err := c.Runner.Run(ctx, Cmd{Args: args, Stdout: out})
+	if out.err != nil {
+		// The broken pipe that follows is only a consequence.
+		return fmt.Errorf("%s: write stream: %w", verb(args), out.err)
+	}
+	return result(args, res, err)
+}
+
+// SendSize estimates a send. With a token it also tells what the token
+// contains: ErrResumeStale comes with the decoded token when the snapshot it
+// names is gone.
+func (c *Client) SendSize(ctx context.Context, o SendOptions) (Estimate, error) {
+	args, err := sendSizeArgs(o)
+	if err != nil {
+		return Estimate{}, err
+	}
+	res, err := c.Runner.Run(ctx, Cmd{Args: args})
+	err = result(args, res, err)
+	est, parseErr := parseEstimate(append(res.Stdout, res.Stderr...), o.Token != "")
+	if err == nil {
+		err = parseErr
+	}
+	return est, err
+}
+
+// Receive reads one stream from r. It never rolls back: a target that does not
+// match is ErrDiverged and is left as it was. ErrIncomplete when r ended early;
+// with Resumable the dataset then has a resume token.
+//
+// An error of r is returned along with what zfs(8) said. It does not mean that
+// nothing was received: look for the snapshot by guid.
+func (c *Client) Receive(ctx context.Context, o ReceiveOptions, r io.Reader) error {
+	args, err := receiveArgs(o)
+	if err != nil {
+		return err
+	}
+	in := &errReader{r: r}
+	res, err := c.Runner.Run(ctx, Cmd{Args: args, Stdin: in})
+	err = result(args, res, err)
+	if readErr := in.failure(); readErr != nil && !errors.Is(err, readErr) {
+		readErr = fmt.Errorf("read stream: %w", readErr)
+		if err == nil {
+			return fmt.Errorf("%s: %w", verb(args), readErr)
+		}
+		return fmt.Errorf("%w: %w", err, readErr)
+	}
+	return err
+}
+
+// AbortReceive drops the state of an interrupted receive. None is success.
+func (c *Client) AbortReceive(ctx context.Context, dataset string) error {
+	args, err := abortArgs(dataset)
+	err = c.exec(ctx, args, err)
+	if errors.Is(err, errNoPartial) {
+		return nil
+	}
+	return err
+}
+
+// Clone makes a writable dataset of a snapshot of the same pool.
+func (c *Client) Clone(ctx context.Context, snapshot, dataset string, props map[string]string) error {
+	args, err := cloneArgs(snapshot, dataset, props)
+	return c.exec(ctx, args, err)
+}
+
+// Promote makes a clone independent of its origin, whose snapshots up to that
+// point move to it.
+func (c *Client) Promote(ctx context.Context, dataset string) error {
+	args, err := datasetArgs(dataset, "promote")
+	return c.exec(ctx, args, err)
+}
+
+// Create makes a filesystem or volume.
+func (c *Client) Create(ctx context.Context, dataset string, o CreateOptions) error {
+	args, err := createArgs(dataset, o)
+	return c.exec(ctx, args, err)
+}
+
+// Destroy destroys a filesystem or volume. Without Recursive one that has
+// children or snapshots is ErrHasChildren. Clones are never destroyed:
+// ErrHasClones.
+func (c *Client) Destroy(ctx context.Context, dataset string, o DestroyOptions) error {
+	args, err := destroyArgs(dataset, o)
+	return c.exec(ctx, args, err)
+}
+
+// DestroySnapshots destroys snapshots of one dataset, named by what follows
+// '@'. Deferred marks those that are held or have clones (ErrHeld, ErrHasClones
+// otherwise) to go when the last of them is gone.
+func (c *Client) DestroySnapshots(ctx context.Context, dataset string, names []string, deferred bool) error {
+	args, err := destroySnapshotsArgs(dataset, names, deferred)
+	return c.exec(ctx, args, err)
+}
+
+// DestroyBookmark destroys a bookmark by its full name.
+func (c *Client) DestroyBookmark(ctx context.Context, bookmark string) error {
+	if err := ValidateBookmark(bookmark); err != nil {
+		return err
+	}
+	return c.exec(ctx, []string{"zfs", "destroy", bookmark}, nil)
+}
+
+// Rename renames a dataset or a snapshot within its pool.
+func (c *Client) Rename(ctx context.Context, from, to string) error {
+	args, err := renameArgs(from, to)
+	return c.exec(ctx, args, err)
+}
+
+// Set sets properties of a dataset or snapshot, all in one change.
+func (c *Client) Set(ctx context.Context, name string, props map[string]string) error {
+	args, err := setArgs(name, props)
+	return c.exec(ctx, args, err)
+}
+
+// Inherit removes a property's local value. One without is success.
+func (c *Client) Inherit(ctx context.Context, name, prop string) error {
+	args, err := inheritArgs(name, prop)
+	return c.exec(ctx, args, err)
+}
+
+// Mount mounts a filesystem at its mountpoint.
+func (c *Client) Mount(ctx context.Context, dataset string) error {
+	args, err := datasetArgs(dataset, "mount")
+	return c.exec(ctx, args, err)
+}
+
+// Unmount unmounts a filesystem. ErrBusy when it is in use.
+func (c *Client) Unmount(ctx context.Context, dataset string) error {
+	args, err := datasetArgs(dataset, "unmount")
+	return c.exec(ctx, args, err)
+}

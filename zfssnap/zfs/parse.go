@@ -1,0 +1,262 @@
+package zfs
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// lines splits output in its lines, without empty ones.
+func lines(out []byte) []string {
+	var ls []string
+	for l := range strings.Lines(string(out)) {
+		if l = strings.TrimSuffix(l, "\n"); l != "" {
+			ls = append(ls, l)
+		}
+	}
+	return ls
+}
+
+// fields splits a line of -H output in exactly n columns; TABs beyond belong
+// to the last.
+func fields(line string, n int) ([]string, error) {
+	f := strings.SplitN(line, "\t", n)
+	if len(f) != n {
+		return nil, fmt.Errorf("parse line %q: %d columns, want %d", line, len(f), n)
+	}
+	return f, nil
+}
+
+// number parses a -p number; "-" and "" are 0.
+func number(s string) (uint64, error) {
+	if s == "-" || s == "" || s == "none" {
+		return 0, nil
+	}
+	return strconv.ParseUint(s, 10, 64)
+}
+
+// numbers parses columns in destinations.
+func numbers(line string, cols []string, dst ...*uint64) error {
+	for i, d := range dst {
+		n, err := number(cols[i])
+		if err != nil {
+			return fmt.Errorf("parse line %q: %w", line, err)
+		}
+		*d = n
+	}
+	return nil
+}
+
+// value turns the "-" of an absent value in "".
+func value(s string) string {
+	if s == "-" {
+		return ""
+	}
+	return s
+}
+
+func parseRelease(out []byte) (Release, error) {
+	var r Release
+	for _, l := range lines(out) {
+		if v, ok := strings.CutPrefix(l, "zfs-kmod-"); ok {
+			r.Module = v
+		} else if v, ok := strings.CutPrefix(l, "zfs-"); ok {
+			r.Userland = v
+		}
+	}
+	if r.Userland == "" {
+		return Release{}, fmt.Errorf("parse version %q: no zfs version in it", out)
+	}
+	return r, nil
+}
+
+func parsePools(out []byte) ([]PoolInfo, error) {
+	var pools []PoolInfo
+	for _, l := range lines(out) {
+		f, err := fields(l, 4)
+		if err != nil {
+			return nil, err
+		}
+		p := PoolInfo{Name: f[0], Health: f[1]}
+		if err := numbers(l, f[2:], &p.Size, &p.Free); err != nil {
+			return nil, err
+		}
+		pools = append(pools, p)
+	}
+	return pools, nil
+}
+
+func parseDatasets(out []byte) ([]Dataset, error) {
+	var ds []Dataset
+	for _, l := range lines(out) {
+		f, err := fields(l, 13)
+		if err != nil {
+			return nil, err
+		}
+		d := Dataset{
+			Name: f[0], Type: Type(f[1]), Origin: value(f[5]), Mounted: f[6] == "yes", ReadOnly: f[7] == "on",
+			ReceiveResumeToken: value(f[8]), Encryption: value(f[9]), KeyStatus: value(f[10]), Mountpoint: value(f[12]),
+		}
+		if d.Type != Filesystem && d.Type != Volume {
+			return nil, fmt.Errorf("parse line %q: type %q", l, d.Type)
+		}
+		if err := numbers(l, append(f[2:5:5], f[11]), &d.GUID, &d.Used, &d.Referenced, &d.VolSize); err != nil {
+			return nil, err
+		}
+		ds = append(ds, d)
+	}
+	return ds, nil
+}
+
+func parseVersions(out []byte) ([]Version, error) {
+	var vs []Version
+	for _, l := range lines(out) {
+		f, err := fields(l, 8)
+		if err != nil {
+			return nil, err
+		}
+		var v Version
+		var created uint64
+		if err := numbers(l, f, &v.CreateTXG, &v.GUID, &created, &v.Used, &v.Referenced, &v.Written, &v.UserRefs); err != nil {
+			return nil, err
+		}
+		v.Created = time.Unix(int64(created), 0).UTC()
+		dataset, sep, name := SplitVersion(f[7])
+		if sep == "" || v.GUID == 0 {
+			return nil, fmt.Errorf("parse line %q: not a snapshot or bookmark", l)
+		}
+		v.Dataset, v.Name, v.Bookmark = dataset, name, sep == "#"
+		vs = append(vs, v)
+	}
+	slices.SortStableFunc(vs, func(a, b Version) int {
+		return cmp.Or(cmp.Compare(a.CreateTXG, b.CreateTXG), compareBool(a.Bookmark, b.Bookmark), cmp.Compare(a.Name, b.Name))
+	})
+	return vs, nil
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	default:
+		return 1
+	}
+}
+
+// parseGUIDs returns the name of the snapshot with that guid, "" for none.
+func parseGUIDs(out []byte, guid uint64) (string, error) {
+	want := strconv.FormatUint(guid, 10)
+	sc := bufio.NewScanner(bytes.NewReader(out))
+	for sc.Scan() {
+		f, err := fields(sc.Text(), 2)
+		if err != nil {
+			return "", err
+		}
+		if f[0] == want {
+			return f[1], nil
+		}
+	}
+	return "", sc.Err()
+}
+
+// parseProperties needs one line for each of props, in their order, so a line
+// break in a value cannot pass for another property.
+func parseProperties(out []byte, props []string) (map[string]Property, error) {
+	ls := strings.Split(strings.TrimSuffix(string(out), "\n"), "\n")
+	if len(ls) != len(props) {
+		return nil, fmt.Errorf("parse properties: %d lines for %d properties: %w", len(ls), len(props), ErrAmbiguous)
+	}
+	got := make(map[string]Property, len(props))
+	for i, l := range ls {
+		f, err := fields(l, 3)
+		if err != nil {
+			return nil, err
+		}
+		if f[0] != props[i] {
+			return nil, fmt.Errorf("parse properties: %q in the place of %q: %w", f[0], props[i], ErrAmbiguous)
+		}
+		got[f[0]] = Property{Value: f[2], Source: Source(f[1])}
+	}
+	return got, nil
+}
+
+// parseUserNames returns the names that are in UserNamespace.
+func parseUserNames(out []byte) []string {
+	var names []string
+	for _, l := range lines(out) {
+		if strings.HasPrefix(l, UserNamespace) && !slices.Contains(names, l) {
+			names = append(names, l)
+		}
+	}
+	return names
+}
+
+// holdTime is how zfs holds prints a time in the C locale.
+const holdTime = "Mon Jan _2 15:04 2006"
+
+func parseHolds(out []byte) ([]Hold, error) {
+	var hs []Hold
+	for _, l := range lines(out) {
+		f, err := fields(l, 3)
+		if err != nil {
+			return nil, err
+		}
+		h := Hold{Snapshot: f[0], Tag: f[1]}
+		// Releases from 2.3 can print seconds since the epoch.
+		if sec, err := strconv.ParseInt(f[2], 10, 64); err == nil {
+			h.Created = time.Unix(sec, 0).UTC()
+		} else if h.Created, err = time.ParseInLocation(holdTime, f[2], time.UTC); err != nil {
+			return nil, fmt.Errorf("parse line %q: %w", l, err)
+		}
+		hs = append(hs, h)
+	}
+	return hs, nil
+}
+
+// parseEstimate reads zfs send -nvP: a line "size\t<bytes>", after the
+// contents of the token when there is one.
+func parseEstimate(out []byte, token bool) (Estimate, error) {
+	var e Estimate
+	if token {
+		e.Resume = &Resume{}
+	}
+	for _, l := range lines(out) {
+		if s, ok := strings.CutPrefix(l, "size\t"); ok {
+			n, err := number(s)
+			if err != nil {
+				return Estimate{}, fmt.Errorf("parse line %q: %w", l, err)
+			}
+			e.Bytes = n
+			continue
+		}
+		if !token {
+			continue
+		}
+		name, val, ok := strings.Cut(strings.TrimSpace(l), " = ")
+		if !ok {
+			continue
+		}
+		dst := map[string]*uint64{"toguid": &e.Resume.ToGUID, "fromguid": &e.Resume.FromGUID, "bytes": &e.Resume.Bytes}[name]
+		switch {
+		case name == "toname":
+			e.Resume.ToName = val
+		case dst != nil:
+			n, err := strconv.ParseUint(val, 0, 64)
+			if err != nil {
+				return Estimate{}, fmt.Errorf("parse line %q: %w", l, err)
+			}
+			*dst = n
+		}
+	}
+	if token && e.Resume.ToGUID == 0 {
+		e.Resume = nil
+	}
+	return e, nil
+}

@@ -1,0 +1,172 @@
+package zfs
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Cmd is one command. Args[0] is "zfs" or "zpool".
+type Cmd struct {
+	Args   []string
+	Stdin  io.Reader // nil for none
+	Stdout io.Writer // nil to collect the output in Result.Stdout
+}
+
+// Result is what a command that ran left behind.
+type Result struct {
+	Stdout   []byte // empty when Cmd.Stdout was set
+	Stderr   string // bounded
+	ExitCode int    // -1 when a signal ended the command
+}
+
+// Runner runs commands. A command that ran and failed is not an error of Run:
+// it has a non-zero ExitCode. Run returns an error when the command could not
+// be started, was ended by the context or by a signal, or when Stdin or Stdout
+// failed; the Result then holds what is known.
+type Runner interface {
+	Run(ctx context.Context, c Cmd) (Result, error)
+}
+
+// maxStderr bounds what is kept of a command's stderr: a send over many
+// datasets can warn once per dataset.
+const maxStderr = 64 << 10
+
+// killGrace is how long a killed command may take to go, and how long its
+// pipes may stay open after it went.
+const killGrace = 5 * time.Second
+
+// Exec runs commands as child processes. The zero value finds zfs and zpool on
+// PATH.
+type Exec struct {
+	// Prefix is put before every command, for example to reach another host:
+	// {"ssh", "host"}. The words of the command follow unquoted, so it must end
+	// in something that takes an argv.
+	Prefix []string
+	// Paths maps "zfs" and "zpool" to binaries; a missing entry means PATH.
+	Paths map[string]string
+	// Env is added to the environment.
+	Env []string
+}
+
+var _ Runner = Exec{}
+
+// Run implements [Runner]. The command gets its own process group, which is
+// killed when ctx ends. A process that cannot be killed, as happens on a
+// suspended pool, is left behind after a grace period and the call returns
+// [ErrPoolUnavailable] rather than hang with it.
+func (e Exec) Run(ctx context.Context, c Cmd) (Result, error) {
+	if len(c.Args) == 0 {
+		return Result{}, errors.New("run command: no arguments")
+	}
+	if err := ctx.Err(); err != nil {
+		return Result{}, err
+	}
+	argv := append([]string(nil), c.Args...)
+	if p, ok := e.Paths[argv[0]]; ok {
+		argv[0] = p
+	}
+	argv = append(append([]string(nil), e.Prefix...), argv...)
+
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	// Messages are matched and dates parsed, so neither may be localised.
+	cmd.Env = append(append(os.Environ(), "LC_ALL=C", "TZ=UTC"), e.Env...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = killGrace
+
+	stdout := &gate{w: c.Stdout}
+	var collected bytes.Buffer
+	if c.Stdout == nil {
+		stdout.w = &collected
+	}
+	tail := &bounded{max: maxStderr}
+	stderr := &gate{w: tail}
+	// Both are wrapped, so os/exec always makes a pipe: zfs send refuses to
+	// write to some kinds of file on recent kernels.
+	cmd.Stdout, cmd.Stderr = stdout, stderr
+	if c.Stdin != nil {
+		cmd.Stdin = struct{ io.Reader }{c.Stdin}
+	}
+	if err := cmd.Start(); err != nil {
+		return Result{}, fmt.Errorf("start %s: %w", argv[0], err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+
+	var err error
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		timer := time.NewTimer(2 * killGrace)
+		defer timer.Stop()
+		select {
+		case err = <-done:
+		case <-timer.C:
+			stdout.close()
+			stderr.close()
+			return Result{ExitCode: -1}, fmt.Errorf("%s does not end when killed: %w: %w", argv[0], ErrPoolUnavailable, ctx.Err())
+		}
+	}
+	res := Result{Stdout: collected.Bytes(), Stderr: tail.String(), ExitCode: cmd.ProcessState.ExitCode()}
+	var exit *exec.ExitError
+	switch {
+	case ctx.Err() != nil && !cmd.ProcessState.Success():
+		return res, ctx.Err()
+	case err == nil:
+		return res, nil
+	case errors.As(err, &exit) && exit.Exited():
+		return res, nil
+	case errors.Is(err, exec.ErrWaitDelay) && c.Stdout == nil && c.Stdin != nil:
+		// zfs receive stops at the end record and need not see the reader's
+		// end; the reader being slow to end is no failure of the command.
+		return res, nil
+	default:
+		return res, fmt.Errorf("run %s: %w", argv[0], err)
+	}
+}
+
+// gate passes writes on until it is closed, so that a process left behind
+// cannot write to what its caller has taken back.
+type gate struct {
+	mu     sync.Mutex
+	w      io.Writer
+	closed bool
+}
+
+func (g *gate) Write(p []byte) (int, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return 0, io.ErrClosedPipe
+	}
+	return g.w.Write(p)
+}
+
+func (g *gate) close() {
+	// A writer that blocks holds the lock; it is not waited for.
+	if g.mu.TryLock() {
+		g.closed = true
+		g.mu.Unlock()
+	}
+}
+
+// bounded keeps the first max bytes and drops the rest.
+type bounded struct {
+	bytes.Buffer
+	max int
+}
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if room := b.max - b.Len(); room > 0 {
+		b.Buffer.Write(p[:min(room, len(p))])
+	}
+	return len(p), nil
+}
