@@ -355,7 +355,11 @@ type Dataset struct {
 	Readonly           bool                   `protobuf:"varint,9,opt,name=readonly,proto3" json:"readonly,omitempty"`
 	ReceiveResumeToken string                 `protobuf:"bytes,10,opt,name=receive_resume_token,json=receiveResumeToken,proto3" json:"receive_resume_token,omitempty"`
 	// Local io.kubectl-dr:* properties.
-	Properties    map[string]string `protobuf:"bytes,11,rep,name=properties,proto3" json:"properties,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Properties map[string]string `protobuf:"bytes,11,rep,name=properties,proto3" json:"properties,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Native properties of CreateVolumeRequest's allow-list that are set on the
+	// dataset itself (source local or received), sizes in bytes. A clone inherits
+	// from its new parent, so these are what a restored volume is given back.
+	Native        map[string]string `protobuf:"bytes,12,rep,name=native,proto3" json:"native,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -463,6 +467,13 @@ func (x *Dataset) GetReceiveResumeToken() string {
 func (x *Dataset) GetProperties() map[string]string {
 	if x != nil {
 		return x.Properties
+	}
+	return nil
+}
+
+func (x *Dataset) GetNative() map[string]string {
+	if x != nil {
+		return x.Native
 	}
 	return nil
 }
@@ -2165,7 +2176,7 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\n" +
 	"mountpoint\x18\x02 \x01(\tH\x00R\n" +
 	"mountpointB\x04\n" +
-	"\x02by\"\xa5\x03\n" +
+	"\x02by\"\xa1\x04\n" +
 	"\aDataset\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x12\n" +
@@ -2184,8 +2195,12 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	" \x01(\tR\x12receiveResumeToken\x12K\n" +
 	"\n" +
 	"properties\x18\v \x03(\v2+.kubectldr.agent.v1.Dataset.PropertiesEntryR\n" +
-	"properties\x1a=\n" +
+	"properties\x12?\n" +
+	"\x06native\x18\f \x03(\v2'.kubectldr.agent.v1.Dataset.NativeEntryR\x06native\x1a=\n" +
 	"\x0fPropertiesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
+	"\vNativeEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xad\x01\n" +
 	"\x13ListDatasetsRequest\x12\x12\n" +
@@ -2370,7 +2385,7 @@ func file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_zfssnap_agent_agentpb_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_zfssnap_agent_agentpb_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_zfssnap_agent_agentpb_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_zfssnap_agent_agentpb_agent_proto_goTypes = []any{
 	(Transfer_State)(0),             // 0: kubectldr.agent.v1.Transfer.State
 	(*InfoRequest)(nil),             // 1: kubectldr.agent.v1.InfoRequest
@@ -2407,74 +2422,76 @@ var file_zfssnap_agent_agentpb_agent_proto_goTypes = []any{
 	(*ReceiveEnd)(nil),              // 32: kubectldr.agent.v1.ReceiveEnd
 	(*ReceiveResponse)(nil),         // 33: kubectldr.agent.v1.ReceiveResponse
 	nil,                             // 34: kubectldr.agent.v1.Dataset.PropertiesEntry
-	nil,                             // 35: kubectldr.agent.v1.ListDatasetsRequest.MatchEntry
-	nil,                             // 36: kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntry
-	nil,                             // 37: kubectldr.agent.v1.CreateVolumeRequest.PropertiesEntry
-	nil,                             // 38: kubectldr.agent.v1.CreateVolumeRequest.NativeEntry
-	nil,                             // 39: kubectldr.agent.v1.DestroyVolumeRequest.MatchEntry
-	nil,                             // 40: kubectldr.agent.v1.SetPropertiesRequest.PropertiesEntry
-	nil,                             // 41: kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntry
+	nil,                             // 35: kubectldr.agent.v1.Dataset.NativeEntry
+	nil,                             // 36: kubectldr.agent.v1.ListDatasetsRequest.MatchEntry
+	nil,                             // 37: kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntry
+	nil,                             // 38: kubectldr.agent.v1.CreateVolumeRequest.PropertiesEntry
+	nil,                             // 39: kubectldr.agent.v1.CreateVolumeRequest.NativeEntry
+	nil,                             // 40: kubectldr.agent.v1.DestroyVolumeRequest.MatchEntry
+	nil,                             // 41: kubectldr.agent.v1.SetPropertiesRequest.PropertiesEntry
+	nil,                             // 42: kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntry
 }
 var file_zfssnap_agent_agentpb_agent_proto_depIdxs = []int32{
 	3,  // 0: kubectldr.agent.v1.InfoResponse.pools:type_name -> kubectldr.agent.v1.Pool
 	34, // 1: kubectldr.agent.v1.Dataset.properties:type_name -> kubectldr.agent.v1.Dataset.PropertiesEntry
-	35, // 2: kubectldr.agent.v1.ListDatasetsRequest.match:type_name -> kubectldr.agent.v1.ListDatasetsRequest.MatchEntry
-	5,  // 3: kubectldr.agent.v1.ListDatasetsResponse.datasets:type_name -> kubectldr.agent.v1.Dataset
-	10, // 4: kubectldr.agent.v1.ListVersionsResponse.versions:type_name -> kubectldr.agent.v1.Version
-	36, // 5: kubectldr.agent.v1.CreateSnapshotsRequest.properties:type_name -> kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntry
-	10, // 6: kubectldr.agent.v1.CreateSnapshotsResponse.snapshots:type_name -> kubectldr.agent.v1.Version
-	20, // 7: kubectldr.agent.v1.ListHoldsResponse.holds:type_name -> kubectldr.agent.v1.SnapshotHold
-	37, // 8: kubectldr.agent.v1.CreateVolumeRequest.properties:type_name -> kubectldr.agent.v1.CreateVolumeRequest.PropertiesEntry
-	38, // 9: kubectldr.agent.v1.CreateVolumeRequest.native:type_name -> kubectldr.agent.v1.CreateVolumeRequest.NativeEntry
-	39, // 10: kubectldr.agent.v1.DestroyVolumeRequest.match:type_name -> kubectldr.agent.v1.DestroyVolumeRequest.MatchEntry
-	40, // 11: kubectldr.agent.v1.SetPropertiesRequest.properties:type_name -> kubectldr.agent.v1.SetPropertiesRequest.PropertiesEntry
-	0,  // 12: kubectldr.agent.v1.Transfer.state:type_name -> kubectldr.agent.v1.Transfer.State
-	10, // 13: kubectldr.agent.v1.ReceiveStateResponse.versions:type_name -> kubectldr.agent.v1.Version
-	31, // 14: kubectldr.agent.v1.ReceiveRequest.header:type_name -> kubectldr.agent.v1.ReceiveHeader
-	32, // 15: kubectldr.agent.v1.ReceiveRequest.end:type_name -> kubectldr.agent.v1.ReceiveEnd
-	41, // 16: kubectldr.agent.v1.ReceiveHeader.snapshot_properties:type_name -> kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntry
-	10, // 17: kubectldr.agent.v1.ReceiveResponse.snapshot:type_name -> kubectldr.agent.v1.Version
-	1,  // 18: kubectldr.agent.v1.Agent.Info:input_type -> kubectldr.agent.v1.InfoRequest
-	4,  // 19: kubectldr.agent.v1.Agent.ResolveDataset:input_type -> kubectldr.agent.v1.ResolveDatasetRequest
-	6,  // 20: kubectldr.agent.v1.Agent.ListDatasets:input_type -> kubectldr.agent.v1.ListDatasetsRequest
-	8,  // 21: kubectldr.agent.v1.Agent.ListVersions:input_type -> kubectldr.agent.v1.ListVersionsRequest
-	11, // 22: kubectldr.agent.v1.Agent.FindSnapshot:input_type -> kubectldr.agent.v1.FindSnapshotRequest
-	12, // 23: kubectldr.agent.v1.Agent.CreateSnapshots:input_type -> kubectldr.agent.v1.CreateSnapshotsRequest
-	14, // 24: kubectldr.agent.v1.Agent.DestroySnapshot:input_type -> kubectldr.agent.v1.DestroySnapshotRequest
-	16, // 25: kubectldr.agent.v1.Agent.Hold:input_type -> kubectldr.agent.v1.HoldRequest
-	16, // 26: kubectldr.agent.v1.Agent.Release:input_type -> kubectldr.agent.v1.HoldRequest
-	18, // 27: kubectldr.agent.v1.Agent.ListHolds:input_type -> kubectldr.agent.v1.ListHoldsRequest
-	21, // 28: kubectldr.agent.v1.Agent.CreateVolume:input_type -> kubectldr.agent.v1.CreateVolumeRequest
-	22, // 29: kubectldr.agent.v1.Agent.DestroyVolume:input_type -> kubectldr.agent.v1.DestroyVolumeRequest
-	24, // 30: kubectldr.agent.v1.Agent.SetProperties:input_type -> kubectldr.agent.v1.SetPropertiesRequest
-	25, // 31: kubectldr.agent.v1.Agent.Replicate:input_type -> kubectldr.agent.v1.ReplicateRequest
-	26, // 32: kubectldr.agent.v1.Agent.GetTransfer:input_type -> kubectldr.agent.v1.GetTransferRequest
-	26, // 33: kubectldr.agent.v1.Agent.CancelTransfer:input_type -> kubectldr.agent.v1.GetTransferRequest
-	28, // 34: kubectldr.agent.v1.Agent.ReceiveState:input_type -> kubectldr.agent.v1.ReceiveStateRequest
-	30, // 35: kubectldr.agent.v1.Agent.Receive:input_type -> kubectldr.agent.v1.ReceiveRequest
-	2,  // 36: kubectldr.agent.v1.Agent.Info:output_type -> kubectldr.agent.v1.InfoResponse
-	5,  // 37: kubectldr.agent.v1.Agent.ResolveDataset:output_type -> kubectldr.agent.v1.Dataset
-	7,  // 38: kubectldr.agent.v1.Agent.ListDatasets:output_type -> kubectldr.agent.v1.ListDatasetsResponse
-	9,  // 39: kubectldr.agent.v1.Agent.ListVersions:output_type -> kubectldr.agent.v1.ListVersionsResponse
-	10, // 40: kubectldr.agent.v1.Agent.FindSnapshot:output_type -> kubectldr.agent.v1.Version
-	13, // 41: kubectldr.agent.v1.Agent.CreateSnapshots:output_type -> kubectldr.agent.v1.CreateSnapshotsResponse
-	15, // 42: kubectldr.agent.v1.Agent.DestroySnapshot:output_type -> kubectldr.agent.v1.DestroySnapshotResponse
-	17, // 43: kubectldr.agent.v1.Agent.Hold:output_type -> kubectldr.agent.v1.HoldResponse
-	17, // 44: kubectldr.agent.v1.Agent.Release:output_type -> kubectldr.agent.v1.HoldResponse
-	19, // 45: kubectldr.agent.v1.Agent.ListHolds:output_type -> kubectldr.agent.v1.ListHoldsResponse
-	5,  // 46: kubectldr.agent.v1.Agent.CreateVolume:output_type -> kubectldr.agent.v1.Dataset
-	23, // 47: kubectldr.agent.v1.Agent.DestroyVolume:output_type -> kubectldr.agent.v1.DestroyVolumeResponse
-	5,  // 48: kubectldr.agent.v1.Agent.SetProperties:output_type -> kubectldr.agent.v1.Dataset
-	27, // 49: kubectldr.agent.v1.Agent.Replicate:output_type -> kubectldr.agent.v1.Transfer
-	27, // 50: kubectldr.agent.v1.Agent.GetTransfer:output_type -> kubectldr.agent.v1.Transfer
-	27, // 51: kubectldr.agent.v1.Agent.CancelTransfer:output_type -> kubectldr.agent.v1.Transfer
-	29, // 52: kubectldr.agent.v1.Agent.ReceiveState:output_type -> kubectldr.agent.v1.ReceiveStateResponse
-	33, // 53: kubectldr.agent.v1.Agent.Receive:output_type -> kubectldr.agent.v1.ReceiveResponse
-	36, // [36:54] is the sub-list for method output_type
-	18, // [18:36] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	35, // 2: kubectldr.agent.v1.Dataset.native:type_name -> kubectldr.agent.v1.Dataset.NativeEntry
+	36, // 3: kubectldr.agent.v1.ListDatasetsRequest.match:type_name -> kubectldr.agent.v1.ListDatasetsRequest.MatchEntry
+	5,  // 4: kubectldr.agent.v1.ListDatasetsResponse.datasets:type_name -> kubectldr.agent.v1.Dataset
+	10, // 5: kubectldr.agent.v1.ListVersionsResponse.versions:type_name -> kubectldr.agent.v1.Version
+	37, // 6: kubectldr.agent.v1.CreateSnapshotsRequest.properties:type_name -> kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntry
+	10, // 7: kubectldr.agent.v1.CreateSnapshotsResponse.snapshots:type_name -> kubectldr.agent.v1.Version
+	20, // 8: kubectldr.agent.v1.ListHoldsResponse.holds:type_name -> kubectldr.agent.v1.SnapshotHold
+	38, // 9: kubectldr.agent.v1.CreateVolumeRequest.properties:type_name -> kubectldr.agent.v1.CreateVolumeRequest.PropertiesEntry
+	39, // 10: kubectldr.agent.v1.CreateVolumeRequest.native:type_name -> kubectldr.agent.v1.CreateVolumeRequest.NativeEntry
+	40, // 11: kubectldr.agent.v1.DestroyVolumeRequest.match:type_name -> kubectldr.agent.v1.DestroyVolumeRequest.MatchEntry
+	41, // 12: kubectldr.agent.v1.SetPropertiesRequest.properties:type_name -> kubectldr.agent.v1.SetPropertiesRequest.PropertiesEntry
+	0,  // 13: kubectldr.agent.v1.Transfer.state:type_name -> kubectldr.agent.v1.Transfer.State
+	10, // 14: kubectldr.agent.v1.ReceiveStateResponse.versions:type_name -> kubectldr.agent.v1.Version
+	31, // 15: kubectldr.agent.v1.ReceiveRequest.header:type_name -> kubectldr.agent.v1.ReceiveHeader
+	32, // 16: kubectldr.agent.v1.ReceiveRequest.end:type_name -> kubectldr.agent.v1.ReceiveEnd
+	42, // 17: kubectldr.agent.v1.ReceiveHeader.snapshot_properties:type_name -> kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntry
+	10, // 18: kubectldr.agent.v1.ReceiveResponse.snapshot:type_name -> kubectldr.agent.v1.Version
+	1,  // 19: kubectldr.agent.v1.Agent.Info:input_type -> kubectldr.agent.v1.InfoRequest
+	4,  // 20: kubectldr.agent.v1.Agent.ResolveDataset:input_type -> kubectldr.agent.v1.ResolveDatasetRequest
+	6,  // 21: kubectldr.agent.v1.Agent.ListDatasets:input_type -> kubectldr.agent.v1.ListDatasetsRequest
+	8,  // 22: kubectldr.agent.v1.Agent.ListVersions:input_type -> kubectldr.agent.v1.ListVersionsRequest
+	11, // 23: kubectldr.agent.v1.Agent.FindSnapshot:input_type -> kubectldr.agent.v1.FindSnapshotRequest
+	12, // 24: kubectldr.agent.v1.Agent.CreateSnapshots:input_type -> kubectldr.agent.v1.CreateSnapshotsRequest
+	14, // 25: kubectldr.agent.v1.Agent.DestroySnapshot:input_type -> kubectldr.agent.v1.DestroySnapshotRequest
+	16, // 26: kubectldr.agent.v1.Agent.Hold:input_type -> kubectldr.agent.v1.HoldRequest
+	16, // 27: kubectldr.agent.v1.Agent.Release:input_type -> kubectldr.agent.v1.HoldRequest
+	18, // 28: kubectldr.agent.v1.Agent.ListHolds:input_type -> kubectldr.agent.v1.ListHoldsRequest
+	21, // 29: kubectldr.agent.v1.Agent.CreateVolume:input_type -> kubectldr.agent.v1.CreateVolumeRequest
+	22, // 30: kubectldr.agent.v1.Agent.DestroyVolume:input_type -> kubectldr.agent.v1.DestroyVolumeRequest
+	24, // 31: kubectldr.agent.v1.Agent.SetProperties:input_type -> kubectldr.agent.v1.SetPropertiesRequest
+	25, // 32: kubectldr.agent.v1.Agent.Replicate:input_type -> kubectldr.agent.v1.ReplicateRequest
+	26, // 33: kubectldr.agent.v1.Agent.GetTransfer:input_type -> kubectldr.agent.v1.GetTransferRequest
+	26, // 34: kubectldr.agent.v1.Agent.CancelTransfer:input_type -> kubectldr.agent.v1.GetTransferRequest
+	28, // 35: kubectldr.agent.v1.Agent.ReceiveState:input_type -> kubectldr.agent.v1.ReceiveStateRequest
+	30, // 36: kubectldr.agent.v1.Agent.Receive:input_type -> kubectldr.agent.v1.ReceiveRequest
+	2,  // 37: kubectldr.agent.v1.Agent.Info:output_type -> kubectldr.agent.v1.InfoResponse
+	5,  // 38: kubectldr.agent.v1.Agent.ResolveDataset:output_type -> kubectldr.agent.v1.Dataset
+	7,  // 39: kubectldr.agent.v1.Agent.ListDatasets:output_type -> kubectldr.agent.v1.ListDatasetsResponse
+	9,  // 40: kubectldr.agent.v1.Agent.ListVersions:output_type -> kubectldr.agent.v1.ListVersionsResponse
+	10, // 41: kubectldr.agent.v1.Agent.FindSnapshot:output_type -> kubectldr.agent.v1.Version
+	13, // 42: kubectldr.agent.v1.Agent.CreateSnapshots:output_type -> kubectldr.agent.v1.CreateSnapshotsResponse
+	15, // 43: kubectldr.agent.v1.Agent.DestroySnapshot:output_type -> kubectldr.agent.v1.DestroySnapshotResponse
+	17, // 44: kubectldr.agent.v1.Agent.Hold:output_type -> kubectldr.agent.v1.HoldResponse
+	17, // 45: kubectldr.agent.v1.Agent.Release:output_type -> kubectldr.agent.v1.HoldResponse
+	19, // 46: kubectldr.agent.v1.Agent.ListHolds:output_type -> kubectldr.agent.v1.ListHoldsResponse
+	5,  // 47: kubectldr.agent.v1.Agent.CreateVolume:output_type -> kubectldr.agent.v1.Dataset
+	23, // 48: kubectldr.agent.v1.Agent.DestroyVolume:output_type -> kubectldr.agent.v1.DestroyVolumeResponse
+	5,  // 49: kubectldr.agent.v1.Agent.SetProperties:output_type -> kubectldr.agent.v1.Dataset
+	27, // 50: kubectldr.agent.v1.Agent.Replicate:output_type -> kubectldr.agent.v1.Transfer
+	27, // 51: kubectldr.agent.v1.Agent.GetTransfer:output_type -> kubectldr.agent.v1.Transfer
+	27, // 52: kubectldr.agent.v1.Agent.CancelTransfer:output_type -> kubectldr.agent.v1.Transfer
+	29, // 53: kubectldr.agent.v1.Agent.ReceiveState:output_type -> kubectldr.agent.v1.ReceiveStateResponse
+	33, // 54: kubectldr.agent.v1.Agent.Receive:output_type -> kubectldr.agent.v1.ReceiveResponse
+	37, // [37:55] is the sub-list for method output_type
+	19, // [19:37] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_zfssnap_agent_agentpb_agent_proto_init() }
@@ -2497,7 +2514,7 @@ func file_zfssnap_agent_agentpb_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_zfssnap_agent_agentpb_agent_proto_rawDesc), len(file_zfssnap_agent_agentpb_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   41,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
