@@ -1,0 +1,236 @@
+package zfssnap
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Keys of a VolumeSnapshotLocation's spec.config.
+const (
+	KeyAgents             = "agents"
+	KeyTarget             = "target"
+	KeyTargetAddress      = "targetAddress"
+	KeyTargetPrefix       = "targetPrefix"
+	KeyRestoreNode        = "restoreNode"
+	KeyRestoreParents     = "restoreParents"
+	KeyRestoreMode        = "restoreMode"
+	KeyOpenEBSNamespace   = "openebsNamespace"
+	KeyReplicationTimeout = "replicationTimeout"
+	// KeyCredentialsFile is set by Velero: the path of the file it wrote
+	// spec.credential to.
+	KeyCredentialsFile = "credentialsFile"
+)
+
+// Ways of making a volume from a snapshot.
+const (
+	ModeClone = "clone" // instant, shares space with the replica
+	ModeCopy  = "copy"  // independent of the replica
+)
+
+const (
+	defaultOpenEBSNamespace = "openebs"
+	// defaultReplicationTimeout is Velero's own default for item operations.
+	defaultReplicationTimeout = 4 * time.Hour
+)
+
+// Location is a parsed VolumeSnapshotLocation config: where the agents are,
+// where copies go and where restored volumes are made.
+type Location struct {
+	// Agents maps a node to its agent's address, host:port.
+	Agents map[string]string
+	// Target is the node that must hold the copy before a backup is Completed;
+	// "" means no replication.
+	Target string
+	// TargetAddress is the target's agent as the source node reaches it.
+	TargetAddress string
+	// TargetPrefix is the dataset on the target under which replicas lie.
+	TargetPrefix string
+	// RestoreNode is the node on which volumes are made on restore; "" means
+	// the snapshot's own node if it still has the snapshot, else Target.
+	RestoreNode string
+	// RestoreParents maps a source dataset's parent to the parent of the volume
+	// restored from it.
+	RestoreParents map[string]string
+	// RestoreMode is ModeClone or ModeCopy.
+	RestoreMode string
+	// OpenEBSNamespace is where ZFSVolume objects live.
+	OpenEBSNamespace string
+	// ReplicationTimeout bounds, from the start of a backup, how long an agent
+	// that does not answer is waited for.
+	ReplicationTimeout time.Duration
+	// CredentialsFile holds one PEM bundle: CA certificates, client certificate
+	// and client key.
+	CredentialsFile string
+}
+
+// LocationError lists everything that is wrong with a location's config.
+type LocationError struct{ Err error }
+
+func (e *LocationError) Error() string {
+	return "read snapshot location config: " + strings.ReplaceAll(e.Err.Error(), "\n", "; ")
+}
+
+// Unwrap returns the joined causes.
+func (e *LocationError) Unwrap() error { return e.Err }
+
+// Hint names the keys that exist.
+func (e *LocationError) Hint() string {
+	return "spec.config of the VolumeSnapshotLocation knows: " + strings.Join(locationKeys(), ", ")
+}
+
+// setters parse one key each into a Location.
+var setters = map[string]func(*Location, string) error{
+	KeyAgents: func(l *Location, v string) (err error) {
+		l.Agents, err = parsePairs(v)
+		return err
+	},
+	KeyTarget:        func(l *Location, v string) error { l.Target = v; return nil },
+	KeyTargetAddress: func(l *Location, v string) error { l.TargetAddress = v; return nil },
+	KeyTargetPrefix: func(l *Location, v string) error {
+		l.TargetPrefix = v
+		return checkDataset(v)
+	},
+	KeyRestoreNode: func(l *Location, v string) error { l.RestoreNode = v; return nil },
+	KeyRestoreParents: func(l *Location, v string) (err error) {
+		if l.RestoreParents, err = parsePairs(v); err != nil {
+			return err
+		}
+		for from, to := range l.RestoreParents {
+			if err := errors.Join(checkDataset(from), checkDataset(to)); err != nil {
+				return err
+			}
+		}
+		return nil
+	},
+	KeyRestoreMode: func(l *Location, v string) error {
+		l.RestoreMode = v
+		if v != ModeClone && v != ModeCopy {
+			return fmt.Errorf("%q is neither %q nor %q", v, ModeClone, ModeCopy)
+		}
+		return nil
+	},
+	KeyOpenEBSNamespace: func(l *Location, v string) error { l.OpenEBSNamespace = v; return nil },
+	KeyReplicationTimeout: func(l *Location, v string) (err error) {
+		if l.ReplicationTimeout, err = time.ParseDuration(v); err == nil && l.ReplicationTimeout <= 0 {
+			err = fmt.Errorf("%q is not positive", v)
+		}
+		return err
+	},
+	KeyCredentialsFile: func(l *Location, v string) error { l.CredentialsFile = v; return nil },
+}
+
+func locationKeys() []string {
+	keys := slices.Sorted(maps.Keys(setters))
+	return slices.DeleteFunc(keys, func(k string) bool { return k == KeyCredentialsFile })
+}
+
+// ParseLocation reads the config of a VolumeSnapshotLocation. It is strict: an
+// unknown key, a malformed value and a node without an agent are errors, and
+// all of them are reported at once in a *LocationError.
+func ParseLocation(config map[string]string) (Location, error) {
+	l := Location{
+		RestoreMode:        ModeClone,
+		OpenEBSNamespace:   defaultOpenEBSNamespace,
+		ReplicationTimeout: defaultReplicationTimeout,
+	}
+	var errs []error
+	for _, key := range slices.Sorted(maps.Keys(config)) {
+		set, known := setters[key]
+		if !known {
+			errs = append(errs, fmt.Errorf("unknown key %q (known: %s)", key, strings.Join(locationKeys(), ", ")))
+			continue
+		}
+		if v := strings.TrimSpace(config[key]); v != "" {
+			if err := set(&l, v); err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", key, err))
+			}
+		}
+	}
+	errs = append(errs, l.check()...)
+	if err := errors.Join(errs...); err != nil {
+		return Location{}, &LocationError{Err: err}
+	}
+	if l.TargetAddress == "" && l.Target != "" {
+		l.TargetAddress = l.Agents[l.Target]
+	}
+	return l, nil
+}
+
+// check finds what no single key can show.
+func (l Location) check() (errs []error) {
+	if len(l.Agents) == 0 {
+		errs = append(errs, fmt.Errorf("%s: is required, as node=host:port[,node=host:port…]", KeyAgents))
+	}
+	for _, ref := range []struct{ key, node string }{{KeyTarget, l.Target}, {KeyRestoreNode, l.RestoreNode}} {
+		if _, ok := l.Agents[ref.node]; ref.node != "" && !ok {
+			errs = append(errs, fmt.Errorf("%s: node %q is not in %s", ref.key, ref.node, KeyAgents))
+		}
+	}
+	if l.Target != "" && l.TargetPrefix == "" {
+		errs = append(errs, fmt.Errorf("%s: is required with %s", KeyTargetPrefix, KeyTarget))
+	}
+	if l.Target == "" && l.TargetAddress != "" {
+		errs = append(errs, fmt.Errorf("%s: needs %s", KeyTargetAddress, KeyTarget))
+	}
+	for _, parent := range slices.Sorted(maps.Values(l.RestoreParents)) {
+		if under(l.TargetPrefix, parent) {
+			errs = append(errs, fmt.Errorf("%s: %q lies below %s %q, where only replicas may be", KeyRestoreParents, parent, KeyTargetPrefix, l.TargetPrefix))
+		}
+	}
+	return errs
+}
+
+// Replica returns the dataset on the target that holds copies of a source
+// dataset.
+func (l Location) Replica(dataset string) string { return path.Join(l.TargetPrefix, dataset) }
+
+// Replicates reports whether snapshots of a node's volumes are to be copied to
+// the target.
+func (l Location) Replicates(node string) bool { return l.Target != "" && l.Target != node }
+
+// RestoreParent returns the parent dataset for a volume restored on node from a
+// snapshot of another one. On its own node a volume goes beside its source,
+// unless restoreNode says that volumes move.
+func (l Location) RestoreParent(snap SnapshotID, node string) (string, error) {
+	parent := path.Dir(snap.Dataset)
+	if node == snap.Node && l.RestoreNode == "" {
+		return parent, nil
+	}
+	if to, ok := l.RestoreParents[parent]; ok {
+		return to, nil
+	}
+	if node == snap.Node {
+		return parent, nil
+	}
+	return "", fmt.Errorf("place a volume restored from %s on node %s: %s has no entry for %q", snap.Dataset, node, KeyRestoreParents, parent)
+}
+
+// parsePairs reads "a=b,c=d".
+func parsePairs(s string) (map[string]string, error) {
+	pairs := map[string]string{}
+	for item := range strings.SplitSeq(s, ",") {
+		k, v, ok := strings.Cut(item, "=")
+		k, v = strings.TrimSpace(k), strings.TrimSpace(v)
+		if !ok || k == "" || v == "" {
+			return nil, fmt.Errorf("%q is not a pair of the form a=b", strings.TrimSpace(item))
+		}
+		if _, twice := pairs[k]; twice {
+			return nil, fmt.Errorf("%q is given twice", k)
+		}
+		pairs[k] = v
+	}
+	return pairs, nil
+}
+
+// checkDataset refuses what can not be a dataset; the agent has the last word.
+func checkDataset(name string) error {
+	if name == "" || path.Clean(name) != name || strings.HasPrefix(name, "/") || strings.ContainsAny(name, "@#,=\t\n") || strings.Contains(name, "..") {
+		return fmt.Errorf("%q is not a dataset name", name)
+	}
+	return nil
+}

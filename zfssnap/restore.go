@@ -1,0 +1,231 @@
+package zfssnap
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"path"
+	"regexp"
+	"strings"
+
+	"github.com/sirupsen/logrus"
+	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+)
+
+// CreateVolumeFromSnapshot makes a volume from the copy of a snapshot and
+// returns its identifier. The volume's name follows from the snapshot and the
+// Restore in progress: every restore has its own volume, and trying again
+// within one finds the volume again.
+func (s *Snapshotter) CreateVolumeFromSnapshot(snapshotID, volType, _ string, _ *int64) (string, error) {
+	if snapshotID == "" {
+		// Velero does not look at a snapshot's phase before it restores.
+		return "", errors.New("restore volume: the backup has no snapshot of it, because taking it failed; restore from another backup")
+	}
+	id, err := ParseSnapshotID(snapshotID)
+	if err != nil {
+		return "", err
+	}
+	site, err := s.site()
+	if err != nil {
+		return "", err
+	}
+	vt, err := parseVolumeType(volType)
+	if err != nil {
+		s.Log.WithError(err).Warn("the restored volume gets none of its source's own properties")
+	}
+	ctx := context.Background()
+	restore, err := s.restoreInProgress(ctx)
+	if err != nil {
+		return "", fmt.Errorf("restore volume from %s: %w", id.Name(), err)
+	}
+	vol, err := site.createVolume(ctx, id, vt, restore)
+	if err != nil {
+		return "", fmt.Errorf("restore volume from %s: %w", id.Name(), err)
+	}
+	s.Log.WithFields(logrus.Fields{"node": vol.Node, "dataset": vol.Dataset, "snapshot": id.Name(), "guid": id.GUID}).Info("volume made")
+	return vol.String(), nil
+}
+
+// createVolume finds a snapshot and makes a volume from it.
+func (s *Site) createVolume(ctx context.Context, id SnapshotID, vt volumeType, restore *velerov1api.Restore) (VolumeID, error) {
+	node, found, err := s.findSnapshot(ctx, id)
+	if err != nil {
+		return VolumeID{}, err
+	}
+	parent, err := s.RestoreParent(id, node)
+	if err != nil {
+		return VolumeID{}, err
+	}
+	if s.RestoreMode == ModeClone && poolOf(parent) != poolOf(found.GetDataset()) {
+		return VolumeID{}, fmt.Errorf("clone %s to pool %s: a clone stays in the pool of its snapshot; set %s: %s, or a parent in pool %s",
+			found.GetDataset(), poolOf(parent), KeyRestoreMode, ModeCopy, poolOf(found.GetDataset()))
+	}
+	name := restoredName(id, restore)
+	dataset := parent + "/" + name
+	req := &agentpb.CreateVolumeRequest{
+		Snapshot: found.GetDataset() + "@" + found.GetName(),
+		Guid:     id.GUID,
+		Dataset:  dataset,
+		Mode:     s.RestoreMode,
+		Properties: map[string]string{
+			PropManaged: "true",
+			PropRestore: restore.Name,
+			PropVolume:  name,
+		},
+		Native: vt.nativeFor(dataset),
+	}
+	if run := restore.Labels[LabelRun]; run != "" {
+		req.Properties[PropRun] = run
+	}
+	timeout := callTimeout
+	if s.RestoreMode == ModeCopy {
+		timeout = s.ReplicationTimeout
+	}
+	_, err = callFor(ctx, timeout, s, node, "make "+dataset, func(ctx context.Context, a Agent) (*agentpb.Dataset, error) {
+		return a.CreateVolume(ctx, req)
+	})
+	return VolumeID{Node: node, Dataset: dataset}, err
+}
+
+// findSnapshot looks for a snapshot by guid on restoreNode, or else on the
+// snapshot's own node and then on the target.
+func (s *Site) findSnapshot(ctx context.Context, id SnapshotID) (node string, _ *agentpb.Version, _ error) {
+	nodes := []string{s.RestoreNode}
+	if s.RestoreNode == "" {
+		nodes = nil
+		if _, ok := s.Agents[id.Node]; ok {
+			nodes = append(nodes, id.Node)
+		}
+		if s.Replicates(id.Node) {
+			nodes = append(nodes, s.Target)
+		}
+	}
+	if len(nodes) == 0 {
+		return "", nil, &NoAgentError{Node: id.Node}
+	}
+	req := &agentpb.FindSnapshotRequest{Guid: id.GUID, Hints: []string{s.Replica(id.Dataset), id.Dataset}}
+	var errs []error
+	for _, node := range nodes {
+		v, err := call(ctx, s, node, fmt.Sprintf("find snapshot with guid %d", id.GUID), func(ctx context.Context, a Agent) (*agentpb.Version, error) {
+			return a.FindSnapshot(ctx, req)
+		})
+		if err == nil {
+			return node, v, nil
+		}
+		errs = append(errs, err)
+	}
+	return "", nil, errors.Join(errs...)
+}
+
+// restoreInProgress returns the Restore that Velero is working on. Velero tells
+// a snapshotter nothing about it, but runs one at a time.
+func (s *Snapshotter) restoreInProgress(ctx context.Context) (*velerov1api.Restore, error) {
+	kube, err := s.Sites.Kube()
+	if err != nil {
+		return nil, err
+	}
+	list := &velerov1api.RestoreList{}
+	if err := kube.List(ctx, list, client.InNamespace(s.Namespace)); err != nil {
+		return nil, fmt.Errorf("list restores in namespace %s: %w", s.Namespace, err)
+	}
+	var running []*velerov1api.Restore
+	var names []string
+	for i := range list.Items {
+		if list.Items[i].Status.Phase == velerov1api.RestorePhaseInProgress {
+			running = append(running, &list.Items[i])
+			names = append(names, list.Items[i].Name)
+		}
+	}
+	if len(running) != 1 {
+		return nil, fmt.Errorf("find the restore in progress: namespace %s has %d, not 1: %q", s.Namespace, len(running), names)
+	}
+	return running[0], nil
+}
+
+var (
+	// restoredSuffix is what restoredName appends; a volume restored from a
+	// restored one does not grow a second one.
+	restoredSuffix = regexp.MustCompile(`-[0-9a-f]{8}$`)
+	notInName      = regexp.MustCompile(`[^a-z0-9.-]+`)
+)
+
+// restoredName is the last component of a restored dataset. It is the name of
+// the PersistentVolume and of objects made for it as well, and the value of
+// labels, so it is made to fit all of them.
+func restoredName(id SnapshotID, restore *velerov1api.Restore) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%d/%s", id.GUID, restore.UID))
+	base := restoredSuffix.ReplaceAllString(path.Base(id.Dataset), "")
+	base = notInName.ReplaceAllString(strings.ToLower(base), "-")
+	suffix := fmt.Sprintf("-%x", sum[:4])
+	base = base[:min(len(base), validation.LabelValueMaxLength-len(suffix))]
+	base = strings.Trim(strings.ReplaceAll(base, "..", "-"), "-.")
+	if base == "" {
+		base = "volume"
+	}
+	return base + suffix
+}
+
+// SetVolumeID returns the PersistentVolume of a restored volume: a copy of the
+// given one with name, handle, attributes, path and node affinity changed
+// together. It also makes what the volume's driver needs to mount it.
+func (s *Snapshotter) SetVolumeID(obj runtime.Unstructured, volumeID string) (runtime.Unstructured, error) {
+	id, err := resolvedVolume(volumeID)
+	if err != nil {
+		return nil, err
+	}
+	site, err := s.siteOf(id.Node)
+	if err != nil {
+		return nil, err
+	}
+	typed, err := toPV(obj)
+	if err != nil {
+		return nil, err
+	}
+	d := driverOf(typed)
+	if d == nil {
+		return nil, fmt.Errorf("set volume of PersistentVolume %s: it is of a kind this plugin does not know", typed.Name)
+	}
+	ctx := context.Background()
+	ds, err := site.dataset(ctx, id.Node, "look up "+id.Dataset, byName(id.Dataset))
+	if err != nil {
+		return nil, err
+	}
+	vol := restored{
+		VolumeID: id,
+		name:     path.Base(id.Dataset),
+		labels:   map[string]string{LabelVolume: labelValue(typed.Name)},
+		dataset:  ds,
+	}
+	if run := ds.GetProperties()[PropRun]; run != "" {
+		vol.labels[LabelRun] = labelValue(run)
+	}
+	pv := &unstructured.Unstructured{Object: runtime.DeepCopyJSON(obj.UnstructuredContent())}
+	if err := d.rewrite(ctx, site, pv, vol); err != nil {
+		return nil, fmt.Errorf("set volume of PersistentVolume %s: %w", typed.Name, err)
+	}
+	pv.SetName(vol.name)
+	labels := pv.GetLabels()
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	for k, v := range vol.labels {
+		labels[k] = v
+	}
+	pv.SetLabels(labels)
+	return pv, nil
+}
+
+// labelValue returns s where it may be the value of a label, else "true".
+func labelValue(s string) string {
+	if len(validation.IsValidLabelValue(s)) > 0 {
+		return "true"
+	}
+	return s
+}

@@ -1,0 +1,141 @@
+package zfssnap
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+)
+
+// callTimeout bounds every call to an agent that does not move data: Velero
+// sets no deadline of its own and would wait for ever.
+const callTimeout = 30 * time.Second
+
+// Site is a location with its agents and the cluster whose volumes it keeps.
+type Site struct {
+	Location
+	agents Agents
+	kube   func() (client.Client, error)
+}
+
+// Agent returns the agent of a node, or a *NoAgentError.
+func (s *Site) Agent(node string) (Agent, error) {
+	if _, ok := s.Agents[node]; !ok {
+		return nil, &NoAgentError{Node: node}
+	}
+	return s.agents.Agent(node)
+}
+
+// call runs one quick request against a node's agent and says in its error what
+// was done where.
+func call[T any](ctx context.Context, s *Site, node, deed string, do func(context.Context, Agent) (T, error)) (T, error) {
+	return callFor(ctx, callTimeout, s, node, deed, do)
+}
+
+func callFor[T any](ctx context.Context, timeout time.Duration, s *Site, node, deed string, do func(context.Context, Agent) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	var got T
+	a, err := s.Agent(node)
+	if err == nil {
+		got, err = do(ctx, a)
+	}
+	if err != nil {
+		return got, fmt.Errorf("%s on node %s: %w", deed, node, err)
+	}
+	return got, nil
+}
+
+// dataset finds one dataset; the error has code NotFound when there is none.
+func (s *Site) dataset(ctx context.Context, node, deed string, req *agentpb.ResolveDatasetRequest) (*agentpb.Dataset, error) {
+	return call(ctx, s, node, deed, func(ctx context.Context, a Agent) (*agentpb.Dataset, error) {
+		return a.ResolveDataset(ctx, req)
+	})
+}
+
+// versions lists a dataset's snapshots and bookmarks; none when it is missing.
+func (s *Site) versions(ctx context.Context, node, dataset string) ([]*agentpb.Version, error) {
+	resp, err := call(ctx, s, node, "list snapshots of "+dataset, func(ctx context.Context, a Agent) (*agentpb.ListVersionsResponse, error) {
+		return a.ListVersions(ctx, &agentpb.ListVersionsRequest{Dataset: dataset})
+	})
+	if isNotFound(err) {
+		return nil, nil
+	}
+	return resp.GetVersions(), err
+}
+
+func byName(dataset string) *agentpb.ResolveDatasetRequest {
+	return &agentpb.ResolveDatasetRequest{By: &agentpb.ResolveDatasetRequest_Name{Name: dataset}}
+}
+
+func byMountpoint(dir string) *agentpb.ResolveDatasetRequest {
+	return &agentpb.ResolveDatasetRequest{By: &agentpb.ResolveDatasetRequest_Mountpoint{Mountpoint: dir}}
+}
+
+// Sites opens locations and keeps them open: one process serves several
+// locations, each initialised many times over, and an identifier may have to be
+// followed after another location was initialised.
+type Sites struct {
+	// Connect makes the agents of a location from its credential, a PEM bundle.
+	Connect func(Location, []byte) (Agents, error)
+	// Kube returns a client of the cluster whose volumes are kept.
+	Kube func() (client.Client, error)
+
+	mu   sync.Mutex
+	open map[[sha256.Size]byte]*Site
+}
+
+// Open returns the site for a location and its credential: the same one for the
+// same pair.
+func (s *Sites) Open(loc Location, pem []byte) (*Site, error) {
+	key, err := siteKey(loc, pem)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if site, ok := s.open[key]; ok {
+		return site, nil
+	}
+	agents, err := s.Connect(loc, pem)
+	if err != nil {
+		return nil, fmt.Errorf("prepare connections to the agents: %w", err)
+	}
+	site := &Site{Location: loc, agents: agents, kube: s.Kube}
+	if s.open == nil {
+		s.open = map[[sha256.Size]byte]*Site{}
+	}
+	s.open[key] = site
+	return site, nil
+}
+
+// withAgentOn returns a site that knows an agent on node: the preferred one if
+// it does, else any other.
+func (s *Sites) withAgentOn(node string, preferred *Site) (*Site, error) {
+	if _, ok := preferred.Agents[node]; ok {
+		return preferred, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, site := range s.open {
+		if _, ok := site.Agents[node]; ok {
+			return site, nil
+		}
+	}
+	return nil, &NoAgentError{Node: node}
+}
+
+func siteKey(loc Location, pem []byte) (key [sha256.Size]byte, err error) {
+	loc.CredentialsFile = "" // its content counts, not where Velero put it
+	b, err := json.Marshal(struct {
+		Location Location
+		PEM      []byte
+	}{loc, pem})
+	return sha256.Sum256(b), err
+}

@@ -1,0 +1,184 @@
+package zfssnap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/sirupsen/logrus"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+)
+
+// Tags that Velero passes to CreateSnapshot.
+const (
+	tagBackup = "velero.io/backup"
+	tagPV     = "velero.io/pv"
+)
+
+// unresolvedPrefix begins the stand-in for a volume that is ours but whose
+// dataset can not be told.
+const unresolvedPrefix = "zfs-unresolved:"
+
+// UnresolvedVolumeID stands for a volume whose dataset could not be told, and
+// carries the reason.
+func UnresolvedVolumeID(reason error) string { return unresolvedPrefix + reason.Error() }
+
+// resolvedVolume parses a volume ID and turns an unresolved one back into its
+// reason.
+func resolvedVolume(id string) (VolumeID, error) {
+	if reason, ok := strings.CutPrefix(id, unresolvedPrefix); ok {
+		return VolumeID{}, errors.New(reason)
+	}
+	return ParseVolumeID(id)
+}
+
+// Snapshotter implements Velero's VolumeSnapshotter. Velero keeps one instance
+// per process, initialises it again and again, sometimes with different
+// locations, and may call it concurrently.
+type Snapshotter struct {
+	// Sites opens locations; shared with whoever else needs agents.
+	Sites *Sites
+	// Namespace is Velero's, where Restores are.
+	Namespace string
+	Log       logrus.FieldLogger
+
+	mu      sync.RWMutex
+	current *Site
+}
+
+// Init makes config the location that following calls consult first.
+func (s *Snapshotter) Init(config map[string]string) error {
+	loc, err := ParseLocation(config)
+	if err != nil {
+		return err
+	}
+	var pem []byte
+	if loc.CredentialsFile != "" {
+		if pem, err = os.ReadFile(loc.CredentialsFile); err != nil {
+			return fmt.Errorf("read the location's credential: %w", err)
+		}
+	}
+	site, err := s.Sites.Open(loc, pem)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.current = site
+	return nil
+}
+
+// errNotInitialised is a breach of Velero's contract.
+var errNotInitialised = errors.New("volume snapshotter is used before Init")
+
+func (s *Snapshotter) site() (*Site, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.current == nil {
+		return nil, errNotInitialised
+	}
+	return s.current, nil
+}
+
+// siteOf returns the site to reach a node through: the last one initialised,
+// or any other that knows the node, since Velero's backup deletion initialises
+// every location of the provider before it deletes any snapshot.
+func (s *Snapshotter) siteOf(node string) (*Site, error) {
+	current, err := s.site()
+	if err != nil {
+		return nil, err
+	}
+	return s.Sites.withAgentOn(node, current)
+}
+
+// GetVolumeID returns the identifier of a PersistentVolume, "" for one that is
+// not on ZFS here. Velero only logs an error of this method and then backs the
+// volume up without its data. A volume that is ours but can not be resolved
+// therefore gets an identifier that makes GetVolumeInfo and CreateSnapshot fail
+// with the reason: their errors count, and the backup is PartiallyFailed.
+func (s *Snapshotter) GetVolumeID(pv runtime.Unstructured) (string, error) {
+	site, err := s.site()
+	if err != nil {
+		return "", err
+	}
+	id, ours, err := site.Locate(context.Background(), pv)
+	switch {
+	case err != nil:
+		s.Log.WithError(err).Error("volume can not be resolved; its snapshot will fail")
+		return UnresolvedVolumeID(err), nil
+	case !ours:
+		return "", nil
+	}
+	return id.String(), nil
+}
+
+// GetVolumeInfo returns a description of the volume as its type; see
+// volumeType. There are no IOPS.
+func (s *Snapshotter) GetVolumeInfo(volumeID, _ string) (string, *int64, error) {
+	id, err := resolvedVolume(volumeID)
+	if err != nil {
+		return "", nil, err
+	}
+	site, err := s.siteOf(id.Node)
+	if err != nil {
+		return "", nil, err
+	}
+	ds, err := site.dataset(context.Background(), id.Node, "look up "+id.Dataset, byName(id.Dataset))
+	if err != nil {
+		return "", nil, err
+	}
+	return volumeTypeOf(ds).String(), nil, nil
+}
+
+// CreateSnapshot takes and holds the snapshot of a volume for a backup. It does
+// not move data, so it returns quickly, and is idempotent for volume and backup.
+func (s *Snapshotter) CreateSnapshot(volumeID, _ string, tags map[string]string) (string, error) {
+	id, err := resolvedVolume(volumeID)
+	if err != nil {
+		return "", err
+	}
+	backup := tags[tagBackup]
+	if backup == "" {
+		return "", fmt.Errorf("snapshot %s: tag %s is missing", id.Dataset, tagBackup)
+	}
+	site, err := s.siteOf(id.Node)
+	if err != nil {
+		return "", err
+	}
+	req := &agentpb.CreateSnapshotsRequest{
+		Datasets:   []string{id.Dataset},
+		Name:       SnapshotName(backup),
+		Properties: map[string]string{PropManaged: "true", PropBackup: backup},
+		Hold:       HoldTag("backup"),
+	}
+	if pv := tags[tagPV]; pv != "" {
+		req.Properties[PropVolume] = pv
+	}
+	resp, err := call(context.Background(), site, id.Node, "snapshot "+id.Dataset, func(ctx context.Context, a Agent) (*agentpb.CreateSnapshotsResponse, error) {
+		return a.CreateSnapshots(ctx, req)
+	})
+	if err != nil {
+		return "", err
+	}
+	if len(resp.GetSnapshots()) != 1 {
+		return "", fmt.Errorf("snapshot %s on node %s: the agent reported %d snapshots, not 1", id.Dataset, id.Node, len(resp.GetSnapshots()))
+	}
+	snap := snapshotID(id.Node, resp.GetSnapshots()[0])
+	s.Log.WithFields(logrus.Fields{"node": id.Node, "snapshot": snap.Name(), "guid": snap.GUID}).Info("snapshot taken")
+	return snap.String(), nil
+}
+
+func poolOf(dataset string) string {
+	pool, _, _ := strings.Cut(dataset, "/")
+	return pool
+}
+
+// under reports whether a dataset is root or lies below it.
+func under(root, dataset string) bool {
+	return root != "" && (dataset == root || strings.HasPrefix(dataset, root+"/"))
+}
