@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 )
 
 // Client runs zfs(8) and zpool(8). It keeps no state: what a method returns was
@@ -262,7 +263,7 @@ func (c *Client) Release(ctx context.Context, tag string, snapshots ...string) e
 func (c *Client) eachHold(ctx context.Context, verb, tag string, snapshots []string, fine error) error {
 	for _, s := range snapshots {
 		args, err := holdArgs(verb, tag, s)
-		if err := c.exec(ctx, args, err); err != nil && !errors.Is(err, fine) {
+		if err := unless(c.exec(ctx, args, err), fine); err != nil {
 			return err
 		}
 	}
@@ -307,8 +308,9 @@ func (c *Client) Bookmark(ctx context.Context, snapshot, bookmark string) error 
 	return err
 }
 
-// Send writes a stream to w. An error of w is returned along with what zfs(8)
-// said.
+// Send writes a stream to w. ErrNoBase when From does not exist or is not an
+// earlier version of the same dataset or its origin; ErrResumeStale when a
+// token's snapshot is gone; an error of w is returned as it is.
 func (c *Client) Send(ctx context.Context, o SendOptions, w io.Writer) error {
 	args, err := sendArgs(o)
 	if err != nil {
@@ -322,7 +324,18 @@ func (c *Client) Send(ctx context.Context, o SendOptions, w io.Writer) error {
 		// The broken pipe that follows is only a consequence.
 		return fmt.Errorf("%s: write stream: %w", verb(args), out.err)
 	}
-	return result(args, res, err)
+	return baseMissing(result(args, res, err), o)
+}
+
+// baseMissing tells a missing base from a missing snapshot to send: both are
+// ErrNotFound in the words of zfs(8).
+func baseMissing(err error, o SendOptions) error {
+	var failed *CommandError
+	if o.From != "" && errors.As(err, &failed) && failed.Err == ErrNotFound &&
+		strings.Contains(failed.Stderr, "'"+o.From+"'") {
+		failed.Err = ErrNoBase
+	}
+	return err
 }
 
 // SendSize estimates a send. With a token it also tells what the token
@@ -334,7 +347,7 @@ func (c *Client) SendSize(ctx context.Context, o SendOptions) (Estimate, error) 
 		return Estimate{}, err
 	}
 	res, err := c.Runner.Run(ctx, Cmd{Args: args})
-	err = result(args, res, err)
+	err = baseMissing(result(args, res, err), o)
 	est, parseErr := parseEstimate(append(res.Stdout, res.Stderr...), o.Token != "")
 	if err == nil {
 		err = parseErr
@@ -343,8 +356,14 @@ func (c *Client) SendSize(ctx context.Context, o SendOptions) (Estimate, error) 
 }
 
 // Receive reads one stream from r. It never rolls back: a target that does not
-// match is ErrDiverged and is left as it was. ErrIncomplete when r ended early;
-// with Resumable the dataset then has a resume token.
+// match the base of an incremental is ErrDiverged, one that exists when a full
+// stream comes is ErrExists, and either is left as it was. A snapshot that is
+// there already with the same guid is success for an incremental. ErrPartial
+// when an interrupted receive must be resumed or aborted first, ErrIncomplete
+// when r ended early; with Resumable the dataset then has a resume token.
+//
+// Taking a snapshot of a dataset with an interrupted receive makes its token
+// stale.
 //
 // An error of r is returned along with what zfs(8) said. It does not mean that
 // nothing was received: look for the snapshot by guid.
@@ -369,11 +388,7 @@ func (c *Client) Receive(ctx context.Context, o ReceiveOptions, r io.Reader) err
 // AbortReceive drops the state of an interrupted receive. None is success.
 func (c *Client) AbortReceive(ctx context.Context, dataset string) error {
 	args, err := abortArgs(dataset)
-	err = c.exec(ctx, args, err)
-	if errors.Is(err, errNoPartial) {
-		return nil
-	}
-	return err
+	return unless(c.exec(ctx, args, err), errNoPartial)
 }
 
 // Clone makes a writable dataset of a snapshot of the same pool.
@@ -437,14 +452,23 @@ func (c *Client) Inherit(ctx context.Context, name, prop string) error {
 	return c.exec(ctx, args, err)
 }
 
-// Mount mounts a filesystem at its mountpoint.
+// Mount mounts a filesystem at its mountpoint. One that is mounted is success.
 func (c *Client) Mount(ctx context.Context, dataset string) error {
 	args, err := datasetArgs(dataset, "mount")
-	return c.exec(ctx, args, err)
+	return unless(c.exec(ctx, args, err), errMounted)
 }
 
-// Unmount unmounts a filesystem. ErrBusy when it is in use.
+// Unmount unmounts a filesystem. One that is not mounted is success; ErrBusy
+// when it is in use.
 func (c *Client) Unmount(ctx context.Context, dataset string) error {
 	args, err := datasetArgs(dataset, "unmount")
-	return c.exec(ctx, args, err)
+	return unless(c.exec(ctx, args, err), errNotMounted)
+}
+
+// unless returns err, or nil when it is the one that is fine.
+func unless(err, fine error) error {
+	if errors.Is(err, fine) {
+		return nil
+	}
+	return err
 }
