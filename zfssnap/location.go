@@ -10,6 +10,10 @@ import (
 	"time"
 )
 
+// Provider is the spec.provider of our VolumeSnapshotLocations, which is the
+// name of the snapshotter plugin.
+const Provider = Domain + "/zfs"
+
 // Keys of a VolumeSnapshotLocation's spec.config.
 const (
 	KeyAgents             = "agents"
@@ -32,11 +36,10 @@ const (
 	ModeCopy  = "copy"  // independent of the replica
 )
 
-const (
-	defaultOpenEBSNamespace = "openebs"
-	// defaultReplicationTimeout is Velero's own default for item operations.
-	defaultReplicationTimeout = 4 * time.Hour
-)
+// DefaultReplicationTimeout is Velero's own default for item operations.
+const DefaultReplicationTimeout = 4 * time.Hour
+
+const defaultOpenEBSNamespace = "openebs"
 
 // Location is a parsed VolumeSnapshotLocation config: where the agents are,
 // where copies go and where restored volumes are made.
@@ -136,7 +139,7 @@ func ParseLocation(config map[string]string) (Location, error) {
 	l := Location{
 		RestoreMode:        ModeClone,
 		OpenEBSNamespace:   defaultOpenEBSNamespace,
-		ReplicationTimeout: defaultReplicationTimeout,
+		ReplicationTimeout: DefaultReplicationTimeout,
 	}
 	var errs []error
 	for _, key := range slices.Sorted(maps.Keys(config)) {

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	corev1api "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
@@ -113,6 +115,30 @@ func (s *Sites) Open(loc Location, pem []byte) (*Site, error) {
 	}
 	s.open[key] = site
 	return site, nil
+}
+
+// OpenLocation returns the site for a VolumeSnapshotLocation object, reading its
+// credential from the cluster.
+func (s *Sites) OpenLocation(ctx context.Context, vsl *velerov1api.VolumeSnapshotLocation) (*Site, error) {
+	loc, err := ParseLocation(vsl.Spec.Config)
+	if err != nil {
+		return nil, err
+	}
+	var pem []byte
+	if ref := vsl.Spec.Credential; ref != nil {
+		kube, err := s.Kube()
+		if err != nil {
+			return nil, err
+		}
+		secret := &corev1api.Secret{}
+		if err := kube.Get(ctx, client.ObjectKey{Namespace: vsl.Namespace, Name: ref.Name}, secret); err != nil {
+			return nil, fmt.Errorf("get credential of snapshot location %s: %w", vsl.Name, err)
+		}
+		if pem = secret.Data[ref.Key]; len(pem) == 0 {
+			return nil, fmt.Errorf("get credential of snapshot location %s: secret %s has no key %q", vsl.Name, ref.Name, ref.Key)
+		}
+	}
+	return s.Open(loc, pem)
 }
 
 // withAgentOn returns a site that knows an agent on node: the preferred one if

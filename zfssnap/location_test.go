@@ -1,0 +1,129 @@
+package zfssnap
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestParseLocation(t *testing.T) {
+	t.Parallel()
+	got, err := ParseLocation(map[string]string{
+		"agents":             " hassio=127.0.0.1:31001, remote=[fd00::2]:31002 ",
+		"target":             "remote",
+		"targetAddress":      "10.0.2.2:31002",
+		"targetPrefix":       "backup/replica",
+		"restoreNode":        "remote",
+		"restoreParents":     "znvm/k3s=backup/znvm/k3s,nas/k3s=backup/nas/k3s",
+		"restoreMode":        "copy",
+		"openebsNamespace":   "zfs",
+		"replicationTimeout": "90m",
+		"credentialsFile":    "/tmp/credentials/velero/zfs",
+	})
+	require.NoError(t, err)
+	assert.Equal(t, Location{
+		Agents:             map[string]string{"hassio": "127.0.0.1:31001", "remote": "[fd00::2]:31002"},
+		Target:             "remote",
+		TargetAddress:      "10.0.2.2:31002",
+		TargetPrefix:       "backup/replica",
+		RestoreNode:        "remote",
+		RestoreParents:     map[string]string{"znvm/k3s": "backup/znvm/k3s", "nas/k3s": "backup/nas/k3s"},
+		RestoreMode:        ModeCopy,
+		OpenEBSNamespace:   "zfs",
+		ReplicationTimeout: 90 * time.Minute,
+		CredentialsFile:    "/tmp/credentials/velero/zfs",
+	}, got)
+	assert.Equal(t, "backup/replica/znvm/k3s/pvc-1", got.Replica("znvm/k3s/pvc-1"))
+}
+
+func TestParseLocation_defaults(t *testing.T) {
+	t.Parallel()
+	got, err := ParseLocation(map[string]string{"agents": "hassio=h:1,remote=r:1", "target": "remote", "targetPrefix": "backup/replica"})
+	require.NoError(t, err)
+	assert.Equal(t, "r:1", got.TargetAddress)
+	assert.Equal(t, ModeClone, got.RestoreMode)
+	assert.Equal(t, "openebs", got.OpenEBSNamespace)
+	assert.Equal(t, 4*time.Hour, got.ReplicationTimeout)
+	assert.True(t, got.Replicates("hassio"))
+	assert.False(t, got.Replicates("remote"), "the target's own volumes have nowhere to go")
+}
+
+func TestParseLocation_refuses(t *testing.T) {
+	t.Parallel()
+	with := func(key, value string) map[string]string {
+		return map[string]string{"agents": "hassio=h:1,remote=r:1", key: value}
+	}
+	tests := []struct {
+		name   string
+		config map[string]string
+		want   string
+	}{
+		{"a config without agents", nil, "agents: is required"},
+		{"an unknown key, naming the known ones", with("targetprefix", "x"), `unknown key "targetprefix" (known: agents, openebsNamespace, `},
+		{"a malformed pair", with("agents", "hassio"), `agents: "hassio" is not a pair`},
+		{"a node given twice", with("agents", "a=x:1,a=y:1"), `"a" is given twice`},
+		{"a target without an agent", with("target", "nowhere"), `target: node "nowhere" is not in agents`},
+		{"a target without a prefix", with("target", "remote"), "targetPrefix: is required with target"},
+		{"a restore node without an agent", with("restoreNode", "nowhere"), `restoreNode: node "nowhere" is not in agents`},
+		{"an unknown restore mode", with("restoreMode", "move"), `restoreMode: "move" is neither`},
+		{"a prefix that is no dataset", with("targetPrefix", "/backup"), `targetPrefix: "/backup" is not a dataset name`},
+		{"a prefix with a snapshot", with("targetPrefix", "backup@x"), "is not a dataset name"},
+		{"a parent that climbs", with("restoreParents", "znvm=backup/../x"), "is not a dataset name"},
+		{"a duration without unit", with("replicationTimeout", "4"), "replicationTimeout: "},
+		{"a negative duration", with("replicationTimeout", "-4h"), "is not positive"},
+		{
+			"volumes among the replicas",
+			map[string]string{"agents": "r=r:1", "targetPrefix": "backup/replica", "restoreParents": "znvm=backup/replica/znvm"},
+			"only replicas may be",
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			_, err := ParseLocation(tt.config)
+			require.ErrorContains(t, err, tt.want)
+			assert.NotContains(t, err.Error(), "\n")
+		})
+	}
+}
+
+func TestLocation_RestoreParent(t *testing.T) {
+	t.Parallel()
+	snap := SnapshotID{Node: "hassio", Dataset: "znvm/k3s/pvc-1"}
+	mapped := map[string]string{"znvm/k3s": "backup/znvm/k3s"}
+	tests := []struct {
+		name, restoreNode, node, want string
+		parents                       map[string]string
+	}{
+		{name: "another node needs a mapping, and has one", node: "remote", parents: mapped, want: "backup/znvm/k3s"},
+		{name: "another node without a mapping is refused", node: "remote"},
+		{name: "the same node puts the volume beside its source", node: "hassio", parents: mapped, want: "znvm/k3s"},
+		{name: "the same node by configuration follows the mapping", restoreNode: "hassio", node: "hassio", parents: mapped, want: "backup/znvm/k3s"},
+		{name: "the same node by configuration needs no mapping", restoreNode: "hassio", node: "hassio", want: "znvm/k3s"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			got, err := Location{RestoreNode: tt.restoreNode, RestoreParents: tt.parents}.RestoreParent(snap, tt.node)
+			assert.Equal(t, tt.want, got)
+			assert.Equal(t, tt.want == "", err != nil)
+		})
+	}
+}
+
+func FuzzParsePairs(f *testing.F) {
+	f.Add("hassio=127.0.0.1:31001,remote=127.0.0.1:31002")
+	f.Add("a=b=c,,")
+	f.Fuzz(func(t *testing.T, s string) {
+		pairs, err := parsePairs(s)
+		if err != nil {
+			return
+		}
+		for k, v := range pairs {
+			assert.NotEmpty(t, k)
+			assert.NotEmpty(t, v)
+		}
+	})
+}

@@ -1,0 +1,461 @@
+package zfssnap
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+)
+
+var backupTags = map[string]string{"velero.io/backup": "nightly", "velero.io/pv": "pvc-1", "team": "blog"}
+
+func TestSnapshotter_isUsedBeforeInit(t *testing.T) {
+	t.Parallel()
+	s := &Snapshotter{}
+	_, err := s.GetVolumeID(openEBSPV(t))
+	require.ErrorIs(t, err, errNotInitialised)
+}
+
+func TestSnapshotter_backup(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, primaryConfig())
+	w.agents["hassio"].datasets[volDataset].Native = map[string]string{"refquota": "4294967296", "compression": "zstd"}
+
+	volumeID, err := w.snap.GetVolumeID(openEBSPV(t))
+	require.NoError(t, err)
+	assert.Equal(t, "zfs1:hassio:znvm/k3s/pvc-1", volumeID)
+
+	volType, iops, err := w.snap.GetVolumeInfo(volumeID, "")
+	require.NoError(t, err)
+	assert.Nil(t, iops)
+	assert.Equal(t, "filesystem?compression=zstd&refquota=4294967296", volType)
+
+	first, err := w.snap.CreateSnapshot(volumeID, "", backupTags)
+	require.NoError(t, err)
+	assert.Equal(t, "zfs1:hassio:1:1700000000:znvm/k3s/pvc-1@dr-nightly", first)
+	assert.Equal(t, map[string]string{PropManaged: "true", PropBackup: "nightly", PropVolume: "pvc-1"}, w.agents["hassio"].taken[0].GetProperties())
+	assert.Equal(t, HoldTag("backup"), w.agents["hassio"].taken[0].GetHold())
+
+	again, err := w.snap.CreateSnapshot(volumeID, "", backupTags)
+	require.NoError(t, err)
+	assert.Equal(t, first, again, "the same volume and backup have one snapshot")
+}
+
+func TestSnapshotter_unresolvedVolume(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, primaryConfig())
+	w.agents["hassio"].down = true
+	pv := pvFrom(t, "{metadata: {name: pv}, spec: {local: {path: /srv/data}, "+onNode("kubernetes.io/hostname", "hassio")+"}}")
+
+	volumeID, err := w.snap.GetVolumeID(pv)
+	require.NoError(t, err, "Velero would swallow an error here")
+	require.NotEmpty(t, volumeID)
+
+	_, _, err = w.snap.GetVolumeInfo(volumeID, "")
+	require.ErrorContains(t, err, "connection refused")
+	_, err = w.snap.CreateSnapshot(volumeID, "", backupTags)
+	require.ErrorContains(t, err, "find the dataset of PersistentVolume pv: find the dataset at /srv/data on node hassio")
+}
+
+func TestSnapshotter_CreateSnapshot_fails(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name, volume string
+		tags         map[string]string
+		want         string
+	}{
+		{"without a backup", "zfs1:hassio:znvm/k3s/pvc-1", nil, "tag velero.io/backup is missing"},
+		{"for a missing dataset", "zfs1:hassio:znvm/k3s/gone", backupTags, "no such dataset"},
+		{"for a node nobody knows", "zfs1:other:znvm/k3s/pvc-1", backupTags, `no agent is known on node "other"`},
+		{"for an identifier of another plugin", "vol-0123", backupTags, "it was not made by"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, primaryConfig())
+			_, err := w.snap.CreateSnapshot(tt.volume, "", tt.tags)
+			require.ErrorContains(t, err, tt.want)
+		})
+	}
+}
+
+func TestSnapshotter_servesSeveralLocations(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, primaryConfig())
+	id, err := w.snap.CreateSnapshot("zfs1:hassio:znvm/k3s/pvc-1", "", backupTags)
+	require.NoError(t, err)
+	require.NoError(t, w.snap.Init(map[string]string{KeyAgents: "elsewhere=e:1"}))
+	require.NoError(t, w.snap.DeleteSnapshot(id), "the identifier leads back to its own location")
+	assert.Empty(t, w.agents["hassio"].names(volDataset))
+}
+
+func TestSnapshotter_isSafeForConcurrentUse(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, primaryConfig())
+	pv := openEBSPV(t)
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			config := primaryConfig()
+			config[KeyReplicationTimeout] = fmt.Sprintf("%dh", i%2+1)
+			assert.NoError(t, w.snap.Init(config))
+			id, err := w.snap.GetVolumeID(pv)
+			assert.NoError(t, err)
+			snap, err := w.snap.CreateSnapshot(id, "", map[string]string{"velero.io/backup": fmt.Sprint("b", i)})
+			assert.NoError(t, err)
+			assert.NoError(t, w.snap.DeleteSnapshot(snap))
+		})
+	}
+	wg.Wait()
+	assert.Len(t, w.snap.Sites.open, 3, "one site per config")
+}
+
+func TestSnapshotter_DeleteSnapshot(t *testing.T) {
+	t.Parallel()
+	const replica = "backup/replica/" + volDataset
+	tests := []struct {
+		name               string
+		source, target     []string // names; the guid is the place in this list: a=1, b=2, c=3
+		delete             string
+		targetDown, cloned bool
+		wantSource         []string
+		wantTarget         []string
+	}{
+		{
+			name:   "an old snapshot goes on both sides",
+			source: []string{"a", "b"}, target: []string{"a", "b"}, delete: "a",
+			wantSource: []string{"b"}, wantTarget: []string{"b"},
+		},
+		{
+			name:   "the newest copy stays, for the next incremental builds on it",
+			source: []string{"a", "b", "#b"}, target: []string{"a", "b"}, delete: "b",
+			wantSource: []string{"a", "#b"}, wantTarget: []string{"a", "b"},
+		},
+		{
+			name:   "a newer source snapshot that has not been copied does not help",
+			source: []string{"a", "b", "#b", "c"}, target: []string{"a", "b"}, delete: "b",
+			wantSource: []string{"a", "#b", "c"}, wantTarget: []string{"a", "b"},
+		},
+		{
+			name:   "a newer copy of which the source kept a bookmark is enough",
+			source: []string{"a", "#b"}, target: []string{"a", "b"}, delete: "a",
+			wantSource: []string{"#b"}, wantTarget: []string{"b"},
+		},
+		{
+			name:   "a newer copy that the source does not know is not",
+			source: []string{"a"}, target: []string{"a", "b"}, delete: "a",
+			wantTarget: []string{"a", "b"},
+		},
+		{
+			name:   "a copy that was never made is no error",
+			source: []string{"a"}, delete: "a",
+		},
+		{
+			name:   "a snapshot that is gone is no error",
+			source: []string{"b"}, target: []string{"b"}, delete: "a",
+			wantSource: []string{"b"}, wantTarget: []string{"b"},
+		},
+		{
+			name:   "a target that does not answer keeps its copy",
+			source: []string{"a", "b"}, target: []string{"a", "b"}, delete: "a", targetDown: true,
+			wantSource: []string{"b"}, wantTarget: []string{"a", "b"},
+		},
+		{
+			name:   "a copy in use by a clone stays",
+			source: []string{"a", "b"}, target: []string{"a", "b"}, delete: "a", cloned: true,
+			wantSource: []string{"b"}, wantTarget: []string{"a", "b"},
+		},
+	}
+	guids := map[string]uint64{"a": 1, "b": 2, "#b": 2, "c": 3}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, primaryConfig())
+			source, target := w.agents["hassio"], w.agents["remote"]
+			target.datasets[replica] = filesystem(replica)
+			for _, name := range tt.source {
+				source.add(volDataset, guids[name], name)
+			}
+			for _, name := range tt.target {
+				target.add(replica, guids[name], name)
+			}
+			target.down, target.busy[guids[tt.delete]] = tt.targetDown, tt.cloned
+			id := SnapshotID{Node: "hassio", Dataset: volDataset, Snapshot: tt.delete, GUID: guids[tt.delete], Created: time.Unix(1, 0)}
+			require.NoError(t, w.snap.DeleteSnapshot(id.String()))
+			assert.Equal(t, tt.wantSource, source.names(volDataset))
+			assert.Equal(t, tt.wantTarget, target.names(replica))
+		})
+	}
+}
+
+func TestSnapshotter_DeleteSnapshot_identifiers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, primaryConfig())
+	require.NoError(t, w.snap.DeleteSnapshot(""), "Velero deletes failed snapshots too")
+	for _, id := range []string{"snap-0123", "zfs1:hassio:x:y:z", "zfs9:hassio:1:1:a@b", "zfs1:hassio:a/b"} {
+		require.ErrorIs(t, w.snap.DeleteSnapshot(id), ErrInvalidID, id)
+	}
+	w.agents["hassio"].down = true
+	require.Error(t, w.snap.DeleteSnapshot("zfs1:hassio:1:1:znvm/k3s/pvc-1@dr-x"), "a source that does not answer keeps the backup")
+}
+
+const snapID = "zfs1:hassio:42:1700000000:znvm/k3s/pvc-1@dr-nightly"
+
+// drWorld has the copy on remote and one restore in progress.
+func drWorld(t *testing.T, config map[string]string) *world {
+	t.Helper()
+	w := newWorld(t, config, restoreObject("now", velerov1api.RestorePhaseInProgress), restoreObject("old", velerov1api.RestorePhaseCompleted))
+	w.agents["remote"].datasets["backup/replica/"+volDataset] = filesystem("backup/replica/" + volDataset)
+	w.agents["remote"].add("backup/replica/"+volDataset, 42, "dr-nightly")
+	return w
+}
+
+func TestSnapshotter_restore(t *testing.T) {
+	t.Parallel()
+	w := drWorld(t, drConfig())
+	volumeID, err := w.snap.CreateVolumeFromSnapshot(snapID, "filesystem?compression=zstd&refquota=4294967296", "", nil)
+	require.NoError(t, err)
+	again, err := w.snap.CreateVolumeFromSnapshot(snapID, "filesystem?compression=zstd&refquota=4294967296", "", nil)
+	require.NoError(t, err)
+	assert.Equal(t, volumeID, again, "a retry within a restore finds its volume")
+
+	id, err := ParseVolumeID(volumeID)
+	require.NoError(t, err)
+	assert.Equal(t, "remote", id.Node)
+	assert.Regexp(t, `^backup/znvm/k3s/pvc-1-[0-9a-f]{8}$`, id.Dataset)
+	name := id.Dataset[len("backup/znvm/k3s/"):]
+	req := w.agents["remote"].made[0]
+	assert.Equal(t, "backup/replica/znvm/k3s/pvc-1@dr-nightly", req.GetSnapshot())
+	assert.Equal(t, uint64(42), req.GetGuid())
+	assert.Equal(t, ModeClone, req.GetMode())
+	assert.Equal(t, map[string]string{PropManaged: "true", PropRestore: "now", PropRun: "run-now", PropVolume: name}, req.GetProperties())
+	assert.Equal(t, map[string]string{"compression": "zstd", "refquota": "4294967296"}, req.GetNative())
+
+	pv := openEBSPV(t)
+	before := pv.DeepCopy()
+	out, err := w.snap.SetVolumeID(pv, volumeID)
+	require.NoError(t, err)
+	assert.Equal(t, before, pv, "the given volume is not changed")
+
+	want := openEBSPV(t)
+	want.SetName(name)
+	want.SetLabels(map[string]string{LabelVolume: "pvc-1", LabelRun: "run-now"})
+	spec := want.Object["spec"].(map[string]any)
+	csi := spec["csi"].(map[string]any)
+	csi["volumeHandle"] = name
+	csi["volumeAttributes"].(map[string]any)["openebs.io/poolname"] = "backup/znvm/k3s"
+	spec["nodeAffinity"] = pvFrom(t, "{"+onNode("openebs.io/nodeid", "remote")+"}").Object["nodeAffinity"]
+	assert.Equal(t, want, out)
+
+	_, err = w.snap.SetVolumeID(pv, volumeID)
+	require.NoError(t, err, "the ZFSVolume is made once")
+	zv, err := getZFSVolume(t.Context(), w.kube, "openebs", name)
+	require.NoError(t, err)
+	assert.Equal(t, map[string]any{
+		"ownerNodeID": "remote", "poolName": "backup/znvm/k3s", "capacity": "4294967296",
+		"volumeType": "DATASET", "fsType": "zfs", "quotaType": "refquota",
+	}, zv.Object["spec"])
+	assert.Equal(t, map[string]any{"state": "Ready"}, zv.Object["status"])
+	assert.Empty(t, zv.GetFinalizers())
+	assert.Equal(t, map[string]string{"kubernetes.io/nodename": "remote", LabelVolume: "pvc-1", LabelRun: "run-now"}, zv.GetLabels())
+}
+
+func TestSnapshotter_restore_pathVolume(t *testing.T) {
+	t.Parallel()
+	w := drWorld(t, drConfig())
+	volumeID, err := w.snap.CreateVolumeFromSnapshot(snapID, "filesystem?mountpoint=%2Fsrv%2Fdata", "", nil)
+	require.NoError(t, err)
+	id, err := ParseVolumeID(volumeID)
+	require.NoError(t, err)
+	assert.Equal(t, map[string]string{"mountpoint": "/" + id.Dataset}, w.agents["remote"].made[0].GetNative())
+
+	for _, source := range []string{"local", "hostPath"} {
+		pv := pvFrom(t, "{metadata: {name: pv}, spec: {"+source+": {path: /srv/data, type: Directory}, "+onNode("kubernetes.io/hostname", "hassio")+"}}")
+		out, err := w.snap.SetVolumeID(pv, volumeID)
+		require.NoError(t, err)
+		got, _, _ := unstructured.NestedMap(out.UnstructuredContent(), "spec", source)
+		assert.Equal(t, map[string]any{"path": "/" + id.Dataset, "type": "Directory"}, got)
+		typed, err := toPV(out)
+		require.NoError(t, err)
+		assert.Equal(t, "remote", pinnedTo(typed))
+	}
+}
+
+func TestSnapshotter_restore_zvol(t *testing.T) {
+	t.Parallel()
+	w := drWorld(t, drConfig())
+	w.agents["remote"].datasets["backup/replica/"+volDataset].Type = typeVolume
+	volumeID, err := w.snap.CreateVolumeFromSnapshot(snapID, "volume?volsize=1073741824", "", nil)
+	require.NoError(t, err)
+	id, _ := ParseVolumeID(volumeID)
+
+	pv := openEBSPV(t)
+	require.NoError(t, unstructured.SetNestedField(pv.Object, "ext4", "spec", "csi", "fsType"))
+	out, err := w.snap.SetVolumeID(pv, volumeID)
+	require.NoError(t, err)
+	zv, err := getZFSVolume(t.Context(), w.kube, "openebs", out.(*unstructured.Unstructured).GetName())
+	require.NoError(t, err)
+	assert.Equal(t, "ZVOL", zv.Object["spec"].(map[string]any)["volumeType"])
+	assert.Equal(t, "ext4", zv.Object["spec"].(map[string]any)["fsType"])
+
+	block := pvFrom(t, "{metadata: {name: pv}, spec: {volumeMode: Block, local: {path: /dev/zvol/znvm/k3s/pvc-1}, "+onNode("kubernetes.io/hostname", "hassio")+"}}")
+	out, err = w.snap.SetVolumeID(block, volumeID)
+	require.NoError(t, err)
+	got, _, _ := unstructured.NestedString(out.UnstructuredContent(), "spec", "local", "path")
+	assert.Equal(t, "/dev/zvol/"+id.Dataset, got)
+}
+
+func TestSnapshotter_restore_where(t *testing.T) {
+	t.Parallel()
+	shared := func() map[string]string {
+		c := primaryConfig()
+		c[KeyRestoreParents] = "znvm/k3s=backup/znvm/k3s"
+		return c
+	}
+	tests := []struct {
+		name       string
+		config     map[string]string
+		atSource   bool
+		sourceDown bool
+		want       string
+		wantErr    string
+	}{
+		{name: "on its own node while that has the snapshot", config: shared(), atSource: true, want: `^zfs1:hassio:znvm/k3s/pvc-1-`},
+		{name: "on the target when the source has lost it", config: shared(), want: `^zfs1:remote:backup/znvm/k3s/pvc-1-`},
+		{name: "on the target when the source does not answer", config: shared(), atSource: true, sourceDown: true, want: `^zfs1:remote:backup/znvm/k3s/pvc-1-`},
+		{name: "nowhere without a parent", config: primaryConfig(), wantErr: `restoreParents has no entry for "znvm/k3s"`},
+		{
+			name:    "not across pools by clone",
+			config:  map[string]string{KeyAgents: "remote=r:1", KeyRestoreNode: "remote", KeyRestoreParents: "znvm/k3s=fast/k3s"},
+			wantErr: "a clone stays in the pool of its snapshot",
+		},
+		{
+			name:   "across pools by copy",
+			config: map[string]string{KeyAgents: "remote=r:1", KeyRestoreNode: "remote", KeyRestoreParents: "znvm/k3s=fast/k3s", KeyRestoreMode: ModeCopy},
+			want:   `^zfs1:remote:fast/k3s/pvc-1-`,
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := drWorld(t, tt.config)
+			if tt.atSource {
+				w.agents["hassio"].add(volDataset, 42, "dr-nightly")
+			}
+			w.agents["hassio"].down = tt.sourceDown
+			id, err := w.snap.CreateVolumeFromSnapshot(snapID, "filesystem", "", nil)
+			if tt.wantErr != "" {
+				require.ErrorContains(t, err, tt.wantErr)
+				return
+			}
+			require.NoError(t, err)
+			assert.Regexp(t, tt.want, id)
+		})
+	}
+}
+
+func TestSnapshotter_CreateVolumeFromSnapshot_fails(t *testing.T) {
+	t.Parallel()
+	w := drWorld(t, drConfig())
+	_, err := w.snap.CreateVolumeFromSnapshot("", "filesystem", "", nil)
+	require.ErrorContains(t, err, "the backup has no snapshot of it")
+	_, err = w.snap.CreateVolumeFromSnapshot("snap-1", "filesystem", "", nil)
+	require.ErrorIs(t, err, ErrInvalidID)
+	_, err = w.snap.CreateVolumeFromSnapshot("zfs1:hassio:7:1:znvm/k3s/pvc-1@dr-x", "filesystem", "", nil)
+	require.ErrorContains(t, err, "find snapshot with guid 7 on node remote")
+
+	require.NoError(t, w.kube.Create(t.Context(), restoreObject("second", velerov1api.RestorePhaseInProgress)))
+	_, err = w.snap.CreateVolumeFromSnapshot(snapID, "filesystem", "", nil)
+	require.ErrorContains(t, err, `find the restore in progress: namespace velero has 2, not 1: ["now" "second"]`)
+}
+
+func TestRestoredName(t *testing.T) {
+	t.Parallel()
+	restore := restoreObject("now", velerov1api.RestorePhaseInProgress)
+	tests := []struct{ name, dataset, want string }{
+		{"keeps a plain name", "znvm/k3s/pvc-1", `^pvc-1-[0-9a-f]{8}$`},
+		{"keeps the end of a uuid", "znvm/pvc-73402f6e-d054-4ec2-95a4-eb8452724afb", `^pvc-73402f6e-d054-4ec2-95a4-eb8452724afb-[0-9a-f]{8}$`},
+		{"replaces the suffix of an earlier restore", "backup/pvc-1-0123abcd", `^pvc-1-[0-9a-f]{8}$`},
+		{"makes a name that objects can have", "tank/My_Data:1", `^my-data-1-[0-9a-f]{8}$`},
+		{"has a name for what has none", "tank/___", `^volume-[0-9a-f]{8}$`},
+		{"fits a label", "tank/" + fmt.Sprintf("%0200d", 1), `^0{54}-[0-9a-f]{8}$`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			got := restoredName(SnapshotID{Dataset: tt.dataset, GUID: 42}, restore)
+			assert.Regexp(t, tt.want, got)
+			assert.Empty(t, validation.IsDNS1123Subdomain(got))
+		})
+	}
+	id := SnapshotID{Dataset: "a/b", GUID: 42}
+	other := SnapshotID{Dataset: "a/b", GUID: 43}
+	assert.NotEqual(t, restoredName(id, restore), restoredName(other, restore))
+	assert.NotEqual(t, restoredName(id, restore), restoredName(id, restoreObject("next", velerov1api.RestorePhaseInProgress)))
+}
+
+func TestSnapshotter_SetVolumeID_fails(t *testing.T) {
+	t.Parallel()
+	w := drWorld(t, drConfig())
+	volumeID, err := w.snap.CreateVolumeFromSnapshot(snapID, "filesystem", "", nil)
+	require.NoError(t, err)
+
+	_, err = w.snap.SetVolumeID(pvFrom(t, "{metadata: {name: pv}, spec: {nfs: {server: s, path: /p}}}"), volumeID)
+	require.ErrorContains(t, err, "of a kind this plugin does not know")
+	_, err = w.snap.SetVolumeID(openEBSPV(t), "zfs1:remote:backup/none")
+	require.ErrorContains(t, err, "look up backup/none on node remote")
+	_, err = w.snap.SetVolumeID(pvFrom(t, "{metadata: {name: pv}, spec: {local: {path: /srv/data}}}"), volumeID)
+	require.ErrorContains(t, err, `has mountpoint "legacy", so no path leads to it`)
+
+	id, _ := ParseVolumeID(volumeID)
+	require.NoError(t, w.kube.Create(t.Context(), zfsVolume(id.Dataset[len("backup/znvm/k3s/"):], "other/pool", "remote")))
+	_, err = w.snap.SetVolumeID(openEBSPV(t), volumeID)
+	require.ErrorContains(t, err, `it exists with poolName "other/pool", not "backup/znvm/k3s"`)
+}
+
+func TestVolumeType_roundTrip(t *testing.T) {
+	t.Parallel()
+	for _, ds := range []*agentpb.Dataset{
+		{Type: typeFilesystem, Mountpoint: "legacy"},
+		{Type: typeFilesystem, Mountpoint: "/srv/a&b=c d", Native: map[string]string{"recordsize": "16384", "compression": "zstd-3"}},
+		{Type: typeVolume, Native: map[string]string{"volsize": "1073741824"}},
+	} {
+		want := volumeTypeOf(ds)
+		got, err := parseVolumeType(want.String())
+		require.NoError(t, err)
+		assert.Equal(t, want, got)
+	}
+	_, err := parseVolumeType("gp3")
+	require.Error(t, err)
+}
+
+func TestSite_Replicate(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, primaryConfig())
+	vol := VolumeID{Node: "hassio", Dataset: volDataset}
+	_, err := w.site(t).Replicate(t.Context(), vol, "dr-nightly")
+	require.ErrorIs(t, err, ErrNoSnapshot)
+
+	w.agents["hassio"].add(volDataset, 42, "#dr-nightly")
+	_, err = w.site(t).Replicate(t.Context(), vol, "dr-nightly")
+	require.ErrorIs(t, err, ErrNoSnapshot, "a bookmark has no data to send")
+
+	w.agents["hassio"].add(volDataset, 42, "dr-nightly")
+	_, err = w.site(t).Replicate(t.Context(), vol, "dr-nightly")
+	require.NoError(t, err)
+	req := w.agents["hassio"].copied[0]
+	assert.Equal(t, "remote 127.0.0.1:31002 backup/replica/znvm/k3s/pvc-1 42",
+		fmt.Sprint(req.GetTargetNode(), " ", req.GetTargetAddress(), " ", req.GetTargetDataset(), " ", req.GetGuid()))
+
+	w.agents["hassio"].down = true
+	_, err = w.site(t).Replicate(t.Context(), vol, "dr-nightly")
+	require.True(t, Unreachable(err))
+}
