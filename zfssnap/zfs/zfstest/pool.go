@@ -1,0 +1,395 @@
+// Package zfstest provides an in-memory ZFS host for tests, and the suite that
+// holds it and real OpenZFS to the same behaviour.
+//
+// [Pool] is a [zfs.Runner]: it reads the argument lists that zfs.Client builds
+// and answers with the output and the messages of OpenZFS 2.1, so what a test
+// exercises includes parsing and classification. [Conformance] runs on it and,
+// where there is one, on a real pool.
+package zfstest
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Pool is a ZFS host with one or more pools, in memory. All its methods may be
+// called at once.
+type Pool struct {
+	mu       sync.Mutex
+	pools    map[string]*pool
+	datasets map[string]*dataset
+	txg      uint64
+	now      func() time.Time
+	before   func(args []string) error
+	cuts     map[string]int64
+	commands [][]string
+}
+
+type pool struct {
+	free      uint64
+	suspended bool
+	hanging   bool
+}
+
+// content is what a dataset holds: files of a filesystem, or of a volume
+// whatever a test cares to name. The byte slices are never changed.
+type content map[string][]byte
+
+type dataset struct {
+	name      string
+	volume    bool
+	guid      uint64
+	createTXG uint64
+	created   time.Time
+	dirtyTXG  uint64 // of the last change of content
+	local     map[string]string
+	received  map[string]string
+	origin    *snapshot
+	crypt     *crypt
+	content   content
+	snapshots []*snapshot
+	bookmarks []*bookmark
+	mounted   bool
+	busy      bool
+	receiving bool
+	partial   *partial
+}
+
+// crypt is an encryption root: shared by what lies below and by clones.
+type crypt struct {
+	cipher string
+	loaded bool
+}
+
+type snapshot struct {
+	ds       *dataset
+	name     string
+	guid     uint64
+	txg      uint64
+	created  time.Time
+	local    map[string]string
+	content  content
+	holds    map[string]time.Time
+	sending  int
+	deferred bool
+}
+
+func (s *snapshot) fullName() string { return s.ds.name + "@" + s.name }
+
+// bookmark remembers the content as of its snapshot, where ZFS remembers the
+// transaction: enough to tell what changed since.
+type bookmark struct {
+	name    string
+	guid    uint64
+	txg     uint64
+	created time.Time
+	content content
+}
+
+// partial is the state of a receive that runs or was interrupted.
+type partial struct {
+	header  header
+	payload []byte
+	fresh   bool // the receive made the dataset
+}
+
+// overhead is what an empty dataset takes.
+const overhead = 24576
+
+func (c content) size() uint64 {
+	n := uint64(overhead)
+	for _, b := range c {
+		n += uint64(len(b))
+	}
+	return n
+}
+
+// NewPool returns a host with the named pools, "tank" when none is named.
+func NewPool(names ...string) *Pool {
+	if len(names) == 0 {
+		names = []string{"tank"}
+	}
+	p := &Pool{
+		pools: map[string]*pool{}, datasets: map[string]*dataset{}, txg: 3,
+		now: time.Now, cuts: map[string]int64{},
+	}
+	for _, n := range names {
+		p.pools[n] = &pool{free: 1 << 40}
+		p.add(n, false)
+	}
+	return p
+}
+
+// add makes an empty dataset.
+func (p *Pool) add(name string, volume bool) *dataset {
+	p.txg++
+	d := &dataset{
+		name: name, volume: volume, guid: newGUID(), createTXG: p.txg, created: p.now(), dirtyTXG: p.txg,
+		local: map[string]string{}, received: map[string]string{}, content: content{},
+	}
+	if parent := p.datasets[parentOf(name)]; parent != nil {
+		d.crypt = parent.crypt
+	}
+	p.datasets[name] = d
+	return d
+}
+
+// newGUID is random: hosts of one test must not give the same guid twice.
+func newGUID() uint64 { return rand.Uint64() | 1 }
+
+// Write puts data under a name in a dataset.
+func (p *Pool) Write(dataset, name string, data []byte) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d := p.datasets[dataset]
+	if d == nil {
+		return fmt.Errorf("write %s: no dataset %s", name, dataset)
+	}
+	if v, _ := p.property(d, "readonly"); v == "on" {
+		return fmt.Errorf("write %s: dataset %s is read-only", name, dataset)
+	}
+	p.txg++
+	d.content = maps.Clone(d.content)
+	d.content[name] = bytes.Clone(data)
+	d.dirtyTXG = p.txg
+	return nil
+}
+
+// Read returns what is under a name in a dataset, or in a snapshot named in
+// full.
+func (p *Pool) Read(name, file string) ([]byte, error) {
+	files, err := p.Files(name)
+	if err != nil {
+		return nil, err
+	}
+	data, ok := files[file]
+	if !ok {
+		return nil, fmt.Errorf("read %s: %s has no such file", file, name)
+	}
+	return data, nil
+}
+
+// Files returns all that is in a dataset, or in a snapshot named in full.
+func (p *Pool) Files(name string) (map[string][]byte, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if strings.Contains(name, "@") {
+		s := p.snapshot(name)
+		if s == nil {
+			return nil, fmt.Errorf("no snapshot %s", name)
+		}
+		return maps.Clone(s.content), nil
+	}
+	d := p.datasets[name]
+	if d == nil {
+		return nil, fmt.Errorf("no dataset %s", name)
+	}
+	return maps.Clone(d.content), nil
+}
+
+// Names lists every dataset, snapshot and bookmark, sorted.
+func (p *Pool) Names() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var names []string
+	for n, d := range p.datasets {
+		names = append(names, n)
+		for _, s := range d.snapshots {
+			names = append(names, s.fullName())
+		}
+		for _, b := range d.bookmarks {
+			names = append(names, n+"#"+b.name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// SetFree sets how many bytes a pool can still take; with 0 it is full.
+func (p *Pool) SetFree(pool string, bytes uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.pools[pool].free = bytes
+}
+
+// SetSuspended makes every command on the pool fail as on a suspended one.
+func (p *Pool) SetSuspended(pool string, on bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.pools[pool].suspended = on
+}
+
+// SetHanging makes every command on the pool block until its context ends.
+func (p *Pool) SetHanging(pool string, on bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.pools[pool].hanging = on
+}
+
+// SetBusy makes a dataset one that is in use and cannot be unmounted,
+// destroyed or renamed.
+func (p *Pool) SetBusy(dataset string, on bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.datasets[dataset].busy = on
+}
+
+// SetKeyLoaded loads or unloads the key of an encrypted dataset.
+func (p *Pool) SetKeyLoaded(dataset string, on bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.datasets[dataset].crypt.loaded = on
+}
+
+// SetReceived gives a property a received value, as a stream with properties
+// would.
+func (p *Pool) SetReceived(dataset, prop, value string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.datasets[dataset].received[prop] = value
+}
+
+// SetRaw sets a local property without any check, for values that other tools
+// may leave behind.
+func (p *Pool) SetRaw(dataset, prop, value string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.datasets[dataset].local[prop] = value
+}
+
+// SetClock sets the clock that creation times come from.
+func (p *Pool) SetClock(now func() time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.now = now
+}
+
+// Before is called ahead of every command, without a lock held. An error of it
+// is what Run returns, and the command does not happen.
+func (p *Pool) Before(f func(args []string) error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.before = f
+}
+
+// Cut kills the next "send" or "receive" after that many bytes of stream.
+func (p *Pool) Cut(verb string, bytes int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cuts[verb] = bytes
+}
+
+// Commands returns the argument lists of all commands so far.
+func (p *Pool) Commands() [][]string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.commands)
+}
+
+// snapshot finds a snapshot by its full name.
+func (p *Pool) snapshot(name string) *snapshot {
+	dataset, rest, _ := strings.Cut(name, "@")
+	if d := p.datasets[dataset]; d != nil {
+		return d.snapshot(rest)
+	}
+	return nil
+}
+
+func (d *dataset) snapshot(name string) *snapshot {
+	for _, s := range d.snapshots {
+		if s.name == name {
+			return s
+		}
+	}
+	return nil
+}
+
+func (d *dataset) byGUID(guid uint64) *snapshot {
+	for _, s := range d.snapshots {
+		if s.guid == guid {
+			return s
+		}
+	}
+	return nil
+}
+
+func (d *dataset) bookmark(name string) *bookmark {
+	for _, b := range d.bookmarks {
+		if b.name == name {
+			return b
+		}
+	}
+	return nil
+}
+
+func (d *dataset) kind() string {
+	if d.volume {
+		return "volume"
+	}
+	return "filesystem"
+}
+
+// below lists the datasets at and below root, by name.
+func (p *Pool) below(root string) []*dataset {
+	var ds []*dataset
+	for n, d := range p.datasets {
+		if n == root || strings.HasPrefix(n, root+"/") {
+			ds = append(ds, d)
+		}
+	}
+	slices.SortFunc(ds, func(a, b *dataset) int { return compareNames(a.name, b.name) })
+	return ds
+}
+
+// compareNames puts a dataset before what is below it, and that before the
+// next of its own level.
+func compareNames(a, b string) int {
+	return slices.Compare(strings.Split(a, "/"), strings.Split(b, "/"))
+}
+
+// clones lists the names of what depends on a snapshot.
+func (p *Pool) clones(s *snapshot) []string {
+	var names []string
+	for n, d := range p.datasets {
+		if d.origin == s {
+			names = append(names, n)
+		}
+	}
+	slices.Sort(names)
+	if pt := s.ds.partial; pt != nil && !pt.fresh && pt.header.From == s.guid {
+		names = append(names, s.ds.name+"/%recv")
+	}
+	return names
+}
+
+// remove drops a snapshot.
+func (d *dataset) remove(s *snapshot) {
+	d.snapshots = slices.DeleteFunc(d.snapshots, func(o *snapshot) bool { return o == s })
+}
+
+// settle destroys a deferred snapshot once nothing keeps it.
+func (p *Pool) settle(s *snapshot) {
+	if s != nil && s.deferred && len(s.holds) == 0 && len(p.clones(s)) == 0 {
+		s.ds.remove(s)
+	}
+}
+
+func parentOf(name string) string {
+	if i := strings.LastIndexByte(name, '/'); i >= 0 {
+		return name[:i]
+	}
+	return ""
+}
+
+func poolOf(name string) string {
+	if i := strings.IndexAny(name, "/@#"); i >= 0 {
+		return name[:i]
+	}
+	return name
+}
