@@ -1657,6 +1657,9 @@ type Transfer struct {
 	Error         string                 `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`
 	StartedUnixMs int64                  `protobuf:"varint,8,opt,name=started_unix_ms,json=startedUnixMs,proto3" json:"started_unix_ms,omitempty"`
 	UpdatedUnixMs int64                  `protobuf:"varint,9,opt,name=updated_unix_ms,json=updatedUnixMs,proto3" json:"updated_unix_ms,omitempty"`
+	// Why it failed, as a word for programs: NO_SPACE, DIVERGED, FENCED, ... A
+	// running transfer with an error waits to try again.
+	Reason        string `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1752,6 +1755,13 @@ func (x *Transfer) GetUpdatedUnixMs() int64 {
 		return x.UpdatedUnixMs
 	}
 	return 0
+}
+
+func (x *Transfer) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
 }
 
 type ReceiveStateRequest struct {
@@ -1965,14 +1975,16 @@ func (*ReceiveRequest_Data) isReceiveRequest_Part() {}
 func (*ReceiveRequest_End) isReceiveRequest_Part() {}
 
 type ReceiveHeader struct {
-	state              protoimpl.MessageState `protogen:"open.v1"`
-	Dataset            string                 `protobuf:"bytes,1,opt,name=dataset,proto3" json:"dataset,omitempty"`
-	Snapshot           string                 `protobuf:"bytes,2,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
-	Guid               uint64                 `protobuf:"varint,3,opt,name=guid,proto3" json:"guid,omitempty"`
-	Resume             bool                   `protobuf:"varint,4,opt,name=resume,proto3" json:"resume,omitempty"`
-	Type               string                 `protobuf:"bytes,5,opt,name=type,proto3" json:"type,omitempty"`                                                                                                                                 // "filesystem" or "volume"
-	Source             string                 `protobuf:"bytes,6,opt,name=source,proto3" json:"source,omitempty"`                                                                                                                             // "node:dataset"
-	SnapshotProperties map[string]string      `protobuf:"bytes,7,rep,name=snapshot_properties,json=snapshotProperties,proto3" json:"snapshot_properties,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // io.kubectl-dr:* to put on the received snapshot
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Dataset  string                 `protobuf:"bytes,1,opt,name=dataset,proto3" json:"dataset,omitempty"`
+	Snapshot string                 `protobuf:"bytes,2,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	Guid     uint64                 `protobuf:"varint,3,opt,name=guid,proto3" json:"guid,omitempty"`
+	// The stream continues from receive_resume_token. Without it what an
+	// interrupted receive left in this replica is dropped first.
+	Resume             bool              `protobuf:"varint,4,opt,name=resume,proto3" json:"resume,omitempty"`
+	Type               string            `protobuf:"bytes,5,opt,name=type,proto3" json:"type,omitempty"`                                                                                                                                 // "filesystem" or "volume"
+	Source             string            `protobuf:"bytes,6,opt,name=source,proto3" json:"source,omitempty"`                                                                                                                             // "node:dataset"
+	SnapshotProperties map[string]string `protobuf:"bytes,7,rep,name=snapshot_properties,json=snapshotProperties,proto3" json:"snapshot_properties,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // io.kubectl-dr:* to put on the received snapshot
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
@@ -2303,7 +2315,7 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\x0etarget_address\x18\x05 \x01(\tR\rtargetAddress\x12%\n" +
 	"\x0etarget_dataset\x18\x06 \x01(\tR\rtargetDataset\"$\n" +
 	"\x12GetTransferRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\xfa\x02\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x92\x03\n" +
 	"\bTransfer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x128\n" +
 	"\x05state\x18\x02 \x01(\x0e2\".kubectldr.agent.v1.Transfer.StateR\x05state\x12\x12\n" +
@@ -2315,7 +2327,9 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\aresumed\x18\x06 \x01(\bR\aresumed\x12\x14\n" +
 	"\x05error\x18\a \x01(\tR\x05error\x12&\n" +
 	"\x0fstarted_unix_ms\x18\b \x01(\x03R\rstartedUnixMs\x12&\n" +
-	"\x0fupdated_unix_ms\x18\t \x01(\x03R\rupdatedUnixMs\"P\n" +
+	"\x0fupdated_unix_ms\x18\t \x01(\x03R\rupdatedUnixMs\x12\x16\n" +
+	"\x06reason\x18\n" +
+	" \x01(\tR\x06reason\"P\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aRUNNING\x10\x01\x12\b\n" +

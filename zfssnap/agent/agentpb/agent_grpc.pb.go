@@ -62,8 +62,10 @@ type AgentClient interface {
 	// pool. Idempotent: a dataset that already has a snapshot of that name with
 	// the same io.kubectl-dr:backup property is left as it is.
 	CreateSnapshots(ctx context.Context, in *CreateSnapshotsRequest, opts ...grpc.CallOption) (*CreateSnapshotsResponse, error)
-	// DestroySnapshot destroys a snapshot that is ours; when it is the newest
-	// common base of a replica a bookmark is kept. Missing is success.
+	// DestroySnapshot destroys a snapshot that is ours, after releasing our holds
+	// on it; the bookmark that the next incremental starts from is kept. A
+	// snapshot that has clones, or is the newest of a replica, goes when the last
+	// of them is gone (zfs destroy -d). Missing is success.
 	DestroySnapshot(ctx context.Context, in *DestroySnapshotRequest, opts ...grpc.CallOption) (*DestroySnapshotResponse, error)
 	Hold(ctx context.Context, in *HoldRequest, opts ...grpc.CallOption) (*HoldResponse, error)
 	Release(ctx context.Context, in *HoldRequest, opts ...grpc.CallOption) (*HoldResponse, error)
@@ -79,7 +81,8 @@ type AgentClient interface {
 	SetProperties(ctx context.Context, in *SetPropertiesRequest, opts ...grpc.CallOption) (*Dataset, error)
 	// Replicate starts the transfer of a snapshot of this host to another agent
 	// and returns at once. Idempotent: while the same transfer runs, or when the
-	// snapshot is already there, it returns that state.
+	// snapshot is already there, it returns that state. A failure is reported
+	// once; asked again, it starts over and continues from what has arrived.
 	Replicate(ctx context.Context, in *ReplicateRequest, opts ...grpc.CallOption) (*Transfer, error)
 	// GetTransfer returns a transfer's state. NOT_FOUND after an agent restart:
 	// call Replicate again, it resumes.
@@ -89,7 +92,9 @@ type AgentClient interface {
 	ReceiveState(ctx context.Context, in *ReceiveStateRequest, opts ...grpc.CallOption) (*ReceiveStateResponse, error)
 	// Receive takes one zfs stream: first message a header, then data, last an
 	// end record with the byte count. Returns after zfs receive has exited and
-	// the snapshot was found by guid.
+	// the snapshot was found by guid. When the snapshot is already there, a
+	// header and an end record alone complete what a receive leaves undone when
+	// its sender is lost: properties and holds.
 	Receive(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ReceiveRequest, ReceiveResponse], error)
 }
 
@@ -303,8 +308,10 @@ type AgentServer interface {
 	// pool. Idempotent: a dataset that already has a snapshot of that name with
 	// the same io.kubectl-dr:backup property is left as it is.
 	CreateSnapshots(context.Context, *CreateSnapshotsRequest) (*CreateSnapshotsResponse, error)
-	// DestroySnapshot destroys a snapshot that is ours; when it is the newest
-	// common base of a replica a bookmark is kept. Missing is success.
+	// DestroySnapshot destroys a snapshot that is ours, after releasing our holds
+	// on it; the bookmark that the next incremental starts from is kept. A
+	// snapshot that has clones, or is the newest of a replica, goes when the last
+	// of them is gone (zfs destroy -d). Missing is success.
 	DestroySnapshot(context.Context, *DestroySnapshotRequest) (*DestroySnapshotResponse, error)
 	Hold(context.Context, *HoldRequest) (*HoldResponse, error)
 	Release(context.Context, *HoldRequest) (*HoldResponse, error)
@@ -320,7 +327,8 @@ type AgentServer interface {
 	SetProperties(context.Context, *SetPropertiesRequest) (*Dataset, error)
 	// Replicate starts the transfer of a snapshot of this host to another agent
 	// and returns at once. Idempotent: while the same transfer runs, or when the
-	// snapshot is already there, it returns that state.
+	// snapshot is already there, it returns that state. A failure is reported
+	// once; asked again, it starts over and continues from what has arrived.
 	Replicate(context.Context, *ReplicateRequest) (*Transfer, error)
 	// GetTransfer returns a transfer's state. NOT_FOUND after an agent restart:
 	// call Replicate again, it resumes.
@@ -330,7 +338,9 @@ type AgentServer interface {
 	ReceiveState(context.Context, *ReceiveStateRequest) (*ReceiveStateResponse, error)
 	// Receive takes one zfs stream: first message a header, then data, last an
 	// end record with the byte count. Returns after zfs receive has exited and
-	// the snapshot was found by guid.
+	// the snapshot was found by guid. When the snapshot is already there, a
+	// header and an end record alone complete what a receive leaves undone when
+	// its sender is lost: properties and holds.
 	Receive(grpc.ClientStreamingServer[ReceiveRequest, ReceiveResponse]) error
 	mustEmbedUnimplementedAgentServer()
 }
