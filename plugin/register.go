@@ -1,8 +1,30 @@
 package plugin
 
 import (
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/pflag"
 	"github.com/vmware-tanzu/velero/pkg/plugin/framework"
-	_ "github.com/vmware-tanzu/velero/pkg/plugin/clientmgmt"
+	vsv1 "github.com/vmware-tanzu/velero/pkg/plugin/velero/volumesnapshotter/v1"
+
+	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 )
 
-func Register(s framework.Server) framework.Server { return s }
+var _ vsv1.VolumeSnapshotter = (*zfssnap.Snapshotter)(nil)
+
+// Register adds the plugins of this binary to a server whose flags are parsed
+// from flags when it serves.
+func Register(server framework.Server, flags *pflag.FlagSet) framework.Server {
+	c := &cluster{}
+	c.bindFlags(flags)
+	sites := &zfssnap.Sites{Connect: connect, Kube: c.kube}
+	return server.
+		BindFlags(flags).
+		RegisterVolumeSnapshotter(SnapshotterName, func(log logrus.FieldLogger) (any, error) {
+			return &zfssnap.Snapshotter{Sites: sites, Namespace: c.namespace, Log: log}, nil
+		}).
+		RegisterBackupItemActionV2(ReplicationName, func(log logrus.FieldLogger) (any, error) {
+			return &ReplicationAction{Sites: sites, Log: log, Now: time.Now}, nil
+		})
+}

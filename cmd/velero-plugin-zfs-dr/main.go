@@ -10,5 +10,5 @@ import (
 )
 
 func main() {
-	plugin.Register(framework.NewServer().BindFlags(pflag.CommandLine)).Serve()
+	plugin.Register(framework.NewServer(), pflag.CommandLine).Serve()
 }

@@ -1,0 +1,13 @@
+package plugin
+
+import "github.com/kubectl-dr/kubectl-dr/zfssnap"
+
+// Names under which Velero knows the plugins of this binary.
+const (
+	// SnapshotterName is also the provider of a VolumeSnapshotLocation.
+	SnapshotterName = zfssnap.Provider
+	// ReplicationName is the backup item action that waits for the copy.
+	ReplicationName = zfssnap.Domain + "/replication"
+	// RewriteName is the restore item action that rewrites objects.
+	RewriteName = zfssnap.Domain + "/rewrite"
+)

@@ -1,0 +1,268 @@
+package plugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	"github.com/vmware-tanzu/velero/pkg/kuberesource"
+	"github.com/vmware-tanzu/velero/pkg/plugin/utils/volumehelper"
+	"github.com/vmware-tanzu/velero/pkg/plugin/velero"
+	biav2 "github.com/vmware-tanzu/velero/pkg/plugin/velero/backupitemaction/v2"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/kubectl-dr/kubectl-dr/zfssnap"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+)
+
+// pollTimeout bounds one look at a transfer: Velero polls every operation of
+// every backup in turn and waits for each.
+const pollTimeout = time.Minute
+
+// ReplicationAction keeps a backup waiting until the target holds a copy of
+// every volume's snapshot, so that a Completed backup can be recovered from
+// there. It runs on a PersistentVolume before its snapshot is taken; the copy
+// is made while Velero polls, after all snapshots were taken.
+type ReplicationAction struct {
+	Sites *zfssnap.Sites
+	Log   logrus.FieldLogger
+	Now   func() time.Time
+
+	// transfers remembers the agent's transfer of each operation for Cancel.
+	transfers sync.Map
+}
+
+var _ biav2.BackupItemAction = (*ReplicationAction)(nil)
+
+// Name is required by the interface; Velero uses the registered name.
+func (a *ReplicationAction) Name() string { return ReplicationName }
+
+// AppliesTo selects PersistentVolumes.
+func (a *ReplicationAction) AppliesTo() (velero.ResourceSelector, error) {
+	return velero.ResourceSelector{IncludedResources: []string{kuberesource.PersistentVolumes.Resource}}, nil
+}
+
+// Execute returns an operation for a volume that Velero is about to snapshot
+// into a location with a target. A volume of such a location that can not be
+// resolved is an error, which makes the backup PartiallyFailed.
+func (a *ReplicationAction) Execute(item runtime.Unstructured, backup *velerov1api.Backup) (runtime.Unstructured, []velero.ResourceIdentifier, string, []velero.ResourceIdentifier, error) {
+	op, err := a.operation(context.Background(), item, backup)
+	if err != nil {
+		return nil, nil, "", nil, err
+	}
+	if op == nil {
+		return item, nil, "", nil, nil
+	}
+	return item, nil, op.String(), nil, nil
+}
+
+// operation returns what has to be waited for, or nil for nothing.
+func (a *ReplicationAction) operation(ctx context.Context, item runtime.Unstructured, backup *velerov1api.Backup) (*operation, error) {
+	switch backup.Status.Phase {
+	case velerov1api.BackupPhaseFinalizing, velerov1api.BackupPhaseFinalizingPartiallyFailed:
+		// Velero no longer waits for operations.
+		return nil, nil
+	}
+	if backup.Spec.SnapshotVolumes != nil && !*backup.Spec.SnapshotVolumes {
+		return nil, nil
+	}
+	vsl, err := a.location(ctx, backup)
+	if err != nil || vsl == nil {
+		return nil, err
+	}
+	site, err := a.Sites.OpenLocation(ctx, vsl)
+	if err != nil {
+		return nil, err
+	}
+	if site.Target == "" {
+		return nil, nil
+	}
+	vol, ours, err := site.Locate(ctx, item)
+	if err != nil || !ours || !site.Replicates(vol.Node) {
+		return nil, err
+	}
+	// Asked last, because it lists pods: a volume that a policy skips or that is
+	// backed up from its pod's filesystem gets no snapshot to wait for.
+	kube, err := a.Sites.Kube()
+	if err != nil {
+		return nil, err
+	}
+	snapshotted, err := volumehelper.ShouldPerformSnapshotWithVolumeHelper(item, kuberesource.PersistentVolumes, *backup, kube, a.Log, nil)
+	if err != nil || !snapshotted {
+		return nil, err
+	}
+	return &operation{location: vsl.Name, snapshot: zfssnap.SnapshotName(backup.Name), volume: vol}, nil
+}
+
+// location returns the backup's snapshot location of our provider, or nil.
+// Velero has filled in the names and allows one location per provider.
+func (a *ReplicationAction) location(ctx context.Context, backup *velerov1api.Backup) (*velerov1api.VolumeSnapshotLocation, error) {
+	for _, name := range backup.Spec.VolumeSnapshotLocations {
+		vsl, err := a.getLocation(ctx, backup.Namespace, name)
+		if err != nil {
+			return nil, err
+		}
+		if vsl.Spec.Provider == SnapshotterName {
+			return vsl, nil
+		}
+	}
+	return nil, nil
+}
+
+func (a *ReplicationAction) getLocation(ctx context.Context, namespace, name string) (*velerov1api.VolumeSnapshotLocation, error) {
+	kube, err := a.Sites.Kube()
+	if err != nil {
+		return nil, err
+	}
+	vsl := &velerov1api.VolumeSnapshotLocation{}
+	if err := kube.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, vsl); err != nil {
+		return nil, fmt.Errorf("get snapshot location %s: %w", name, err)
+	}
+	return vsl, nil
+}
+
+// Progress starts or follows the copy. It completes when the target holds the
+// snapshot, fails when that can not come about, and keeps Velero waiting while
+// an agent or the cluster does not answer, up to the location's
+// replicationTimeout after the backup's start. An error returned to Velero
+// would fail the operation for good, so none is returned for any of these.
+func (a *ReplicationAction) Progress(operationID string, backup *velerov1api.Backup) (velero.OperationProgress, error) {
+	op, err := parseOperation(operationID)
+	if err != nil {
+		return velero.OperationProgress{}, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), pollTimeout)
+	defer cancel()
+	site, err := a.site(ctx, op, backup)
+	if err != nil {
+		return a.unsettled(err, permanent(err), backup, zfssnap.DefaultReplicationTimeout), nil
+	}
+	transfer, err := site.Replicate(ctx, op.volume, op.snapshot)
+	if err != nil {
+		return a.unsettled(err, !zfssnap.Unreachable(err), backup, site.ReplicationTimeout), nil
+	}
+	a.transfers.Store(operationID, transfer.GetId())
+	return a.progressOf(transfer, op, site), nil
+}
+
+func (a *ReplicationAction) site(ctx context.Context, op operation, backup *velerov1api.Backup) (*zfssnap.Site, error) {
+	vsl, err := a.getLocation(ctx, backup.Namespace, op.location)
+	if err != nil {
+		return nil, err
+	}
+	return a.Sites.OpenLocation(ctx, vsl)
+}
+
+// permanent reports whether opening a location failed for a reason that asking
+// again does not change.
+func permanent(err error) bool {
+	var bad *zfssnap.LocationError
+	return apierrors.IsNotFound(err) || errors.As(err, &bad)
+}
+
+// unsettled is the progress when nothing is known of the transfer.
+func (a *ReplicationAction) unsettled(err error, permanent bool, backup *velerov1api.Backup, timeout time.Duration) velero.OperationProgress {
+	now := a.Now()
+	if start := backup.Status.StartTimestamp; !permanent && start != nil && now.After(start.Add(timeout)) {
+		err, permanent = fmt.Errorf("gave up after %s: %w", timeout, err), true
+	}
+	p := velero.OperationProgress{OperationUnits: "Bytes", Updated: now, Completed: permanent}
+	if permanent {
+		p.Err = err.Error()
+	} else {
+		a.Log.WithError(err).Warn("replication is waiting")
+		p.Description = "waiting: " + err.Error()
+	}
+	return p
+}
+
+func (a *ReplicationAction) progressOf(t *agentpb.Transfer, op operation, site *zfssnap.Site) velero.OperationProgress {
+	p := velero.OperationProgress{
+		NCompleted:     int64(t.GetBytesSent()),
+		NTotal:         int64(max(t.GetBytesTotal(), t.GetBytesSent())),
+		OperationUnits: "Bytes",
+		Started:        time.UnixMilli(t.GetStartedUnixMs()),
+		Updated:        time.UnixMilli(t.GetUpdatedUnixMs()),
+	}
+	what := fmt.Sprintf("%s@%s to %s:%s", op.volume.Dataset, op.snapshot, site.Target, site.Replica(op.volume.Dataset))
+	switch t.GetState() {
+	case agentpb.Transfer_DONE:
+		p.Completed, p.NCompleted = true, p.NTotal
+		p.Description = "copied " + what
+	case agentpb.Transfer_FAILED, agentpb.Transfer_CANCELLED:
+		p.Completed = true
+		p.Err = fmt.Sprintf("copy %s: %s", what, strings.ToLower(t.GetState().String()))
+		if t.GetError() != "" {
+			p.Err = fmt.Sprintf("copy %s: %s", what, t.GetError())
+		}
+	default:
+		p.Description = "copying " + what
+		if t.GetBase() != "" {
+			p.Description += ", incremental from " + t.GetBase()
+		}
+		if t.GetResumed() {
+			p.Description += ", resumed"
+		}
+	}
+	return p
+}
+
+// Cancel stops the copy. A process that has not polled the operation learns the
+// transfer's id by asking for the transfer, which starts it if none runs.
+func (a *ReplicationAction) Cancel(operationID string, backup *velerov1api.Backup) error {
+	op, err := parseOperation(operationID)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), pollTimeout)
+	defer cancel()
+	site, err := a.site(ctx, op, backup)
+	if err != nil {
+		return err
+	}
+	id, known := a.transfers.Load(operationID)
+	if !known {
+		transfer, err := site.Replicate(ctx, op.volume, op.snapshot)
+		if errors.Is(err, zfssnap.ErrNoSnapshot) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if transfer.GetState() != agentpb.Transfer_RUNNING {
+			return nil
+		}
+		id = transfer.GetId()
+	}
+	return site.CancelReplication(ctx, op.volume, id.(string))
+}
+
+// operation identifies a copy across processes.
+type operation struct {
+	location string // name of the VolumeSnapshotLocation
+	snapshot string
+	volume   zfssnap.VolumeID
+}
+
+// String returns "<location>/<snapshot>/<volume id>"; neither of the first two
+// can contain a slash.
+func (o operation) String() string { return o.location + "/" + o.snapshot + "/" + o.volume.String() }
+
+func parseOperation(id string) (operation, error) {
+	f := strings.SplitN(id, "/", 3)
+	if len(f) != 3 || f[0] == "" || f[1] == "" {
+		return operation{}, biav2.InvalidOperationIDError(id)
+	}
+	vol, err := zfssnap.ParseVolumeID(f[2])
+	if err != nil {
+		return operation{}, fmt.Errorf("operation %q: %w", id, err)
+	}
+	return operation{location: f[0], snapshot: f[1], volume: vol}, nil
+}

@@ -1,0 +1,344 @@
+package plugin
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	"github.com/vmware-tanzu/velero/pkg/plugin/velero"
+	corev1api "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/yaml"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/kubectl-dr/kubectl-dr/zfssnap"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+)
+
+const openEBSPV = `
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: pvc-1}
+spec:
+  capacity: {storage: 4Gi}
+  claimRef: {apiVersion: v1, kind: PersistentVolumeClaim, namespace: wordpress, name: data}
+  csi:
+    driver: zfs.csi.openebs.io
+    volumeHandle: pvc-1
+    volumeAttributes: {openebs.io/poolname: znvm/k3s}
+  nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: openebs.io/nodeid, operator: In, values: [hassio]}]}]}}
+`
+
+const openEBSOperation = "zfs/dr-nightly/zfs1:hassio:znvm/k3s/pvc-1"
+
+func object(t *testing.T, text string) *unstructured.Unstructured {
+	t.Helper()
+	u := &unstructured.Unstructured{}
+	require.NoError(t, yaml.Unmarshal([]byte(text), &u.Object))
+	return u
+}
+
+// fakeAgent has one snapshot and one transfer; calls it does not define panic.
+type fakeAgent struct {
+	zfssnap.Agent
+	err       error
+	snapshots []*agentpb.Version
+	transfer  *agentpb.Transfer
+	cancelled []string
+}
+
+func (a *fakeAgent) ListVersions(context.Context, *agentpb.ListVersionsRequest, ...grpc.CallOption) (*agentpb.ListVersionsResponse, error) {
+	return &agentpb.ListVersionsResponse{Versions: a.snapshots}, a.err
+}
+
+func (a *fakeAgent) Replicate(context.Context, *agentpb.ReplicateRequest, ...grpc.CallOption) (*agentpb.Transfer, error) {
+	return a.transfer, a.err
+}
+
+func (a *fakeAgent) CancelTransfer(_ context.Context, req *agentpb.GetTransferRequest, _ ...grpc.CallOption) (*agentpb.Transfer, error) {
+	a.cancelled = append(a.cancelled, req.GetId())
+	return &agentpb.Transfer{State: agentpb.Transfer_CANCELLED}, a.err
+}
+
+func snapshotLocation(config map[string]string) *velerov1api.VolumeSnapshotLocation {
+	return &velerov1api.VolumeSnapshotLocation{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "velero", Name: "zfs"},
+		Spec: velerov1api.VolumeSnapshotLocationSpec{
+			Provider:   SnapshotterName,
+			Config:     config,
+			Credential: &corev1api.SecretKeySelector{LocalObjectReference: corev1api.LocalObjectReference{Name: "zfs-agent-client"}, Key: "tls.pem"},
+		},
+	}
+}
+
+func withTarget() map[string]string {
+	return map[string]string{"agents": "hassio=h:1,remote=r:1", "target": "remote", "targetPrefix": "backup/replica"}
+}
+
+var start = time.Date(2026, 1, 1, 3, 0, 0, 0, time.UTC)
+
+func nightly() *velerov1api.Backup {
+	return &velerov1api.Backup{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "velero", Name: "nightly"},
+		Spec:       velerov1api.BackupSpec{VolumeSnapshotLocations: []string{"aws", "zfs"}},
+		Status:     velerov1api.BackupStatus{Phase: velerov1api.BackupPhaseInProgress, StartTimestamp: &metav1.Time{Time: start}},
+	}
+}
+
+// newAction returns the action, its clock one minute into the backup, over a
+// cluster with the given location and a pod that mounts the claim.
+func newAction(t *testing.T, agent *fakeAgent, vsl *velerov1api.VolumeSnapshotLocation) *ReplicationAction {
+	t.Helper()
+	scheme, err := newScheme()
+	require.NoError(t, err)
+	aws := &velerov1api.VolumeSnapshotLocation{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "velero", Name: "aws"},
+		Spec:       velerov1api.VolumeSnapshotLocationSpec{Provider: "velero.io/aws"},
+	}
+	pod := &corev1api.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "wordpress", Name: "db"},
+		Spec: corev1api.PodSpec{Volumes: []corev1api.Volume{{Name: "data", VolumeSource: corev1api.VolumeSource{
+			PersistentVolumeClaim: &corev1api.PersistentVolumeClaimVolumeSource{ClaimName: "data"},
+		}}}},
+	}
+	claim := &corev1api.PersistentVolumeClaim{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "wordpress", Name: "data"},
+		Spec:       corev1api.PersistentVolumeClaimSpec{VolumeName: "pvc-1"},
+		Status:     corev1api.PersistentVolumeClaimStatus{Phase: corev1api.ClaimBound},
+	}
+	secret := &corev1api.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "velero", Name: "zfs-agent-client"}, Data: map[string][]byte{"tls.pem": []byte("pem")}}
+	kube := fake.NewClientBuilder().WithScheme(scheme).WithObjects(aws, pod, claim, secret, vsl).Build()
+	log := logrus.New()
+	log.SetOutput(t.Output())
+	return &ReplicationAction{
+		Sites: &zfssnap.Sites{
+			Connect: func(_ zfssnap.Location, pem []byte) (zfssnap.Agents, error) {
+				assert.Equal(t, "pem", string(pem))
+				return theAgent{agent}, nil
+			},
+			Kube: func() (client.Client, error) { return kube, nil },
+		},
+		Log: log,
+		Now: func() time.Time { return start.Add(time.Minute) },
+	}
+}
+
+// theAgent is on every node.
+type theAgent struct{ agent *fakeAgent }
+
+func (a theAgent) Agent(string) (zfssnap.Agent, error) { return a.agent, nil }
+
+func TestReplicationAction_Execute(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name    string
+		pv      string
+		backup  func(*velerov1api.Backup)
+		vsl     func(*velerov1api.VolumeSnapshotLocation)
+		want    string
+		wantErr string
+	}{
+		{name: "waits for the copy of a volume", want: openEBSOperation},
+		{name: "has nothing to do for a foreign volume", pv: "{metadata: {name: pv}, spec: {nfs: {server: s, path: /p}}}"},
+		{
+			name:    "fails loudly for a volume of ours that can not be resolved",
+			pv:      "{metadata: {name: pvc-1}, spec: {csi: {driver: zfs.csi.openebs.io, volumeHandle: pvc-1}}}",
+			wantErr: "find the dataset of PersistentVolume pvc-1",
+		},
+		{
+			name: "has nothing to do without a target",
+			vsl: func(v *velerov1api.VolumeSnapshotLocation) {
+				v.Spec.Config = map[string]string{"agents": "hassio=h:1"}
+			},
+		},
+		{
+			name:    "fails loudly for a broken location",
+			vsl:     func(v *velerov1api.VolumeSnapshotLocation) { v.Spec.Config["tarket"] = "x" },
+			wantErr: `unknown key "tarket"`,
+		},
+		{
+			name:    "fails loudly without its credential",
+			vsl:     func(v *velerov1api.VolumeSnapshotLocation) { v.Spec.Credential.Key = "none" },
+			wantErr: `secret zfs-agent-client has no key "none"`,
+		},
+		{
+			name: "has nothing to do for volumes of the target itself",
+			vsl: func(v *velerov1api.VolumeSnapshotLocation) {
+				v.Spec.Config["target"] = "hassio"
+			},
+		},
+		{
+			name:   "has nothing to do in a backup without our location",
+			backup: func(b *velerov1api.Backup) { b.Spec.VolumeSnapshotLocations = []string{"aws"} },
+		},
+		{
+			name:   "has nothing to do when volumes are not snapshotted",
+			backup: func(b *velerov1api.Backup) { no := false; b.Spec.SnapshotVolumes = &no },
+		},
+		{
+			name:   "has nothing to do for a volume that is backed up from its pod",
+			backup: func(b *velerov1api.Backup) { yes := true; b.Spec.DefaultVolumesToFsBackup = &yes },
+		},
+		{
+			name:   "starts nothing while Velero finalizes",
+			backup: func(b *velerov1api.Backup) { b.Status.Phase = velerov1api.BackupPhaseFinalizing },
+		},
+		{
+			name:   "starts nothing while Velero finalizes a partial failure",
+			backup: func(b *velerov1api.Backup) { b.Status.Phase = velerov1api.BackupPhaseFinalizingPartiallyFailed },
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			vsl, backup := snapshotLocation(withTarget()), nightly()
+			if tt.vsl != nil {
+				tt.vsl(vsl)
+			}
+			if tt.backup != nil {
+				tt.backup(backup)
+			}
+			if tt.pv == "" {
+				tt.pv = openEBSPV
+			}
+			item := object(t, tt.pv)
+			out, additional, id, post, err := newAction(t, &fakeAgent{}, vsl).Execute(item, backup)
+			if tt.wantErr != "" {
+				require.ErrorContains(t, err, tt.wantErr)
+				return
+			}
+			require.NoError(t, err)
+			assert.Equal(t, object(t, tt.pv), out)
+			assert.Empty(t, additional)
+			assert.Empty(t, post)
+			assert.Equal(t, tt.want, id)
+		})
+	}
+}
+
+func TestReplicationAction_Progress(t *testing.T) {
+	t.Parallel()
+	taken := []*agentpb.Version{{Name: "dr-nightly", Guid: 42}}
+	down := status.Error(codes.Unavailable, "connection refused")
+	began, seen := start.Add(10*time.Second), start.Add(50*time.Second)
+	transfer := func(state agentpb.Transfer_State, sent uint64) *agentpb.Transfer {
+		return &agentpb.Transfer{Id: "t1", State: state, BytesSent: sent, BytesTotal: 100, StartedUnixMs: began.UnixMilli(), UpdatedUnixMs: seen.UnixMilli()}
+	}
+	running := transfer(agentpb.Transfer_RUNNING, 40)
+	running.Base, running.Resumed = "dr-before", true
+	failed := transfer(agentpb.Transfer_FAILED, 40)
+	failed.Error = "target has diverged"
+	what := "znvm/k3s/pvc-1@dr-nightly to remote:backup/replica/znvm/k3s/pvc-1"
+	now := start.Add(time.Minute)
+
+	tests := []struct {
+		name  string
+		agent fakeAgent
+		now   time.Time
+		vsl   func(*velerov1api.VolumeSnapshotLocation)
+		want  velero.OperationProgress
+	}{
+		{
+			name:  "reports a running transfer",
+			agent: fakeAgent{snapshots: taken, transfer: running},
+			want:  velero.OperationProgress{NCompleted: 40, NTotal: 100, Description: "copying " + what + ", incremental from dr-before, resumed", Started: began.Local(), Updated: seen.Local()},
+		},
+		{
+			name:  "completes when the target holds the copy",
+			agent: fakeAgent{snapshots: taken, transfer: transfer(agentpb.Transfer_DONE, 98)},
+			want:  velero.OperationProgress{Completed: true, NCompleted: 100, NTotal: 100, Description: "copied " + what, Started: began.Local(), Updated: seen.Local()},
+		},
+		{
+			name:  "fails with the agent's reason",
+			agent: fakeAgent{snapshots: taken, transfer: failed},
+			want:  velero.OperationProgress{Completed: true, Err: "copy " + what + ": target has diverged", NCompleted: 40, NTotal: 100, Started: began.Local(), Updated: seen.Local()},
+		},
+		{
+			name:  "fails when the snapshot was never taken",
+			agent: fakeAgent{},
+			want:  velero.OperationProgress{Completed: true, Err: "replicate znvm/k3s/pvc-1@dr-nightly from node hassio: snapshot does not exist", Updated: now},
+		},
+		{
+			name:  "waits for an agent that does not answer",
+			agent: fakeAgent{err: down},
+			want:  velero.OperationProgress{Description: "waiting: list snapshots of znvm/k3s/pvc-1 on node hassio: rpc error: code = Unavailable desc = connection refused", Updated: now},
+		},
+		{
+			name:  "gives up on it in the end",
+			agent: fakeAgent{err: down},
+			now:   start.Add(4*time.Hour + time.Second),
+			want:  velero.OperationProgress{Completed: true, Err: "gave up after 4h0m0s: list snapshots of znvm/k3s/pvc-1 on node hassio: rpc error: code = Unavailable desc = connection refused", Updated: start.Add(4*time.Hour + time.Second)},
+		},
+		{
+			name:  "gives up when the location says so",
+			agent: fakeAgent{err: down},
+			vsl:   func(v *velerov1api.VolumeSnapshotLocation) { v.Spec.Config["replicationTimeout"] = "30s" },
+			want:  velero.OperationProgress{Completed: true, Err: "gave up after 30s: list snapshots of znvm/k3s/pvc-1 on node hassio: rpc error: code = Unavailable desc = connection refused", Updated: now},
+		},
+		{
+			name:  "fails when the agent refuses",
+			agent: fakeAgent{err: status.Error(codes.PermissionDenied, "not yours")},
+			want:  velero.OperationProgress{Completed: true, Err: "list snapshots of znvm/k3s/pvc-1 on node hassio: rpc error: code = PermissionDenied desc = not yours", Updated: now},
+		},
+		{
+			name: "fails when the location is gone",
+			vsl:  func(v *velerov1api.VolumeSnapshotLocation) { v.Name = "renamed" },
+			want: velero.OperationProgress{Completed: true, Err: `get snapshot location zfs: volumesnapshotlocations.velero.io "zfs" not found`, Updated: now},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			vsl := snapshotLocation(withTarget())
+			if tt.vsl != nil {
+				tt.vsl(vsl)
+			}
+			agent := tt.agent
+			action := newAction(t, &agent, vsl)
+			if !tt.now.IsZero() {
+				action.Now = func() time.Time { return tt.now }
+			}
+			got, err := action.Progress(openEBSOperation, nightly())
+			require.NoError(t, err)
+			tt.want.OperationUnits = "Bytes"
+			assert.Equal(t, tt.want, got)
+		})
+	}
+}
+
+func TestReplicationAction_Cancel(t *testing.T) {
+	t.Parallel()
+	agent := &fakeAgent{snapshots: []*agentpb.Version{{Name: "dr-nightly", Guid: 42}}, transfer: &agentpb.Transfer{Id: "t1", State: agentpb.Transfer_RUNNING}}
+	action := newAction(t, agent, snapshotLocation(withTarget()))
+	require.NoError(t, action.Cancel(openEBSOperation, nightly()))
+	assert.Equal(t, []string{"t1"}, agent.cancelled, "a process that never polled finds the transfer")
+
+	agent.transfer.State = agentpb.Transfer_DONE
+	require.NoError(t, newAction(t, agent, snapshotLocation(withTarget())).Cancel(openEBSOperation, nightly()))
+	assert.Len(t, agent.cancelled, 1, "what is done is left alone")
+
+	agent.snapshots = nil
+	require.NoError(t, newAction(t, agent, snapshotLocation(withTarget())).Cancel(openEBSOperation, nightly()))
+}
+
+func TestOperation_roundTrip(t *testing.T) {
+	t.Parallel()
+	op, err := parseOperation(openEBSOperation)
+	require.NoError(t, err)
+	assert.Equal(t, operation{location: "zfs", snapshot: "dr-nightly", volume: zfssnap.VolumeID{Node: "hassio", Dataset: "znvm/k3s/pvc-1"}}, op)
+	assert.Equal(t, openEBSOperation, op.String())
+	for _, bad := range []string{"", "zfs", "zfs/x", "zfs//zfs1:a:b", "zfs/x/vol-1"} {
+		_, err := parseOperation(bad)
+		require.Error(t, err, bad)
+	}
+}
