@@ -1,0 +1,1093 @@
+package zfstest
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	mathrand "math/rand/v2"
+	"os"
+	"path"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
+)
+
+// Environment that points the conformance suite at a real pool.
+const (
+	// EnvPool names a pool that the suite may create a dataset on.
+	EnvPool = "ZFS_TEST_POOL"
+	// EnvRunner is a command to put before every command, where the pool is on
+	// another host: "ssh root@host". It is split at spaces and must pass stdin
+	// and stdout through.
+	EnvRunner = "ZFS_TEST_RUNNER"
+)
+
+// Target is what the conformance suite runs on.
+type Target struct {
+	Runner zfs.Runner
+	// Pool is where the suite makes a dataset of its own, and removes it.
+	Pool string
+	// Write and Read reach the data of a mounted filesystem.
+	Write func(t *testing.T, dataset, name string, data []byte)
+	Read  func(t *testing.T, dataset, name string) []byte
+}
+
+// Target makes the host a target of the suite.
+func (p *Pool) Target(pool string) Target {
+	return Target{
+		Runner: p, Pool: pool,
+		Write: func(t *testing.T, dataset, name string, data []byte) {
+			t.Helper()
+			require.NoError(t, p.Write(dataset, name, data))
+		},
+		Read: func(t *testing.T, dataset, name string) []byte {
+			t.Helper()
+			data, err := p.Read(dataset, name)
+			require.NoError(t, err)
+			return data
+		},
+	}
+}
+
+// RealTarget is the pool that the environment names; ok is false when it names
+// none.
+func RealTarget() (target Target, ok bool) {
+	name := os.Getenv(EnvPool)
+	if name == "" {
+		return Target{}, false
+	}
+	run := zfs.Exec{Prefix: strings.Fields(os.Getenv(EnvRunner))}
+	client := &zfs.Client{Runner: run}
+	// Any command works through Exec, so files are written by tee and read by
+	// cat wherever the pool is.
+	file := func(t *testing.T, dataset, name string) string {
+		t.Helper()
+		d, err := client.Dataset(t.Context(), dataset)
+		require.NoError(t, err)
+		require.True(t, d.Mounted, "%s is not mounted", dataset)
+		return path.Join(d.Mountpoint, name)
+	}
+	return Target{
+		Runner: run, Pool: name,
+		Write: func(t *testing.T, dataset, name string, data []byte) {
+			t.Helper()
+			res, err := run.Run(t.Context(), zfs.Cmd{
+				Args: []string{"tee", file(t, dataset, name)}, Stdin: bytes.NewReader(data), Stdout: io.Discard,
+			})
+			require.NoError(t, err)
+			require.Zero(t, res.ExitCode, res.Stderr)
+		},
+		Read: func(t *testing.T, dataset, name string) []byte {
+			t.Helper()
+			var data bytes.Buffer
+			res, err := run.Run(t.Context(), zfs.Cmd{Args: []string{"cat", file(t, dataset, name)}, Stdout: &data})
+			require.NoError(t, err)
+			require.Zero(t, res.ExitCode, res.Stderr)
+			return data.Bytes()
+		},
+	}, true
+}
+
+// Conformance checks every behaviour of ZFS that the product relies on. All
+// happens below <pool>/conformance-<random>, which is removed at the end.
+func Conformance(t *testing.T, target Target) {
+	t.Helper()
+	c := &zfs.Client{Runner: target.Runner}
+	id := make([]byte, 4)
+	_, _ = rand.Read(id)
+	root := target.Pool + "/conformance-" + hex.EncodeToString(id)
+	mountpoint := "/tmp/zfs-" + path.Base(root)
+	require.NoError(t, c.Create(t.Context(), root, zfs.CreateOptions{
+		Properties: map[string]string{"mountpoint": mountpoint, "compression": "off"},
+	}))
+	t.Cleanup(func() {
+		// The test's own context has ended by now.
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+		defer cancel()
+		sweep(ctx, t, c, root)
+	})
+	for i, test := range conformance {
+		t.Run(test.name, func(t *testing.T) {
+			dir := fmt.Sprintf("%s/%d", root, i)
+			require.NoError(t, c.Create(t.Context(), dir, zfs.CreateOptions{}))
+			test.run(&suite{T: t, Client: c, Target: target, dir: dir})
+		})
+	}
+}
+
+// sweep removes everything at and below root, clones first.
+func sweep(ctx context.Context, t *testing.T, c *zfs.Client, root string) {
+	ds, err := c.Datasets(ctx, root, true)
+	if !assert.NoError(t, err) {
+		return
+	}
+	for _, d := range ds {
+		vs, err := c.Versions(ctx, d.Name)
+		assert.NoError(t, err)
+		for _, v := range vs {
+			if v.UserRefs == 0 {
+				continue
+			}
+			holds, err := c.Holds(ctx, v.FullName())
+			assert.NoError(t, err)
+			for _, h := range holds {
+				assert.NoError(t, c.Release(ctx, h.Tag, h.Snapshot))
+			}
+		}
+	}
+	// Each round frees the origins of the clones that went in the one before.
+	for range len(ds) {
+		err = c.Destroy(ctx, root, zfs.DestroyOptions{Recursive: true})
+		if err == nil {
+			return
+		}
+		for _, d := range ds {
+			if d.Origin != "" {
+				_ = c.Destroy(ctx, d.Name, zfs.DestroyOptions{Recursive: true})
+			}
+		}
+	}
+	assert.NoError(t, err)
+}
+
+// suite is what one case has to work with.
+type suite struct {
+	*testing.T
+	*zfs.Client
+	Target
+	dir string // the case's own dataset
+}
+
+// fs makes a filesystem of the case.
+func (s *suite) fs(name string) string {
+	s.Helper()
+	ds := s.dir + "/" + name
+	require.NoError(s, s.Create(s.Context(), ds, zfs.CreateOptions{}))
+	return ds
+}
+
+// snap takes a snapshot and returns it.
+func (s *suite) snap(dataset, name string) zfs.Version {
+	s.Helper()
+	require.NoError(s, s.Snapshot(s.Context(), []string{dataset + "@" + name}, nil))
+	v, err := s.Lookup(s.Context(), dataset+"@"+name)
+	require.NoError(s, err)
+	return v
+}
+
+func (s *suite) write(dataset, name string, data []byte) {
+	s.Helper()
+	s.Write(s.T, dataset, name, data)
+}
+
+// stream collects a send.
+func (s *suite) stream(o zfs.SendOptions) []byte {
+	s.Helper()
+	var b bytes.Buffer
+	require.NoError(s, s.Send(s.Context(), o, &b))
+	require.NotZero(s, b.Len())
+	return b.Bytes()
+}
+
+// receiveOptions are those the product receives with.
+func receiveOptions(target string) zfs.ReceiveOptions {
+	return zfs.ReceiveOptions{
+		Target: target, Resumable: true, Unmounted: true,
+		Set:     map[string]string{"readonly": "on", "canmount": "noauto"},
+		Exclude: []string{"mountpoint", "sharenfs", "sharesmb"},
+	}
+}
+
+func (s *suite) receive(target string, stream []byte) error {
+	return s.Receive(s.Context(), receiveOptions(target), bytes.NewReader(stream))
+}
+
+func (s *suite) versions(dataset string) []zfs.Version {
+	s.Helper()
+	vs, err := s.Versions(s.Context(), dataset)
+	require.NoError(s, err)
+	return vs
+}
+
+// names is what versions are called, in order.
+func (s *suite) names(dataset string) []string {
+	s.Helper()
+	var names []string
+	for _, v := range s.versions(dataset) {
+		names = append(names, strings.TrimPrefix(v.FullName(), dataset))
+	}
+	return names
+}
+
+// contains checks the data in a snapshot, through a clone of it.
+func (s *suite) contains(snapshot, file string, want []byte) {
+	s.Helper()
+	clone := s.dir + "/look"
+	ctx := s.Context()
+	require.NoError(s, s.Clone(ctx, snapshot, clone, map[string]string{"canmount": "on"}))
+	require.NoError(s, s.Mount(ctx, clone))
+	got := s.Read(s.T, clone, file)
+	assert.True(s, bytes.Equal(want, got), "%s in %s: %d bytes that differ from the %d expected", file, snapshot, len(got), len(want))
+	require.NoError(s, s.Destroy(ctx, clone, zfs.DestroyOptions{}))
+}
+
+// random is incompressible data, always the same for a seed.
+func random(seed uint64, size int) []byte {
+	var key [32]byte
+	key[0] = byte(seed)
+	data := make([]byte, size)
+	_, _ = mathrand.NewChaCha8(key).Read(data)
+	return data
+}
+
+const mib = 1 << 20
+
+var conformance = []struct {
+	name string
+	run  func(s *suite)
+}{
+	{"versions are known", func(s *suite) {
+		r, err := s.Version(s.Context())
+		require.NoError(s, err)
+		assert.NotEmpty(s, r.Userland)
+	}},
+	{"pools are listed with health and size", func(s *suite) {
+		pools, err := s.Pools(s.Context())
+		require.NoError(s, err)
+		for _, p := range pools {
+			if p.Name == s.Pool {
+				assert.Equal(s, "ONLINE", p.Health)
+				assert.NotZero(s, p.Size)
+				return
+			}
+		}
+		s.Errorf("pool %s is not among %v", s.Pool, pools)
+	}},
+	{"a dataset lists with its kind, mount and children", func(s *suite) {
+		ctx := s.Context()
+		fs := s.fs("fs")
+		require.NoError(s, s.Create(ctx, s.dir+"/vol", zfs.CreateOptions{VolumeSize: 16 * mib, Sparse: true}))
+		ds, err := s.Datasets(ctx, s.dir, true)
+		require.NoError(s, err)
+		require.Len(s, ds, 3)
+		assert.Equal(s, []string{s.dir, fs, s.dir + "/vol"}, []string{ds[0].Name, ds[1].Name, ds[2].Name})
+		assert.Equal(s, zfs.Filesystem, ds[1].Type)
+		assert.True(s, ds[1].Mounted)
+		assert.True(s, strings.HasPrefix(ds[1].Mountpoint, "/"))
+		assert.NotZero(s, ds[1].GUID)
+		assert.Equal(s, zfs.Volume, ds[2].Type)
+		assert.Equal(s, uint64(16*mib), ds[2].VolSize)
+		assert.Empty(s, ds[2].Mountpoint)
+		assert.Equal(s, "off", ds[1].Encryption)
+		one, err := s.Dataset(ctx, fs)
+		require.NoError(s, err)
+		assert.Equal(s, ds[1], one)
+	}},
+	{"what does not exist is not found", func(s *suite) {
+		ctx := s.Context()
+		none := s.dir + "/none"
+		_, err := s.Dataset(ctx, none)
+		assert.ErrorIs(s, err, zfs.ErrNotFound)
+		_, err = s.Versions(ctx, none)
+		assert.ErrorIs(s, err, zfs.ErrNotFound)
+		_, err = s.Lookup(ctx, s.dir+"@none")
+		assert.ErrorIs(s, err, zfs.ErrNotFound)
+		_, err = s.Lookup(ctx, s.dir+"#none")
+		assert.ErrorIs(s, err, zfs.ErrNotFound)
+		_, err = s.FindByGUID(ctx, 1, none, s.dir)
+		assert.ErrorIs(s, err, zfs.ErrNotFound)
+		_, err = s.Get(ctx, none, "used")
+		assert.ErrorIs(s, err, zfs.ErrNotFound)
+		_, err = s.Holds(ctx, s.dir+"@none")
+		assert.ErrorIs(s, err, zfs.ErrNotFound)
+		for _, name := range []string{none, s.dir + "@none", s.dir + "#none", none + "@none", none + "#none"} {
+			exists, err := s.Exists(ctx, name)
+			assert.NoError(s, err, name)
+			assert.False(s, exists, name)
+		}
+		assert.ErrorIs(s, s.Snapshot(ctx, []string{none + "@s"}, nil), zfs.ErrNotFound)
+		assert.ErrorIs(s, s.Hold(ctx, "t", s.dir+"@none"), zfs.ErrNotFound)
+		assert.ErrorIs(s, s.Release(ctx, "t", s.dir+"@none"), zfs.ErrNotFound)
+		assert.ErrorIs(s, s.Bookmark(ctx, s.dir+"@none", s.dir+"#b"), zfs.ErrNotFound)
+		assert.ErrorIs(s, s.Clone(ctx, s.dir+"@none", none, nil), zfs.ErrNotFound)
+		assert.ErrorIs(s, s.Promote(ctx, none), zfs.ErrNotFound)
+		assert.ErrorIs(s, s.Destroy(ctx, none, zfs.DestroyOptions{}), zfs.ErrNotFound)
+		assert.ErrorIs(s, s.DestroySnapshots(ctx, s.dir, []string{"none"}, false), zfs.ErrNotFound)
+		assert.ErrorIs(s, s.DestroyBookmark(ctx, s.dir+"#none"), zfs.ErrNotFound)
+		assert.ErrorIs(s, s.Rename(ctx, none, s.dir+"/other"), zfs.ErrNotFound)
+		assert.ErrorIs(s, s.Set(ctx, none, map[string]string{"a:b": "c"}), zfs.ErrNotFound)
+		assert.ErrorIs(s, s.Inherit(ctx, none, "a:b"), zfs.ErrNotFound)
+		assert.ErrorIs(s, s.Mount(ctx, none), zfs.ErrNotFound)
+		assert.ErrorIs(s, s.AbortReceive(ctx, none), zfs.ErrNotFound)
+		assert.ErrorIs(s, s.Send(ctx, zfs.SendOptions{To: s.dir + "@none"}, io.Discard), zfs.ErrNotFound)
+		assert.ErrorIs(s, s.Create(ctx, none+"/child", zfs.CreateOptions{}), zfs.ErrNotFound)
+	}},
+	{"what exists is not made again", func(s *suite) {
+		ctx := s.Context()
+		fs, other := s.fs("fs"), s.fs("other")
+		s.snap(fs, "s1")
+		assert.ErrorIs(s, s.Create(ctx, fs, zfs.CreateOptions{}), zfs.ErrExists)
+		assert.NoError(s, s.Create(ctx, fs, zfs.CreateOptions{Parents: true}))
+		assert.ErrorIs(s, s.Snapshot(ctx, []string{fs + "@s1"}, nil), zfs.ErrExists)
+		assert.ErrorIs(s, s.Clone(ctx, fs+"@s1", other, nil), zfs.ErrExists)
+		assert.ErrorIs(s, s.Rename(ctx, fs, other), zfs.ErrExists)
+	}},
+	{"a group of snapshots is of one transaction and carries properties", func(s *suite) {
+		ctx := s.Context()
+		a, b := s.fs("a"), s.fs("b")
+		require.NoError(s, s.Snapshot(ctx, []string{a + "@g", b + "@g"}, map[string]string{"io.kubectl-dr:backup": "b1"}))
+		va, vb := s.versions(a), s.versions(b)
+		require.Len(s, va, 1)
+		require.Len(s, vb, 1)
+		assert.Equal(s, va[0].CreateTXG, vb[0].CreateTXG)
+		assert.NotEqual(s, va[0].GUID, vb[0].GUID)
+		props, err := s.UserProperties(ctx, b+"@g", zfs.SourceLocal)
+		require.NoError(s, err)
+		assert.Equal(s, map[string]string{"io.kubectl-dr:backup": "b1"}, props)
+	}},
+	{"a group of snapshots is made whole or not at all", func(s *suite) {
+		ctx := s.Context()
+		a, b := s.fs("a"), s.fs("b")
+		s.snap(b, "g")
+		assert.ErrorIs(s, s.Snapshot(ctx, []string{a + "@g", b + "@g"}, nil), zfs.ErrExists)
+		assert.Empty(s, s.versions(a))
+		assert.ErrorIs(s, s.Snapshot(ctx, []string{a + "@g", s.dir + "/none@g"}, nil), zfs.ErrNotFound)
+		assert.Empty(s, s.versions(a))
+	}},
+	{"a group over two pools is refused before it runs", func(s *suite) {
+		err := s.Snapshot(s.Context(), []string{s.dir + "@g", "another/a@g"}, nil)
+		assert.ErrorIs(s, err, zfs.ErrSeveralPools)
+		assert.Empty(s, s.versions(s.dir))
+	}},
+	{"versions come in order with their bookmarks, and are found by guid", func(s *suite) {
+		ctx := s.Context()
+		fs := s.fs("fs")
+		// Names that sort against the order of creation.
+		z := s.snap(fs, "z")
+		m := s.snap(fs, "m")
+		a := s.snap(fs, "a")
+		require.NoError(s, s.Bookmark(ctx, fs+"@z", fs+"#bz"))
+		require.NoError(s, s.Bookmark(ctx, fs+"@a", fs+"#ba"))
+		assert.Equal(s, []string{"@z", "#bz", "@m", "@a", "#ba"}, s.names(fs))
+		vs := s.versions(fs)
+		assert.Equal(s, z.GUID, vs[1].GUID)
+		assert.True(s, vs[1].Bookmark)
+		assert.Less(s, z.CreateTXG, m.CreateTXG)
+		assert.Less(s, m.CreateTXG, a.CreateTXG)
+		assert.WithinDuration(s, time.Now(), a.Created, 24*time.Hour)
+		found, err := s.FindByGUID(ctx, m.GUID, s.dir+"/none", s.dir)
+		require.NoError(s, err)
+		assert.Equal(s, m, found)
+		found, err = s.FindByGUID(ctx, a.GUID)
+		require.NoError(s, err)
+		assert.Equal(s, a, found)
+		_, err = s.FindByGUID(ctx, m.GUID, s.dir+"/none")
+		assert.ErrorIs(s, err, zfs.ErrNotFound)
+	}},
+	{"a hold can be repeated, and so can a release", func(s *suite) {
+		ctx := s.Context()
+		fs := s.fs("fs")
+		s.snap(fs, "s1")
+		s.snap(fs, "s2")
+		for range 2 {
+			require.NoError(s, s.Hold(ctx, "kubectl-dr:backup", fs+"@s1", fs+"@s2"))
+		}
+		require.NoError(s, s.Hold(ctx, "kubectl-dr:other", fs+"@s1"))
+		holds, err := s.Holds(ctx, fs+"@s1", fs+"@s2")
+		require.NoError(s, err)
+		var got []string
+		for _, h := range holds {
+			got = append(got, h.Snapshot+" "+h.Tag)
+			assert.WithinDuration(s, time.Now(), h.Created, 24*time.Hour)
+		}
+		assert.ElementsMatch(s, []string{
+			fs + "@s1 kubectl-dr:backup", fs + "@s1 kubectl-dr:other", fs + "@s2 kubectl-dr:backup",
+		}, got)
+		v, err := s.Lookup(ctx, fs+"@s1")
+		require.NoError(s, err)
+		assert.Equal(s, uint64(2), v.UserRefs)
+		for range 2 {
+			require.NoError(s, s.Release(ctx, "kubectl-dr:backup", fs+"@s1", fs+"@s2"))
+		}
+		holds, err = s.Holds(ctx, fs+"@s2")
+		require.NoError(s, err)
+		assert.Empty(s, holds)
+	}},
+	{"a held snapshot is not destroyed, nor what would go with it", func(s *suite) {
+		ctx := s.Context()
+		fs := s.fs("fs")
+		s.snap(fs, "s1")
+		s.snap(fs, "s2")
+		require.NoError(s, s.Hold(ctx, "t", fs+"@s1"))
+		assert.ErrorIs(s, s.DestroySnapshots(ctx, fs, []string{"s1"}, false), zfs.ErrHeld)
+		assert.ErrorIs(s, s.DestroySnapshots(ctx, fs, []string{"s1", "s2"}, false), zfs.ErrHeld)
+		assert.ErrorIs(s, s.Destroy(ctx, fs, zfs.DestroyOptions{Recursive: true}), zfs.ErrHeld)
+		assert.Equal(s, []string{"@s1", "@s2"}, s.names(fs))
+	}},
+	{"a deferred destroy waits for the last hold", func(s *suite) {
+		ctx := s.Context()
+		fs := s.fs("fs")
+		s.snap(fs, "s1")
+		require.NoError(s, s.Hold(ctx, "t", fs+"@s1"))
+		require.NoError(s, s.DestroySnapshots(ctx, fs, []string{"s1"}, true))
+		assert.Equal(s, []string{"@s1"}, s.names(fs))
+		require.NoError(s, s.Release(ctx, "t", fs+"@s1"))
+		assert.Empty(s, s.names(fs))
+	}},
+	{"destroying several snapshots passes over those that are gone", func(s *suite) {
+		fs := s.fs("fs")
+		s.snap(fs, "s1")
+		s.snap(fs, "s2")
+		require.NoError(s, s.DestroySnapshots(s.Context(), fs, []string{"gone", "s1"}, false))
+		assert.Equal(s, []string{"@s2"}, s.names(fs))
+	}},
+	{"a bookmark can be repeated for the same snapshot only", func(s *suite) {
+		ctx := s.Context()
+		fs := s.fs("fs")
+		s.snap(fs, "s1")
+		s.snap(fs, "s2")
+		require.NoError(s, s.Bookmark(ctx, fs+"@s1", fs+"#b"))
+		require.NoError(s, s.Bookmark(ctx, fs+"@s1", fs+"#b"))
+		assert.ErrorIs(s, s.Bookmark(ctx, fs+"@s2", fs+"#b"), zfs.ErrExists)
+		require.NoError(s, s.DestroyBookmark(ctx, fs+"#b"))
+		assert.Equal(s, []string{"@s1", "@s2"}, s.names(fs))
+	}},
+	{"user properties are inherited, but only local ones count as set", func(s *suite) {
+		ctx := s.Context()
+		parent := s.fs("parent")
+		child := parent + "/child"
+		require.NoError(s, s.Create(ctx, child, zfs.CreateOptions{Properties: map[string]string{"io.kubectl-dr:volume": "v"}}))
+		require.NoError(s, s.Set(ctx, parent, map[string]string{
+			"io.kubectl-dr:managed": "true", "io.kubectl-dr:source": "n=1, 'quoted' \"x\" = é", "other.domain:x": "y",
+		}))
+		props, err := s.UserProperties(ctx, parent, zfs.SourceLocal)
+		require.NoError(s, err)
+		assert.Equal(s, map[string]string{"io.kubectl-dr:managed": "true", "io.kubectl-dr:source": "n=1, 'quoted' \"x\" = é"}, props)
+		props, err = s.UserProperties(ctx, child, zfs.SourceLocal)
+		require.NoError(s, err)
+		assert.Equal(s, map[string]string{"io.kubectl-dr:volume": "v"}, props)
+		props, err = s.UserProperties(ctx, parent, zfs.SourceReceived)
+		require.NoError(s, err)
+		assert.Empty(s, props)
+		got, err := s.Get(ctx, child, "io.kubectl-dr:managed", "io.kubectl-dr:none", "type")
+		require.NoError(s, err)
+		assert.Equal(s, map[string]zfs.Property{
+			"io.kubectl-dr:managed": {Value: "true", Source: zfs.Source("inherited from " + parent)},
+			"io.kubectl-dr:none":    {Value: "-", Source: zfs.SourceNone},
+			"type":                  {Value: "filesystem", Source: zfs.SourceNone},
+		}, got)
+		tagged, err := s.Tagged(ctx, s.dir, "io.kubectl-dr:managed")
+		require.NoError(s, err)
+		assert.Equal(s, []string{parent}, tagged)
+		for range 2 {
+			require.NoError(s, s.Inherit(ctx, parent, "io.kubectl-dr:managed"))
+		}
+		got, err = s.Get(ctx, child, "io.kubectl-dr:managed")
+		require.NoError(s, err)
+		assert.Equal(s, zfs.Property{Value: "-", Source: zfs.SourceNone}, got["io.kubectl-dr:managed"])
+	}},
+	{"sizes are read back in bytes", func(s *suite) {
+		ctx := s.Context()
+		fs := s.fs("fs")
+		require.NoError(s, s.Set(ctx, fs, map[string]string{"quota": "64M"}))
+		got, err := s.Get(ctx, fs, "quota", "refquota")
+		require.NoError(s, err)
+		assert.Equal(s, map[string]zfs.Property{
+			"quota": {Value: "67108864", Source: zfs.SourceLocal}, "refquota": {Value: "0", Source: zfs.SourceDefault},
+		}, got)
+	}},
+	{"a clone keeps its snapshot and does not change it", func(s *suite) {
+		ctx := s.Context()
+		fs, clone := s.fs("fs"), s.dir+"/clone"
+		before := random(1, mib)
+		s.write(fs, "f", before)
+		s.snap(fs, "s1")
+		require.NoError(s, s.Clone(ctx, fs+"@s1", clone, map[string]string{"io.kubectl-dr:managed": "true"}))
+		s.write(clone, "f", random(2, mib))
+		d, err := s.Dataset(ctx, clone)
+		require.NoError(s, err)
+		assert.Equal(s, fs+"@s1", d.Origin)
+		assert.Equal(s, before, s.Read(s.T, fs, "f"))
+		assert.ErrorIs(s, s.DestroySnapshots(ctx, fs, []string{"s1"}, false), zfs.ErrHasClones)
+		assert.ErrorIs(s, s.Destroy(ctx, fs, zfs.DestroyOptions{Recursive: true}), zfs.ErrHasClones)
+		assert.ErrorIs(s, s.Destroy(ctx, fs, zfs.DestroyOptions{}), zfs.ErrHasChildren)
+		require.NoError(s, s.Destroy(ctx, clone, zfs.DestroyOptions{}))
+		require.NoError(s, s.DestroySnapshots(ctx, fs, []string{"s1"}, false))
+		require.NoError(s, s.Destroy(ctx, fs, zfs.DestroyOptions{}))
+	}},
+	{"a clone with a legacy mountpoint is not mounted", func(s *suite) {
+		ctx := s.Context()
+		fs, clone := s.fs("fs"), s.dir+"/clone"
+		s.snap(fs, "s1")
+		require.NoError(s, s.Clone(ctx, fs+"@s1", clone, map[string]string{"mountpoint": "legacy", "canmount": "noauto"}))
+		d, err := s.Dataset(ctx, clone)
+		require.NoError(s, err)
+		assert.False(s, d.Mounted)
+		assert.Equal(s, "legacy", d.Mountpoint)
+		assert.False(s, d.ReadOnly)
+	}},
+	{"promotion turns a clone and its origin around", func(s *suite) {
+		ctx := s.Context()
+		fs, clone := s.fs("fs"), s.dir+"/clone"
+		s1 := s.snap(fs, "s1")
+		s2 := s.snap(fs, "s2")
+		s.snap(fs, "s3")
+		require.NoError(s, s.Clone(ctx, fs+"@s2", clone, nil))
+		require.NoError(s, s.Promote(ctx, clone))
+		assert.Equal(s, []string{"@s1", "@s2"}, s.names(clone))
+		assert.Equal(s, []string{"@s3"}, s.names(fs))
+		vs := s.versions(clone)
+		assert.Equal(s, []uint64{s1.GUID, s2.GUID}, []uint64{vs[0].GUID, vs[1].GUID})
+		d, err := s.Dataset(ctx, fs)
+		require.NoError(s, err)
+		assert.Equal(s, clone+"@s2", d.Origin)
+		assert.ErrorIs(s, s.Destroy(ctx, clone, zfs.DestroyOptions{Recursive: true}), zfs.ErrHasClones)
+	}},
+	{"promotion is refused when a snapshot name would clash", func(s *suite) {
+		ctx := s.Context()
+		fs, clone := s.fs("fs"), s.dir+"/clone"
+		s.snap(fs, "s1")
+		require.NoError(s, s.Clone(ctx, fs+"@s1", clone, nil))
+		s.snap(clone, "s1")
+		assert.ErrorIs(s, s.Promote(ctx, clone), zfs.ErrExists)
+	}},
+	{"a dataset and a snapshot can be renamed and keep their guid", func(s *suite) {
+		ctx := s.Context()
+		fs, renamed := s.fs("fs"), s.dir+"/renamed"
+		v := s.snap(fs, "s1")
+		require.NoError(s, s.Rename(ctx, fs+"@s1", fs+"@s2"))
+		require.NoError(s, s.Rename(ctx, fs, renamed))
+		found, err := s.FindByGUID(ctx, v.GUID, s.dir)
+		require.NoError(s, err)
+		assert.Equal(s, renamed+"@s2", found.FullName())
+	}},
+	{"mount and unmount can be repeated", func(s *suite) {
+		ctx := s.Context()
+		fs := s.fs("fs")
+		for _, want := range []bool{false, true} {
+			for range 2 {
+				do := s.Unmount
+				if want {
+					do = s.Mount
+				}
+				require.NoError(s, do(ctx, fs))
+				d, err := s.Dataset(ctx, fs)
+				require.NoError(s, err)
+				assert.Equal(s, want, d.Mounted)
+			}
+		}
+	}},
+	{"a full and an incremental stream bring the data under the same guids", func(s *suite) {
+		ctx := s.Context()
+		fs, replica := s.fs("fs"), s.dir+"/replica"
+		one, two := random(1, mib), random(2, mib)
+		s.write(fs, "f", one)
+		s1 := s.snap(fs, "s1")
+		s.write(fs, "f", two)
+		s.write(fs, "g", one)
+		s2 := s.snap(fs, "s2")
+		est, err := s.SendSize(ctx, zfs.SendOptions{To: fs + "@s1"})
+		require.NoError(s, err)
+		assert.Greater(s, est.Bytes, uint64(mib))
+		require.NoError(s, s.receive(replica+"@s1", s.stream(zfs.SendOptions{To: fs + "@s1", LargeBlock: true, Compressed: true})))
+		inc := zfs.SendOptions{From: fs + "@s1", To: fs + "@s2", LargeBlock: true, Compressed: true}
+		est, err = s.SendSize(ctx, inc)
+		require.NoError(s, err)
+		assert.Greater(s, est.Bytes, uint64(2*mib))
+		require.NoError(s, s.receive(replica+"@s2", s.stream(inc)))
+		vs := s.versions(replica)
+		require.Len(s, vs, 2)
+		assert.Equal(s, []uint64{s1.GUID, s2.GUID}, []uint64{vs[0].GUID, vs[1].GUID})
+		assert.Equal(s, s2.Created, vs[1].Created)
+		s.contains(replica+"@s1", "f", one)
+		s.contains(replica+"@s2", "f", two)
+		s.contains(replica+"@s2", "g", one)
+	}},
+	{"an incremental that is there already is received as success", func(s *suite) {
+		fs, replica := s.fs("fs"), s.dir+"/replica"
+		s.snap(fs, "s1")
+		s.write(fs, "f", random(1, mib))
+		s.snap(fs, "s2")
+		require.NoError(s, s.receive(replica+"@s1", s.stream(zfs.SendOptions{To: fs + "@s1"})))
+		inc := s.stream(zfs.SendOptions{From: fs + "@s1", To: fs + "@s2"})
+		require.NoError(s, s.receive(replica+"@s2", inc))
+		require.NoError(s, s.receive(replica+"@s2", inc))
+		assert.Equal(s, []string{"@s1", "@s2"}, s.names(replica))
+	}},
+	{"a bookmark serves as base after its snapshot is gone", func(s *suite) {
+		ctx := s.Context()
+		fs, replica := s.fs("fs"), s.dir+"/replica"
+		s.write(fs, "f", random(1, mib))
+		s.snap(fs, "s1")
+		require.NoError(s, s.receive(replica+"@s1", s.stream(zfs.SendOptions{To: fs + "@s1"})))
+		require.NoError(s, s.Bookmark(ctx, fs+"@s1", fs+"#s1"))
+		require.NoError(s, s.DestroySnapshots(ctx, fs, []string{"s1"}, false))
+		two := random(2, mib)
+		s.write(fs, "g", two)
+		s2 := s.snap(fs, "s2")
+		inc := zfs.SendOptions{From: fs + "#s1", To: fs + "@s2"}
+		_, err := s.SendSize(ctx, inc)
+		require.NoError(s, err)
+		require.NoError(s, s.receive(replica+"@s2", s.stream(inc)))
+		vs := s.versions(replica)
+		require.Len(s, vs, 2)
+		assert.Equal(s, s2.GUID, vs[1].GUID)
+		s.contains(replica+"@s2", "f", random(1, mib))
+		s.contains(replica+"@s2", "g", two)
+	}},
+	{"a base that is missing or later is told from a missing snapshot", func(s *suite) {
+		ctx := s.Context()
+		fs := s.fs("fs")
+		s.snap(fs, "s1")
+		s.snap(fs, "s2")
+		for _, o := range []zfs.SendOptions{
+			{From: fs + "@none", To: fs + "@s2"}, {From: fs + "#none", To: fs + "@s2"}, {From: fs + "@s2", To: fs + "@s1"},
+		} {
+			assert.ErrorIs(s, s.Send(ctx, o, io.Discard), zfs.ErrNoBase, o.From)
+			_, err := s.SendSize(ctx, o)
+			assert.ErrorIs(s, err, zfs.ErrNoBase, o.From)
+		}
+		_, err := s.SendSize(ctx, zfs.SendOptions{From: fs + "@s1", To: fs + "@none"})
+		assert.ErrorIs(s, err, zfs.ErrNotFound)
+	}},
+	{"a received dataset is unmounted and read-only, with nothing of the source's own", func(s *suite) {
+		ctx := s.Context()
+		fs, replica := s.fs("fs"), s.dir+"/replica"
+		source, err := s.Dataset(ctx, fs)
+		require.NoError(s, err)
+		require.NoError(s, s.Set(ctx, fs, map[string]string{
+			"mountpoint": source.Mountpoint + "-moved", "io.kubectl-dr:managed": "true", "quota": "1G", "atime": "off",
+		}))
+		require.NoError(s, s.Snapshot(ctx, []string{fs + "@s1"}, map[string]string{"io.kubectl-dr:backup": "b"}))
+		require.NoError(s, s.receive(replica+"@s1", s.stream(zfs.SendOptions{To: fs + "@s1"})))
+		d, err := s.Dataset(ctx, replica)
+		require.NoError(s, err)
+		assert.False(s, d.Mounted)
+		assert.True(s, d.ReadOnly)
+		assert.Empty(s, d.ReceiveResumeToken)
+		got, err := s.Get(ctx, replica, "mountpoint", "canmount", "quota", "atime")
+		require.NoError(s, err)
+		assert.NotContains(s, got["mountpoint"].Value, "-moved")
+		assert.Equal(s, zfs.Property{Value: "noauto", Source: zfs.SourceLocal}, got["canmount"])
+		assert.Equal(s, zfs.Property{Value: "0", Source: zfs.SourceDefault}, got["quota"])
+		assert.Equal(s, zfs.Property{Value: "on", Source: zfs.SourceDefault}, got["atime"])
+		for _, name := range []string{replica, replica + "@s1"} {
+			for _, source := range []zfs.Source{zfs.SourceLocal, zfs.SourceReceived} {
+				props, err := s.UserProperties(ctx, name, source)
+				require.NoError(s, err)
+				assert.Empty(s, props, name)
+			}
+		}
+	}},
+	{"a replica stays unmounted and read-only through an incremental", func(s *suite) {
+		ctx := s.Context()
+		fs, replica := s.fs("fs"), s.dir+"/replica"
+		s.snap(fs, "s1")
+		s.write(fs, "f", random(1, mib))
+		s.snap(fs, "s2")
+		require.NoError(s, s.receive(replica+"@s1", s.stream(zfs.SendOptions{To: fs + "@s1"})))
+		o := receiveOptions(replica + "@s2")
+		o.Set, o.Exclude = nil, nil
+		require.NoError(s, s.Receive(ctx, o, bytes.NewReader(s.stream(zfs.SendOptions{From: fs + "@s1", To: fs + "@s2"}))))
+		d, err := s.Dataset(ctx, replica)
+		require.NoError(s, err)
+		assert.False(s, d.Mounted)
+		assert.True(s, d.ReadOnly)
+	}},
+	{"a volume is received without what belongs to filesystems", func(s *suite) {
+		ctx := s.Context()
+		vol, replica := s.dir+"/vol", s.dir+"/replica"
+		require.NoError(s, s.Create(ctx, vol, zfs.CreateOptions{VolumeSize: 8 * mib, Sparse: true}))
+		v := s.snap(vol, "s1")
+		stream := s.stream(zfs.SendOptions{To: vol + "@s1"})
+		assert.Error(s, s.receive(replica+"@s1", stream), "canmount does not apply to a volume")
+		exists, err := s.Exists(ctx, replica)
+		require.NoError(s, err)
+		assert.False(s, exists)
+		require.NoError(s, s.Receive(ctx, zfs.ReceiveOptions{
+			Target: replica + "@s1", Resumable: true, Unmounted: true,
+			Set: map[string]string{"readonly": "on", "volmode": "none", "refreservation": "none"},
+		}, bytes.NewReader(stream)))
+		d, err := s.Dataset(ctx, replica)
+		require.NoError(s, err)
+		assert.Equal(s, zfs.Volume, d.Type)
+		assert.Equal(s, uint64(8*mib), d.VolSize)
+		assert.True(s, d.ReadOnly)
+		assert.Equal(s, v.GUID, s.versions(replica)[0].GUID)
+	}},
+	{"a clone is received as a clone", func(s *suite) {
+		ctx := s.Context()
+		fs, clone := s.fs("fs"), s.dir+"/clone"
+		s.write(fs, "f", random(1, mib))
+		s.snap(fs, "s1")
+		require.NoError(s, s.Clone(ctx, fs+"@s1", clone, nil))
+		s.write(clone, "g", random(2, mib))
+		s.snap(clone, "c1")
+		base, replica := s.dir+"/base", s.dir+"/replica"
+		require.NoError(s, s.receive(base+"@s1", s.stream(zfs.SendOptions{To: fs + "@s1"})))
+		stream := s.stream(zfs.SendOptions{From: fs + "@s1", To: clone + "@c1"})
+		o := receiveOptions(replica + "@c1")
+		o.Origin = base + "@none"
+		assert.ErrorIs(s, s.Receive(ctx, o, bytes.NewReader(stream)), zfs.ErrNotFound)
+		o.Origin = base + "@s1"
+		require.NoError(s, s.Receive(ctx, o, bytes.NewReader(stream)))
+		d, err := s.Dataset(ctx, replica)
+		require.NoError(s, err)
+		assert.Equal(s, base+"@s1", d.Origin)
+		s.contains(replica+"@c1", "f", random(1, mib))
+		s.contains(replica+"@c1", "g", random(2, mib))
+	}},
+	{"a stream that is cut leaves a token, and resumes to the same data", func(s *suite) {
+		ctx := s.Context()
+		fs, replica := s.fs("fs"), s.dir+"/replica"
+		data := random(1, 4*mib)
+		s.write(fs, "f", data)
+		v := s.snap(fs, "s1")
+		full := s.stream(zfs.SendOptions{To: fs + "@s1"})
+		assert.ErrorIs(s, s.receive(replica+"@s1", full[:len(full)/2]), zfs.ErrIncomplete)
+		d, err := s.Dataset(ctx, replica)
+		require.NoError(s, err)
+		require.NotEmpty(s, d.ReceiveResumeToken)
+		assert.False(s, d.Mounted)
+		assert.Empty(s, s.versions(replica))
+		assert.ErrorIs(s, s.receive(replica+"@s1", full), zfs.ErrExists)
+
+		est, err := s.SendSize(ctx, zfs.SendOptions{Token: d.ReceiveResumeToken})
+		require.NoError(s, err)
+		require.NotNil(s, est.Resume)
+		assert.Equal(s, v.GUID, est.Resume.ToGUID)
+		assert.Equal(s, fs+"@s1", est.Resume.ToName)
+		assert.Zero(s, est.Resume.FromGUID)
+		assert.NotZero(s, est.Resume.Bytes)
+		assert.Less(s, est.Bytes, uint64(3*mib))
+
+		// Cut once more: the token moves on, and the old one is of no use.
+		rest := s.stream(zfs.SendOptions{Token: d.ReceiveResumeToken})
+		assert.Less(s, len(rest), len(full))
+		assert.ErrorIs(s, s.receive(replica+"@s1", rest[:len(rest)/2]), zfs.ErrIncomplete)
+		again, err := s.Dataset(ctx, replica)
+		require.NoError(s, err)
+		require.NotEqual(s, d.ReceiveResumeToken, again.ReceiveResumeToken)
+		assert.ErrorIs(s, s.receive(replica+"@s1", rest), zfs.ErrResumeStale)
+		require.NoError(s, s.receive(replica+"@s1", s.stream(zfs.SendOptions{Token: again.ReceiveResumeToken})))
+		vs := s.versions(replica)
+		require.Len(s, vs, 1)
+		assert.Equal(s, v.GUID, vs[0].GUID)
+		d, err = s.Dataset(ctx, replica)
+		require.NoError(s, err)
+		assert.Empty(s, d.ReceiveResumeToken)
+		assert.False(s, d.Mounted)
+		assert.True(s, d.ReadOnly)
+		s.contains(replica+"@s1", "f", data)
+	}},
+	{"a reader that fails leaves a token, and its error is told", func(s *suite) {
+		ctx := s.Context()
+		fs, replica := s.fs("fs"), s.dir+"/replica"
+		s.write(fs, "f", random(1, 4*mib))
+		s.snap(fs, "s1")
+		full := s.stream(zfs.SendOptions{To: fs + "@s1"})
+		lost := errors.New("connection lost")
+		err := s.Receive(ctx, receiveOptions(replica+"@s1"), io.MultiReader(bytes.NewReader(full[:len(full)/2]), failing{lost}))
+		assert.ErrorIs(s, err, lost)
+		assert.ErrorIs(s, err, zfs.ErrIncomplete)
+		d, err := s.Dataset(ctx, replica)
+		require.NoError(s, err)
+		assert.NotEmpty(s, d.ReceiveResumeToken)
+	}},
+	{"a writer that fails ends the send with its error", func(s *suite) {
+		fs := s.fs("fs")
+		s.write(fs, "f", random(1, 4*mib))
+		s.snap(fs, "s1")
+		lost := errors.New("connection lost")
+		err := s.Send(s.Context(), zfs.SendOptions{To: fs + "@s1"}, failing{lost})
+		assert.ErrorIs(s, err, lost)
+	}},
+	{"an incremental that is cut resumes, and blocks others meanwhile", func(s *suite) {
+		ctx := s.Context()
+		fs, replica := s.fs("fs"), s.dir+"/replica"
+		s1 := s.snap(fs, "s1")
+		data := random(1, 4*mib)
+		s.write(fs, "f", data)
+		s2 := s.snap(fs, "s2")
+		require.NoError(s, s.receive(replica+"@s1", s.stream(zfs.SendOptions{To: fs + "@s1"})))
+		inc := s.stream(zfs.SendOptions{From: fs + "@s1", To: fs + "@s2"})
+		assert.ErrorIs(s, s.receive(replica+"@s2", inc[:len(inc)/2]), zfs.ErrIncomplete)
+		assert.Equal(s, []string{"@s1"}, s.names(replica))
+		assert.ErrorIs(s, s.receive(replica+"@s2", inc), zfs.ErrPartial)
+		// The state is a clone of the base, which it keeps.
+		assert.ErrorIs(s, s.DestroySnapshots(ctx, replica, []string{"s1"}, false), zfs.ErrHasClones)
+		d, err := s.Dataset(ctx, replica)
+		require.NoError(s, err)
+		est, err := s.SendSize(ctx, zfs.SendOptions{Token: d.ReceiveResumeToken})
+		require.NoError(s, err)
+		assert.Equal(s, s1.GUID, est.Resume.FromGUID)
+		assert.Equal(s, s2.GUID, est.Resume.ToGUID)
+		require.NoError(s, s.receive(replica+"@s2", s.stream(zfs.SendOptions{Token: d.ReceiveResumeToken})))
+		assert.Equal(s, []string{"@s1", "@s2"}, s.names(replica))
+		s.contains(replica+"@s2", "f", data)
+	}},
+	{"a resumed incremental does with a bookmark in place of its base", func(s *suite) {
+		ctx := s.Context()
+		fs, replica := s.fs("fs"), s.dir+"/replica"
+		s.snap(fs, "s1")
+		data := random(1, 4*mib)
+		s.write(fs, "f", data)
+		s.snap(fs, "s2")
+		require.NoError(s, s.receive(replica+"@s1", s.stream(zfs.SendOptions{To: fs + "@s1"})))
+		inc := s.stream(zfs.SendOptions{From: fs + "@s1", To: fs + "@s2"})
+		assert.ErrorIs(s, s.receive(replica+"@s2", inc[:len(inc)/2]), zfs.ErrIncomplete)
+		require.NoError(s, s.Bookmark(ctx, fs+"@s1", fs+"#s1"))
+		require.NoError(s, s.DestroySnapshots(ctx, fs, []string{"s1"}, false))
+		d, err := s.Dataset(ctx, replica)
+		require.NoError(s, err)
+		require.NoError(s, s.receive(replica+"@s2", s.stream(zfs.SendOptions{Token: d.ReceiveResumeToken})))
+		s.contains(replica+"@s2", "f", data)
+	}},
+	{"a token is stale when its base is gone", func(s *suite) {
+		ctx := s.Context()
+		fs, replica := s.fs("fs"), s.dir+"/replica"
+		s.snap(fs, "s1")
+		s.write(fs, "f", random(1, 4*mib))
+		s.snap(fs, "s2")
+		require.NoError(s, s.receive(replica+"@s1", s.stream(zfs.SendOptions{To: fs + "@s1"})))
+		inc := s.stream(zfs.SendOptions{From: fs + "@s1", To: fs + "@s2"})
+		assert.ErrorIs(s, s.receive(replica+"@s2", inc[:len(inc)/2]), zfs.ErrIncomplete)
+		require.NoError(s, s.DestroySnapshots(ctx, fs, []string{"s1"}, false))
+		d, err := s.Dataset(ctx, replica)
+		require.NoError(s, err)
+		assert.ErrorIs(s, s.Send(ctx, zfs.SendOptions{Token: d.ReceiveResumeToken}, io.Discard), zfs.ErrResumeStale)
+	}},
+	{"a token is stale when its snapshot is gone or another; aborting clears the way", func(s *suite) {
+		ctx := s.Context()
+		fs, replica := s.fs("fs"), s.dir+"/replica"
+		s.write(fs, "f", random(1, 4*mib))
+		s1 := s.snap(fs, "s1")
+		full := s.stream(zfs.SendOptions{To: fs + "@s1"})
+		assert.ErrorIs(s, s.receive(replica+"@s1", full[:len(full)/2]), zfs.ErrIncomplete)
+		d, err := s.Dataset(ctx, replica)
+		require.NoError(s, err)
+		stale := zfs.SendOptions{Token: d.ReceiveResumeToken}
+		require.NoError(s, s.DestroySnapshots(ctx, fs, []string{"s1"}, false))
+		assert.ErrorIs(s, s.Send(ctx, stale, io.Discard), zfs.ErrResumeStale)
+		est, err := s.SendSize(ctx, stale)
+		assert.ErrorIs(s, err, zfs.ErrResumeStale)
+		require.NotNil(s, est.Resume)
+		assert.Equal(s, s1.GUID, est.Resume.ToGUID)
+		s.write(fs, "f", random(2, mib))
+		other := s.snap(fs, "s1")
+		assert.ErrorIs(s, s.Send(ctx, stale, io.Discard), zfs.ErrResumeStale)
+
+		require.NoError(s, s.AbortReceive(ctx, replica))
+		exists, err := s.Exists(ctx, replica)
+		require.NoError(s, err)
+		assert.False(s, exists, "aborting a first receive leaves nothing")
+		require.NoError(s, s.receive(replica+"@s1", s.stream(zfs.SendOptions{To: fs + "@s1"})))
+		assert.Equal(s, other.GUID, s.versions(replica)[0].GUID)
+	}},
+	{"aborting an incremental keeps the replica, and can be repeated", func(s *suite) {
+		ctx := s.Context()
+		fs, replica := s.fs("fs"), s.dir+"/replica"
+		s.snap(fs, "s1")
+		s.write(fs, "f", random(1, 4*mib))
+		s.snap(fs, "s2")
+		require.NoError(s, s.receive(replica+"@s1", s.stream(zfs.SendOptions{To: fs + "@s1"})))
+		inc := s.stream(zfs.SendOptions{From: fs + "@s1", To: fs + "@s2"})
+		assert.ErrorIs(s, s.receive(replica+"@s2", inc[:len(inc)/2]), zfs.ErrIncomplete)
+		for range 2 {
+			require.NoError(s, s.AbortReceive(ctx, replica))
+		}
+		assert.Equal(s, []string{"@s1"}, s.names(replica))
+		d, err := s.Dataset(ctx, replica)
+		require.NoError(s, err)
+		assert.Empty(s, d.ReceiveResumeToken)
+		require.NoError(s, s.receive(replica+"@s2", inc))
+		s.contains(replica+"@s2", "f", random(1, 4*mib))
+	}},
+	{"without resumption a cut stream leaves nothing", func(s *suite) {
+		ctx := s.Context()
+		fs, replica := s.fs("fs"), s.dir+"/replica"
+		s.write(fs, "f", random(1, 4*mib))
+		s.snap(fs, "s1")
+		full := s.stream(zfs.SendOptions{To: fs + "@s1"})
+		o := receiveOptions(replica + "@s1")
+		o.Resumable = false
+		assert.ErrorIs(s, s.Receive(ctx, o, bytes.NewReader(full[:len(full)/2])), zfs.ErrIncomplete)
+		exists, err := s.Exists(ctx, replica)
+		require.NoError(s, err)
+		assert.False(s, exists)
+	}},
+	{"what is no stream is refused and leaves nothing", func(s *suite) {
+		ctx := s.Context()
+		replica := s.dir + "/replica"
+		for _, stream := range [][]byte{nil, random(3, 100), random(4, 64<<10)} {
+			assert.ErrorIs(s, s.receive(replica+"@s1", stream), zfs.ErrIncomplete)
+		}
+		exists, err := s.Exists(ctx, replica)
+		require.NoError(s, err)
+		assert.False(s, exists)
+	}},
+	{"damaged data is refused", func(s *suite) {
+		fs, replica := s.fs("fs"), s.dir+"/replica"
+		s.write(fs, "f", random(1, 4*mib))
+		s.snap(fs, "s1")
+		full := bytes.Clone(s.stream(zfs.SendOptions{To: fs + "@s1"}))
+		copy(full[len(full)/2:], random(9, 64<<10))
+		assert.ErrorIs(s, s.receive(replica+"@s1", full), zfs.ErrIncomplete)
+		assert.Empty(s, s.versions(replica))
+	}},
+	{"a replica that was written to is refused and untouched", func(s *suite) {
+		ctx := s.Context()
+		fs, replica := s.fs("fs"), s.dir+"/replica"
+		s.snap(fs, "s1")
+		s.write(fs, "f", random(1, mib))
+		s.snap(fs, "s2")
+		require.NoError(s, s.receive(replica+"@s1", s.stream(zfs.SendOptions{To: fs + "@s1"})))
+		require.NoError(s, s.Set(ctx, replica, map[string]string{"readonly": "off", "canmount": "on"}))
+		require.NoError(s, s.Mount(ctx, replica))
+		mine := random(7, mib)
+		s.write(replica, "mine", mine)
+		s.snap(replica, "mine")
+		inc := s.stream(zfs.SendOptions{From: fs + "@s1", To: fs + "@s2"})
+		assert.ErrorIs(s, s.receive(replica+"@s2", inc), zfs.ErrDiverged)
+		assert.Equal(s, []string{"@s1", "@mine"}, s.names(replica))
+		assert.Equal(s, mine, s.Read(s.T, replica, "mine"))
+		// Nor does a full stream replace it.
+		full := s.stream(zfs.SendOptions{To: fs + "@s2"})
+		assert.ErrorIs(s, s.receive(replica+"@s2", full), zfs.ErrExists)
+		assert.Equal(s, []string{"@s1", "@mine"}, s.names(replica))
+	}},
+	{"a replica without the base is refused and untouched", func(s *suite) {
+		fs, other, replica := s.fs("fs"), s.fs("other"), s.dir+"/replica"
+		s.snap(fs, "s1")
+		s.write(fs, "f", random(1, mib))
+		s.snap(fs, "s2")
+		v := s.snap(other, "s1")
+		require.NoError(s, s.receive(replica+"@s1", s.stream(zfs.SendOptions{To: other + "@s1"})))
+		inc := s.stream(zfs.SendOptions{From: fs + "@s1", To: fs + "@s2"})
+		assert.ErrorIs(s, s.receive(replica+"@s2", inc), zfs.ErrDiverged)
+		vs := s.versions(replica)
+		require.Len(s, vs, 1)
+		assert.Equal(s, v.GUID, vs[0].GUID)
+		assert.ErrorIs(s, s.receive(s.dir+"/none@s2", inc), zfs.ErrNotFound)
+		assert.ErrorIs(s, s.receive(s.dir+"/no/parent@s1", s.stream(zfs.SendOptions{To: fs + "@s1"})), zfs.ErrNotFound)
+	}},
+	{"a snapshot of a replica amid a receive makes its token stale", func(s *suite) {
+		ctx := s.Context()
+		fs, replica := s.fs("fs"), s.dir+"/replica"
+		s.snap(fs, "s1")
+		s.write(fs, "f", random(1, 4*mib))
+		s.snap(fs, "s2")
+		require.NoError(s, s.receive(replica+"@s1", s.stream(zfs.SendOptions{To: fs + "@s1"})))
+		inc := s.stream(zfs.SendOptions{From: fs + "@s1", To: fs + "@s2"})
+		assert.ErrorIs(s, s.receive(replica+"@s2", inc[:len(inc)/2]), zfs.ErrIncomplete)
+		d, err := s.Dataset(ctx, replica)
+		require.NoError(s, err)
+		s.snap(replica, "mine")
+		assert.ErrorIs(s, s.receive(replica+"@s2", s.stream(zfs.SendOptions{Token: d.ReceiveResumeToken})), zfs.ErrResumeStale)
+	}},
+	{"a receive beyond the quota is out of space, and resumes once there is some", func(s *suite) {
+		ctx := s.Context()
+		fs, small := s.fs("fs"), s.fs("small")
+		require.NoError(s, s.Set(ctx, small, map[string]string{"quota": "2M"}))
+		data := random(1, 4*mib)
+		s.write(fs, "f", data)
+		s.snap(fs, "s1")
+		assert.ErrorIs(s, s.receive(small+"/replica@s1", s.stream(zfs.SendOptions{To: fs + "@s1"})), zfs.ErrNoSpace)
+		require.NoError(s, s.Set(ctx, small, map[string]string{"quota": "none"}))
+		d, err := s.Dataset(ctx, small+"/replica")
+		require.NoError(s, err)
+		require.NotEmpty(s, d.ReceiveResumeToken)
+		require.NoError(s, s.receive(small+"/replica@s1", s.stream(zfs.SendOptions{Token: d.ReceiveResumeToken})))
+		s.contains(small+"/replica@s1", "f", data)
+	}},
+	{"a context that ends kills a receive, and its state is kept", func(s *suite) {
+		fs, replica := s.fs("fs"), s.dir+"/replica"
+		s.write(fs, "f", random(1, 4*mib))
+		s.snap(fs, "s1")
+		full := s.stream(zfs.SendOptions{To: fs + "@s1"})
+		ctx, cancel := context.WithCancel(s.Context())
+		defer cancel()
+		cut := &waiting{data: full[:len(full)/2], end: cancel, ctx: ctx}
+		err := s.Receive(ctx, receiveOptions(replica+"@s1"), cut)
+		assert.ErrorIs(s, err, context.Canceled)
+		d, err := s.Dataset(s.Context(), replica)
+		require.NoError(s, err)
+		require.NotEmpty(s, d.ReceiveResumeToken)
+		require.NoError(s, s.receive(replica+"@s1", s.stream(zfs.SendOptions{Token: d.ReceiveResumeToken})))
+		s.contains(replica+"@s1", "f", random(1, 4*mib))
+	}},
+	{"a dataset that is receiving cannot be destroyed or received into", func(s *suite) {
+		ctx := s.Context()
+		fs, replica := s.fs("fs"), s.dir+"/replica"
+		s.snap(fs, "s1")
+		s.write(fs, "f", random(1, 4*mib))
+		s.snap(fs, "s2")
+		require.NoError(s, s.receive(replica+"@s1", s.stream(zfs.SendOptions{To: fs + "@s1"})))
+		inc := s.stream(zfs.SendOptions{From: fs + "@s1", To: fs + "@s2"})
+		r, w := io.Pipe()
+		done := make(chan error, 1)
+		go func() { done <- s.Receive(ctx, receiveOptions(replica+"@s2"), r) }()
+		_, err := w.Write(inc[:len(inc)/2])
+		require.NoError(s, err)
+		assert.ErrorIs(s, s.receive(replica+"@s2", inc), zfs.ErrPartial)
+		assert.ErrorIs(s, s.AbortReceive(ctx, replica), zfs.ErrBusy)
+		_, err = w.Write(inc[len(inc)/2:])
+		require.NoError(s, err)
+		require.NoError(s, w.Close())
+		require.NoError(s, <-done)
+		assert.Equal(s, []string{"@s1", "@s2"}, s.names(replica))
+	}},
+	{"a snapshot that is being sent is not destroyed", func(s *suite) {
+		ctx := s.Context()
+		fs := s.fs("fs")
+		s.write(fs, "f", random(1, 8*mib))
+		s.snap(fs, "s1")
+		r, w := io.Pipe()
+		done := make(chan error, 1)
+		go func() {
+			err := s.Send(ctx, zfs.SendOptions{To: fs + "@s1"}, w)
+			w.Close()
+			done <- err
+		}()
+		_, err := io.ReadFull(r, make([]byte, 1024))
+		require.NoError(s, err)
+		assert.ErrorIs(s, s.DestroySnapshots(ctx, fs, []string{"s1"}, false), zfs.ErrHeld)
+		_, err = io.Copy(io.Discard, r)
+		require.NoError(s, err)
+		require.NoError(s, <-done)
+		require.NoError(s, s.DestroySnapshots(ctx, fs, []string{"s1"}, false))
+	}},
+}
+
+// failing is a reader and writer that fails.
+type failing struct{ err error }
+
+func (f failing) Read([]byte) (int, error)  { return 0, f.err }
+func (f failing) Write([]byte) (int, error) { return 0, f.err }
+
+// waiting reads data, then ends the context and waits for it.
+type waiting struct {
+	data []byte
+	end  func()
+	ctx  context.Context
+}
+
+func (w *waiting) Read(p []byte) (int, error) {
+	if len(w.data) == 0 {
+		w.end()
+		<-w.ctx.Done()
+		return 0, w.ctx.Err()
+	}
+	n := copy(p, w.data)
+	w.data = w.data[n:]
+	return n, nil
+}
