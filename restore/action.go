@@ -1,0 +1,145 @@
+package restore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/sirupsen/logrus"
+	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	"github.com/vmware-tanzu/velero/pkg/plugin/velero"
+	riav2 "github.com/vmware-tanzu/velero/pkg/plugin/velero/restoreitemaction/v2"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/kubectl-dr/kubectl-dr/restore/rules"
+)
+
+const (
+	// PluginName is the name the action is registered under, and the label key of
+	// its ConfigMap.
+	PluginName = "kubectl-dr.io/rewrite"
+	// ProfileKey is the annotation, or the label, of a Restore that names the
+	// profile to use. The annotation goes first.
+	ProfileKey = "kubectl-dr.io/profile"
+)
+
+// Action rewrites every object of a restore that names a profile, and leaves
+// every other restore alone. An object that can't be rewritten is an error of
+// its own, and Velero doesn't restore it: production's names must not come up
+// elsewhere by mistake.
+//
+// The configuration is read once for each restore, so that a change to it never
+// splits a restore in two.
+type Action struct {
+	log    logrus.FieldLogger
+	lister ConfigLister
+
+	mu     sync.Mutex
+	recent []loaded // the latest last
+}
+
+// loaded is the profile of one restore.
+type loaded struct {
+	restore string
+	profile *rules.Profile
+}
+
+// keptProfiles is how many restores' profiles are kept. Velero runs one restore
+// at a time in a namespace by default.
+const keptProfiles = 8
+
+var _ riav2.RestoreItemAction = (*Action)(nil)
+
+// NewAction returns the action.
+func NewAction(log logrus.FieldLogger, lister ConfigLister) *Action {
+	return &Action{log: log, lister: lister}
+}
+
+// Name returns the name the action is registered under.
+func (*Action) Name() string { return PluginName }
+
+// AppliesTo selects every object.
+func (*Action) AppliesTo() (velero.ResourceSelector, error) { return velero.ResourceSelector{}, nil }
+
+// Execute rewrites one object. It leaves the namespace to Velero, which maps it
+// afterwards.
+func (a *Action) Execute(input *velero.RestoreItemActionExecuteInput) (*velero.RestoreItemActionExecuteOutput, error) {
+	profile, err := a.profile(input.Restore)
+	if err != nil {
+		return nil, err
+	}
+	if profile == nil {
+		return velero.NewRestoreItemActionExecuteOutput(input.Item), nil
+	}
+	obj := &unstructured.Unstructured{Object: input.Item.UnstructuredContent()}
+	owners := obj.GetOwnerReferences()
+	owned := obj
+	if from := input.ItemFromBackup; from != nil {
+		// Velero has taken the owners out of the item; the engine needs them.
+		owned = obj.DeepCopy()
+		owned.SetOwnerReferences((&unstructured.Unstructured{Object: from.UnstructuredContent()}).GetOwnerReferences())
+	}
+	result, err := profile.Apply(owned)
+	if err != nil {
+		return nil, err
+	}
+	log := a.log.WithFields(logrus.Fields{
+		"restore": input.Restore.Name, "profile": profile.Name,
+		"kind": obj.GetKind(), "namespace": obj.GetNamespace(), "name": obj.GetName(),
+	})
+	for _, change := range result.Changes {
+		log.Info(change.String())
+	}
+	if result.Drop {
+		return velero.NewRestoreItemActionExecuteOutput(input.Item).WithoutRestore(), nil
+	}
+	result.Object.SetOwnerReferences(owners)
+	return velero.NewRestoreItemActionExecuteOutput(result.Object), nil
+}
+
+// profile returns the profile a restore asks for, nil when it asks for none.
+func (a *Action) profile(restore *velerov1api.Restore) (*rules.Profile, error) {
+	name := restore.Annotations[ProfileKey]
+	if name == "" {
+		name = restore.Labels[ProfileKey]
+	}
+	if name == "" {
+		return nil, nil
+	}
+	id := string(restore.UID) + " " + restore.Namespace + "/" + restore.Name + " " + name
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if i := slices.IndexFunc(a.recent, func(l loaded) bool { return l.restore == id }); i >= 0 {
+		hit := a.recent[i]
+		a.recent = append(slices.Delete(a.recent, i, i+1), hit)
+		return hit.profile, nil
+	}
+	set, configMap, err := LoadProfiles(context.Background(), a.lister, restore.Namespace)
+	if err != nil {
+		return nil, fmt.Errorf("find profile %q of restore %s: %w", name, restore.Name, err)
+	}
+	profile, err := set.Profile(name)
+	if err != nil {
+		return nil, fmt.Errorf("find profile of restore %s in ConfigMap %s/%s: %w", restore.Name, restore.Namespace, configMap, err)
+	}
+	a.recent = append(a.recent, loaded{id, profile})
+	if len(a.recent) > keptProfiles {
+		a.recent = slices.Delete(a.recent, 0, 1)
+	}
+	a.log.WithFields(logrus.Fields{"restore": restore.Name, "profile": name, "configMap": configMap}).Info("rewriting by profile")
+	return profile, nil
+}
+
+// Progress errs: the action starts no operations.
+func (*Action) Progress(string, *velerov1api.Restore) (velero.OperationProgress, error) {
+	return velero.OperationProgress{}, riav2.AsyncOperationsNotSupportedError()
+}
+
+// Cancel has nothing to cancel.
+func (*Action) Cancel(string, *velerov1api.Restore) error { return nil }
+
+// AreAdditionalItemsReady returns true: the action asks for no further items.
+func (*Action) AreAdditionalItemsReady([]velero.ResourceIdentifier, *velerov1api.Restore) (bool, error) {
+	return true, nil
+}

@@ -1,0 +1,262 @@
+package rules
+
+import (
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+// Result is what a profile makes of an object.
+type Result struct {
+	// Object is a changed copy of the object that came in.
+	Object *unstructured.Unstructured
+	// Changes explains every difference, in a stable order.
+	Changes []Change
+	// Drop says that the object must not be restored; a change says why.
+	Drop bool
+}
+
+// Change is one difference and the rule behind it.
+type Change struct {
+	// Rule is the profile's field.
+	Rule string `json:"rule"`
+	// Path is where in the object, for example spec.rules[0].host. A key that is
+	// no plain word stands in brackets.
+	Path string `json:"path,omitempty"`
+	// Before and After are the values; nil means that there was or is none. In
+	// Secrets they are hidden, and of free text they are the hosts alone.
+	Before any `json:"before,omitempty"`
+	After  any `json:"after,omitempty"`
+}
+
+// String returns the change on one line: rule, path, before → after.
+func (c Change) String() string {
+	if c.Path == "" {
+		return c.Rule + ": not restored"
+	}
+	return fmt.Sprintf("%s: %s: %s → %s", c.Rule, c.Path, render(c.Before), render(c.After))
+}
+
+func render(value any) string {
+	if value == nil {
+		return "(none)"
+	}
+	raw, err := json.Marshal(value)
+	if err != nil {
+		return fmt.Sprint(value)
+	}
+	return string(raw)
+}
+
+// Apply applies the profile to an object as it is in the backup, with its
+// original name and namespace. Owner references, when there are any, tell Pods
+// that a controller will make again from those that nobody will.
+func (p *Profile) Apply(obj *unstructured.Unstructured) (Result, error) {
+	e := &edit{orig: obj, obj: obj.DeepCopy()}
+	if !p.matches(obj) {
+		return Result{Object: e.obj}, nil
+	}
+	for _, r := range rewriters {
+		e.rule = r.rule
+		if err := r.apply(e, p); err != nil {
+			return Result{}, fmt.Errorf("rewrite %s: %s: %w", describe(obj), r.rule, err)
+		}
+		if e.drop {
+			return Result{Object: obj.DeepCopy(), Changes: []Change{{Rule: r.rule}}, Drop: true}, nil
+		}
+	}
+	return Result{Object: e.obj, Changes: e.changes}, nil
+}
+
+func (p *Profile) matches(obj *unstructured.Unstructured) bool {
+	if p.Match == nil {
+		return true
+	}
+	if ns := obj.GetNamespace(); ns != "" && len(p.Match.Namespaces) > 0 && !slices.Contains(p.Match.Namespaces, ns) {
+		return false
+	}
+	return !slices.ContainsFunc(p.Match.ExcludeKinds, func(kind string) bool { return isKind(obj, kind) })
+}
+
+func describe(obj *unstructured.Unstructured) string {
+	name := obj.GetName()
+	if ns := obj.GetNamespace(); ns != "" {
+		name = ns + "/" + name
+	}
+	return obj.GetKind() + " " + name
+}
+
+// isKind compares with "<Kind>" or "<Kind>.<group>", whatever the case.
+func isKind(obj *unstructured.Unstructured, kind string) bool {
+	name, group, grouped := strings.Cut(kind, ".")
+	gk := obj.GroupVersionKind().GroupKind()
+	return strings.EqualFold(gk.Kind, name) && (!grouped || strings.EqualFold(gk.Group, group))
+}
+
+// edit is an object on its way through the rewriters.
+type edit struct {
+	orig    *unstructured.Unstructured // as it came in
+	obj     *unstructured.Unstructured // the copy to change
+	rule    string                     // the rule at work
+	drop    bool
+	changes []Change
+}
+
+// in reports whether the object is of one of the kinds in one of the groups.
+func (e *edit) in(groups []string, kinds ...string) bool {
+	gk := e.orig.GroupVersionKind().GroupKind()
+	return slices.Contains(groups, gk.Group) && slices.Contains(kinds, gk.Kind)
+}
+
+// path leads through maps by string and through lists by int.
+type path []any
+
+func (p path) join(more ...any) path { return append(slices.Clone(p), more...) }
+
+func (p path) String() string {
+	var b strings.Builder
+	for _, step := range p {
+		switch s := step.(type) {
+		case int:
+			fmt.Fprintf(&b, "[%d]", s)
+		case string:
+			switch {
+			case strings.ContainsAny(s, "./[] "):
+				fmt.Fprintf(&b, "[%s]", s)
+			case b.Len() > 0:
+				b.WriteString("." + s)
+			default:
+				b.WriteString(s)
+			}
+		}
+	}
+	return b.String()
+}
+
+// get returns the value at a path of the copy, nil when there is none.
+func (e *edit) get(at ...any) any { return lookup(e.obj.Object, at) }
+
+func (e *edit) str(at ...any) string {
+	s, _ := e.get(at...).(string)
+	return s
+}
+
+func (e *edit) list(at ...any) []any {
+	l, _ := e.get(at...).([]any)
+	return l
+}
+
+func lookup(value any, at path) any {
+	for _, step := range at {
+		switch s := step.(type) {
+		case string:
+			m, _ := value.(map[string]any)
+			value = m[s]
+		case int:
+			l, _ := value.([]any)
+			if s >= len(l) {
+				return nil
+			}
+			value = l[s]
+		}
+	}
+	return value
+}
+
+// set writes a value, makes the maps on the way and records the change. A list
+// may be set at its length, which appends.
+func (e *edit) set(value any, at ...any) { e.write(value, false, at) }
+
+// remove removes a map's key, and the map when nothing is left in it.
+func (e *edit) remove(at ...any) { e.write(nil, true, at) }
+
+func (e *edit) write(value any, remove bool, at path) {
+	before := e.get(at...)
+	if remove && before == nil || !remove && before != nil && reflect.DeepEqual(before, value) {
+		return
+	}
+	e.record(at, before, value)
+	e.obj.Object, _ = store(e.obj.Object, value, remove, at).(map[string]any)
+}
+
+// quietly writes without recording; the caller records what is fit to be seen.
+func (e *edit) quietly(value any, at ...any) {
+	e.obj.Object, _ = store(e.obj.Object, value, false, at).(map[string]any)
+}
+
+func store(in, value any, remove bool, at path) any {
+	if len(at) == 0 {
+		return value
+	}
+	if i, ok := at[0].(int); ok {
+		l, _ := in.([]any)
+		if i == len(l) {
+			l = append(l, nil)
+		}
+		l[i] = store(l[i], value, remove, at[1:])
+		return l
+	}
+	m, _ := in.(map[string]any)
+	if m == nil {
+		m = map[string]any{}
+	}
+	key, _ := at[0].(string)
+	if remove && len(at) == 1 {
+		delete(m, key)
+		return m
+	}
+	m[key] = store(m[key], value, remove, at[1:])
+	if child, ok := m[key].(map[string]any); remove && ok && len(child) == 0 {
+		delete(m, key)
+	}
+	return m
+}
+
+func (e *edit) record(at path, before, after any) {
+	change := Change{Rule: e.rule, Path: at.String(), Before: runtime.DeepCopyJSONValue(before), After: runtime.DeepCopyJSONValue(after)}
+	if e.orig.GroupVersionKind().GroupKind().String() == "Secret" || slices.Contains(at, any("kubectl.kubernetes.io/last-applied-configuration")) {
+		change.Before, change.After = hide(before), hide(after)
+	}
+	e.changes = append(e.changes, change)
+}
+
+func hide(value any) any {
+	if value == nil {
+		return nil
+	}
+	return "(hidden)"
+}
+
+// annotation visits the annotations of the object and of its pod template whose
+// key is one of the given, in order.
+func (e *edit) annotations(keys []string, visit func(value string, at path)) {
+	for _, metadata := range append([]path{{"metadata"}}, podMetadata(e.orig)...) {
+		for _, key := range keys {
+			at := metadata.join("annotations", key)
+			if value, ok := e.get(at...).(string); ok {
+				visit(value, at)
+			}
+		}
+	}
+}
+
+// mapped replaces the string at a path by what the mapping says.
+func (e *edit) mapped(mapping map[string]string, at ...any) {
+	if to, ok := mapping[e.str(at...)]; ok {
+		e.set(to, at...)
+	}
+}
+
+func controlled(obj *unstructured.Unstructured) bool { return metav1.GetControllerOf(obj) != nil }
+
+func copyOf(m map[string]any) map[string]any { return runtime.DeepCopyJSON(m) }
+
+func containsEqual(list []any, value any) bool {
+	return slices.ContainsFunc(list, func(v any) bool { return reflect.DeepEqual(v, value) })
+}

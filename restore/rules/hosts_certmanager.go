@@ -1,0 +1,13 @@
+package rules
+
+func rewriteCertificateHosts(e *edit, p *Profile) error {
+	if !e.in([]string{"cert-manager.io"}, "Certificate") {
+		return nil
+	}
+	m := newHostMap(p)
+	e.hostList(m, "spec", "dnsNames")
+	if host, ok := m.one(e.str("spec", "commonName")); ok {
+		e.set(host, "spec", "commonName")
+	}
+	return nil
+}

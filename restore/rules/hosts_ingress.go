@@ -1,0 +1,15 @@
+package rules
+
+var ingressGroups = []string{"networking.k8s.io", "extensions"}
+
+func rewriteIngressHosts(e *edit, p *Profile) error {
+	if !e.in(ingressGroups, "Ingress") {
+		return nil
+	}
+	m := newHostMap(p)
+	e.hostElements(m, "host", nil, "spec", "rules")
+	for i := range e.list("spec", "tls") {
+		e.hostList(m, "spec", "tls", i, "hosts")
+	}
+	return nil
+}

@@ -1,0 +1,180 @@
+package rules
+
+// document is one YAML document of profiles.
+type document struct {
+	APIVersion string    `json:"apiVersion"`
+	Kind       string    `json:"kind"`
+	Profiles   []Profile `json:"profiles"`
+}
+
+// Profile is a named set of rules. A restore uses one profile. Every field but
+// the name is optional, and an absent field changes nothing.
+type Profile struct {
+	// Name is what a restore's kubectl-dr.io/profile says. It must be usable as
+	// a label value.
+	Name string `json:"name"`
+	// Description is for people.
+	Description string `json:"description,omitempty"`
+	// Match narrows the whole profile; objects outside it pass untouched.
+	Match *Match `json:"match,omitempty"`
+	// Drop lists objects that are not restored.
+	Drop []Selector `json:"drop,omitempty"`
+
+	// State is "keep" (the default) or "standby": workloads come up with nothing
+	// running and remember what they had.
+	State State `json:"state,omitempty"`
+	// Replicas maps "<kind>/<name>", for example deployment/wordpress, to a
+	// number of replicas. With state standby it is the number remembered.
+	Replicas map[string]int64 `json:"replicas,omitempty"`
+
+	// Hosts maps host names wherever a kind is known to hold them.
+	Hosts []HostMapping `json:"hosts,omitempty"`
+	// HostsIn opts free text into host mapping.
+	HostsIn *HostsIn `json:"hostsIn,omitempty"`
+	// ExternalDNS is "keep" (the default) or "mute": external-dns publishes
+	// nothing for the restored objects.
+	ExternalDNS ExternalDNS `json:"externalDNS,omitempty"`
+	// ExternalDNSPrefixes are annotation prefixes in use besides
+	// external-dns.alpha.kubernetes.io/ and external-dns.kubernetes.io/; each
+	// ends with a slash.
+	ExternalDNSPrefixes []string `json:"externalDNSPrefixes,omitempty"`
+
+	// StorageClasses maps class names in PersistentVolumes, claims, the claim
+	// templates of StatefulSets and the old beta annotation.
+	StorageClasses map[string]string `json:"storageClasses,omitempty"`
+	// IngressClasses maps class names in Ingress.spec.ingressClassName and, on
+	// every kind, the annotation kubernetes.io/ingress.class, which Traefik's
+	// kinds use too.
+	IngressClasses map[string]string `json:"ingressClasses,omitempty"`
+	// AddressPools maps pool names in Calico's ipv4pools and ipv6pools
+	// annotations and MetalLB's address-pool annotation, on objects and on pod
+	// templates.
+	AddressPools map[string]string `json:"addressPools,omitempty"`
+	// Addresses maps IP addresses of Services: loadBalancerIP, externalIPs,
+	// externalName, and the target annotation of external-dns on any kind.
+	Addresses map[string]string `json:"addresses,omitempty"`
+	// LoadBalancer changes what Services ask of their load balancer.
+	LoadBalancer *LoadBalancer `json:"loadBalancer,omitempty"`
+	// ServiceTypes maps LoadBalancer or NodePort to NodePort or ClusterIP.
+	ServiceTypes map[string]string `json:"serviceTypes,omitempty"`
+
+	// NodeSelector changes the node selector of Pods and pod templates.
+	NodeSelector *Entries `json:"nodeSelector,omitempty"`
+	// Tolerations changes the tolerations of Pods and pod templates.
+	Tolerations *Tolerations `json:"tolerations,omitempty"`
+	// Labels and Annotations change the metadata of every object. They come
+	// last, so what they set wins over every other rule.
+	Labels      *Entries `json:"labels,omitempty"`
+	Annotations *Entries `json:"annotations,omitempty"`
+
+	// source is "file:line" of the profile.
+	source string
+}
+
+// Match narrows a profile.
+type Match struct {
+	// Namespaces are source namespaces; objects without a namespace match too.
+	Namespaces []string `json:"namespaces,omitempty"`
+	// ExcludeKinds are "<Kind>" or "<Kind>.<group>".
+	ExcludeKinds []string `json:"excludeKinds,omitempty"`
+}
+
+// Selector selects objects.
+type Selector struct {
+	// Kind is "<Kind>" or "<Kind>.<group>".
+	Kind string `json:"kind"`
+	// Name is an object's name; empty selects all of the kind.
+	Name string `json:"name,omitempty"`
+	// Namespace is a source namespace; empty selects in all.
+	Namespace string `json:"namespace,omitempty"`
+}
+
+// State says how workloads come up.
+type State string
+
+// The states.
+const (
+	StateKeep    State = "keep"
+	StateStandby State = "standby"
+)
+
+// HostMapping maps one host, or every host below a domain.
+type HostMapping struct {
+	// From is a host name, or "*." and a domain: every name below the domain, at
+	// any depth. The most specific mapping wins. A host that some mapping of the
+	// profile produces is left alone.
+	From string `json:"from"`
+	// To is a host name, or, when From begins with "*.", "*." and a domain that
+	// takes the place of From's.
+	To string `json:"to"`
+	// Mode is "replace" (the default) or "add".
+	Mode HostMode `json:"mode,omitempty"`
+}
+
+// HostMode says what becomes of the old host.
+type HostMode string
+
+// The modes.
+const (
+	// HostReplace puts the new host in the place of the old one.
+	HostReplace HostMode = "replace"
+	// HostAdd puts the new host beside the old one. Where only one host fits
+	// (commonName, externalName, a variable's value) the old one stays.
+	HostAdd HostMode = "add"
+)
+
+// HostsIn names free text in which hosts are mapped too. A host is recognised
+// alone and as the host of a URL; scheme, user, port, path and the text around
+// stay. Mail addresses and paths are left alone.
+type HostsIn struct {
+	// ConfigMaps are names of ConfigMaps, or "*".
+	ConfigMaps []string `json:"configMaps,omitempty"`
+	// Env are names of environment variables of containers, or "*".
+	Env []string `json:"env,omitempty"`
+}
+
+// ExternalDNS says whether external-dns may publish restored objects.
+type ExternalDNS string
+
+// The settings.
+const (
+	ExternalDNSKeep ExternalDNS = "keep"
+	ExternalDNSMute ExternalDNS = "mute"
+)
+
+// LoadBalancer changes what Services ask of their load balancer.
+type LoadBalancer struct {
+	// DropNodePorts lets the cluster choose node ports anew.
+	DropNodePorts bool `json:"dropNodePorts,omitempty"`
+	// LoadBalancerIP replaces the address of Services that ask for one; "" asks
+	// for none.
+	LoadBalancerIP *string `json:"loadBalancerIP,omitempty"`
+	// ExternalIPs replaces the addresses of Services that have some; [] removes
+	// them.
+	ExternalIPs *[]string `json:"externalIPs,omitempty"`
+}
+
+// Entries changes a map of strings.
+type Entries struct {
+	// Set adds or replaces entries.
+	Set map[string]string `json:"set,omitempty"`
+	// Remove lists keys; one that ends with "*" removes every key it begins.
+	Remove []string `json:"remove,omitempty"`
+}
+
+// Tolerations changes a list of tolerations.
+type Tolerations struct {
+	// Add lists tolerations to have; one that is there isn't added again.
+	Add []Toleration `json:"add,omitempty"`
+	// Remove removes every toleration that has all the fields given.
+	Remove []Toleration `json:"remove,omitempty"`
+}
+
+// Toleration is a toleration as Kubernetes has it.
+type Toleration struct {
+	Key               string `json:"key,omitempty"`
+	Operator          string `json:"operator,omitempty"`
+	Value             string `json:"value,omitempty"`
+	Effect            string `json:"effect,omitempty"`
+	TolerationSeconds *int64 `json:"tolerationSeconds,omitempty"`
+}

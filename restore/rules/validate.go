@@ -1,0 +1,269 @@
+package rules
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+// validate reports what a document's types can't express.
+func validate(c *checker, doc *document) {
+	if doc.APIVersion != APIVersion {
+		c.fault("apiVersion", "want %q, got %q", APIVersion, doc.APIVersion)
+	}
+	if doc.Kind != Kind {
+		c.fault("kind", "want %q, got %q", Kind, doc.Kind)
+	}
+	if len(doc.Profiles) == 0 {
+		c.fault("profiles", "want at least one profile")
+	}
+	for i := range doc.Profiles {
+		v := validator{c, fmt.Sprintf("profiles[%d]", i)}
+		v.profile(&doc.Profiles[i])
+	}
+}
+
+type validator struct {
+	c    *checker
+	base string
+}
+
+func (v validator) at(format string, args ...any) validator {
+	return validator{v.c, v.base + fmt.Sprintf(format, args...)}
+}
+
+func (v validator) fault(format string, args ...any) { v.c.fault(v.base, format, args...) }
+
+func (v validator) profile(p *Profile) {
+	switch {
+	case p.Name == "":
+		v.fault("it has no name")
+	case len(validation.IsValidLabelValue(p.Name)) > 0:
+		v.at(".name").fault("%q can't be a label's value: %s", p.Name, validation.IsValidLabelValue(p.Name)[0])
+	}
+	if p.Match != nil {
+		for i, ns := range p.Match.Namespaces {
+			if problems := validation.IsDNS1123Label(ns); len(problems) > 0 {
+				v.at(".match.namespaces[%d]", i).fault("%q is no namespace: %s", ns, problems[0])
+			}
+		}
+		for i, kind := range p.Match.ExcludeKinds {
+			v.at(".match.excludeKinds[%d]", i).kind(kind)
+		}
+	}
+	for i, s := range p.Drop {
+		v.at(".drop[%d].kind", i).kind(s.Kind)
+	}
+	v.at(".state").oneOf(string(p.State), "", string(StateKeep), string(StateStandby))
+	v.at(".replicas").replicas(p.Replicas)
+	v.at(".hosts").hosts(p.Hosts)
+	if p.HostsIn != nil && len(p.Hosts) == 0 {
+		v.at(".hostsIn").fault("it has no effect without hosts")
+	}
+	v.at(".externalDNS").oneOf(string(p.ExternalDNS), "", string(ExternalDNSKeep), string(ExternalDNSMute))
+	for i, prefix := range p.ExternalDNSPrefixes {
+		if name, ok := strings.CutSuffix(prefix, "/"); !ok || len(validation.IsDNS1123Subdomain(name)) > 0 {
+			v.at(".externalDNSPrefixes[%d]", i).fault("want a domain and a slash, got %q", prefix)
+		}
+	}
+	v.at(".storageClasses").mapping(p.StorageClasses)
+	v.at(".ingressClasses").mapping(p.IngressClasses)
+	v.at(".addressPools").mapping(p.AddressPools)
+	v.at(".addresses").mapping(p.Addresses)
+	for _, from := range slices.Sorted(maps.Keys(p.Addresses)) {
+		v.at(".addresses[%s]", from).address(from)
+		v.at(".addresses[%s]", from).address(p.Addresses[from])
+	}
+	if lb := p.LoadBalancer; lb != nil {
+		if lb.LoadBalancerIP != nil && *lb.LoadBalancerIP != "" {
+			v.at(".loadBalancer.loadBalancerIP").address(*lb.LoadBalancerIP)
+		}
+		if lb.ExternalIPs != nil {
+			for i, ip := range *lb.ExternalIPs {
+				v.at(".loadBalancer.externalIPs[%d]", i).address(ip)
+			}
+		}
+	}
+	for _, from := range slices.Sorted(maps.Keys(p.ServiceTypes)) {
+		to := p.ServiceTypes[from]
+		if !slices.Contains([]string{"LoadBalancer>NodePort", "LoadBalancer>ClusterIP", "NodePort>ClusterIP"}, from+">"+to) {
+			v.at(".serviceTypes[%s]", from).fault("a Service of type %q can't become one of type %q", from, to)
+		}
+	}
+	if _, chained := p.ServiceTypes[p.ServiceTypes["LoadBalancer"]]; chained {
+		v.at(".serviceTypes").fault("NodePort is both mapped and mapped to; map both types to ClusterIP")
+	}
+	v.at(".labels").entries(p.Labels, qualifiedName, validation.IsValidLabelValue)
+	v.at(".nodeSelector").entries(p.NodeSelector, qualifiedName, validation.IsValidLabelValue)
+	v.at(".annotations").entries(p.Annotations, qualifiedName, nil)
+	if t := p.Tolerations; t != nil {
+		for i, one := range t.Add {
+			v.at(".tolerations.add[%d]", i).toleration(one)
+		}
+		for i, one := range t.Remove {
+			v.at(".tolerations.remove[%d]", i).tolerationPattern(one)
+			for j, add := range t.Add {
+				if one.matches(add.object()) {
+					v.at(".tolerations.remove[%d]", i).fault("it removes tolerations.add[%d] again", j)
+				}
+			}
+		}
+	}
+}
+
+func qualifiedName(key string) []string { return validation.IsQualifiedName(strings.ToLower(key)) }
+
+func (v validator) kind(kind string) {
+	if name, _, _ := strings.Cut(kind, "."); name == "" {
+		v.fault("want a kind, or a kind, a dot and a group")
+	}
+}
+
+func (v validator) oneOf(value string, known ...string) {
+	if !slices.Contains(known, value) {
+		v.fault("unknown value %q; %s", value, suggest(value, known[1:]))
+	}
+}
+
+func (v validator) address(ip string) {
+	if _, err := netip.ParseAddr(ip); err != nil {
+		v.fault("%q is no IP address", ip)
+	}
+}
+
+func (v validator) replicas(replicas map[string]int64) {
+	for _, key := range slices.Sorted(maps.Keys(replicas)) {
+		at := v.at("[%s]", key)
+		kind, name, ok := strings.Cut(key, "/")
+		switch known := scalableKinds(); {
+		case !ok || name == "":
+			at.fault("want <kind>/<name>, for example deployment/wordpress")
+		case !slices.Contains(known, strings.ToLower(kind)):
+			at.fault("kind %q has no replicas; %s", kind, suggest(kind, known))
+		case replicas[key] < 0:
+			at.fault("%d is less than nothing", replicas[key])
+		}
+	}
+}
+
+// mapping refuses what can't be applied twice with the same result.
+func (v validator) mapping(m map[string]string) {
+	for _, from := range slices.Sorted(maps.Keys(m)) {
+		at, to := v.at("[%s]", from), m[from]
+		_, again := m[to]
+		switch {
+		case from == "" || to == "":
+			at.fault("neither side may be empty")
+		case from == to:
+			at.fault("it maps %q to itself", from)
+		case again:
+			at.fault("%q is both mapped to and mapped from, so a second restore would carry %q further; use two profiles", to, from)
+		}
+	}
+}
+
+func (v validator) hosts(hosts []HostMapping) {
+	valid := true
+	for i, h := range hosts {
+		at, before := v.at("[%d]", i), len(v.c.faults)
+		at.at(".from").pattern(h.From)
+		at.at(".to").pattern(h.To)
+		at.at(".mode").oneOf(string(h.Mode), "", string(HostReplace), string(HostAdd))
+		if len(v.c.faults) > before {
+			valid = false
+			continue
+		}
+		if strings.HasPrefix(h.From, "*.") != strings.HasPrefix(h.To, "*.") {
+			at.fault("either both or neither of from and to begin with \"*.\"")
+		}
+	}
+	if !valid {
+		return
+	}
+	for i, h := range hosts {
+		at := v.at("[%d].from", i)
+		if strings.EqualFold(h.From, h.To) {
+			at.fault("it maps %q to itself", h.From)
+			continue
+		}
+		for j, other := range hosts {
+			switch {
+			case j < i && strings.EqualFold(h.From, other.From):
+				at.fault("hosts[%d] maps %q already", j, h.From)
+			case j != i && within(h.From, other.To):
+				at.fault("hosts[%d] maps to %q, which is left alone from then on, so this can never apply; map to the final name, or use two profiles", j, other.To)
+			}
+		}
+	}
+}
+
+func (v validator) pattern(host string) {
+	name := strings.TrimPrefix(host, "*.")
+	switch {
+	case host == "":
+		v.fault("it is empty")
+	case strings.Contains(name, "*"):
+		v.fault("%q: an asterisk may only stand for the first label, as in *.example.org", host)
+	case strings.Contains(host, "://") || strings.ContainsAny(host, "/:"):
+		v.fault("%q: want a host alone, without scheme, port or path", host)
+	default:
+		if problems := validation.IsDNS1123Subdomain(strings.ToLower(name)); len(problems) > 0 {
+			v.fault("%q is no host: %s", host, problems[0])
+		}
+	}
+}
+
+func (v validator) entries(e *Entries, key, value func(string) []string) {
+	if e == nil {
+		return
+	}
+	for _, k := range slices.Sorted(maps.Keys(e.Set)) {
+		at := v.at(".set[%s]", k)
+		if problems := key(k); len(problems) > 0 {
+			at.fault("%q is no key: %s", k, problems[0])
+		}
+		if value != nil {
+			if problems := value(e.Set[k]); len(problems) > 0 {
+				at.fault("%q is no value: %s", e.Set[k], problems[0])
+			}
+		}
+		if e.removes(k) {
+			at.fault("it is set and removed")
+		}
+		if k == AnnotationOriginalState {
+			at.fault("it belongs to state standby")
+		}
+	}
+	for i, k := range e.Remove {
+		switch {
+		case strings.TrimSuffix(k, "*") == "":
+			v.at(".remove[%d]", i).fault("want a key, or the beginning of a key and an asterisk")
+		case e.removesKey(k, AnnotationOriginalState):
+			v.at(".remove[%d]", i).fault("it would remove %s, which belongs to state standby", AnnotationOriginalState)
+		}
+	}
+}
+
+func (v validator) toleration(t Toleration) {
+	v.tolerationPattern(t)
+	switch {
+	case t.Key == "" && t.Operator != "Exists":
+		v.fault("a toleration without a key needs operator Exists")
+	case t.Operator == "Exists" && t.Value != "":
+		v.fault("operator Exists takes no value")
+	case t.TolerationSeconds != nil && t.Effect != "NoExecute":
+		v.fault("tolerationSeconds needs effect NoExecute")
+	}
+}
+
+func (v validator) tolerationPattern(t Toleration) {
+	if t == (Toleration{}) {
+		v.fault("it is empty")
+	}
+	v.at(".operator").oneOf(t.Operator, "", "Equal", "Exists")
+	v.at(".effect").oneOf(t.Effect, "", "NoSchedule", "PreferNoSchedule", "NoExecute")
+}
