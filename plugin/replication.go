@@ -210,6 +210,9 @@ func (a *ReplicationAction) progressOf(t *agentpb.Transfer, op operation, site *
 		if t.GetResumed() {
 			p.Description += ", resumed"
 		}
+		if t.GetError() != "" {
+			p.Description += "; waiting to try again: " + t.GetError()
+		}
 	}
 	return p
 }

@@ -236,6 +236,8 @@ func TestReplicationAction_Progress(t *testing.T) {
 	}
 	running := transfer(agentpb.Transfer_RUNNING, 40)
 	running.Base, running.Resumed = "dr-before", true
+	retrying := transfer(agentpb.Transfer_RUNNING, 40)
+	retrying.Error = "connection reset"
 	failed := transfer(agentpb.Transfer_FAILED, 40)
 	failed.Error = "target has diverged"
 	what := "znvm/k3s/pvc-1@dr-nightly to remote:backup/replica/znvm/k3s/pvc-1"
@@ -252,6 +254,11 @@ func TestReplicationAction_Progress(t *testing.T) {
 			name:  "reports a running transfer",
 			agent: fakeAgent{snapshots: taken, transfer: running},
 			want:  velero.OperationProgress{NCompleted: 40, NTotal: 100, Description: "copying " + what + ", incremental from dr-before, resumed", Started: began.Local(), Updated: seen.Local()},
+		},
+		{
+			name:  "reports a transfer that waits to go on",
+			agent: fakeAgent{snapshots: taken, transfer: retrying},
+			want:  velero.OperationProgress{NCompleted: 40, NTotal: 100, Description: "copying " + what + "; waiting to try again: connection reset", Started: began.Local(), Updated: seen.Local()},
 		},
 		{
 			name:  "completes when the target holds the copy",

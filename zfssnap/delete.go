@@ -3,6 +3,7 @@ package zfssnap
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -25,13 +26,15 @@ func snapshotID(node string, v *agentpb.Version) SnapshotID {
 //
 // At the source it always goes: the agent keeps a bookmark where the next
 // incremental starts from. On the target a bookmark can not take a snapshot's
-// place, so the copy stays while it is what the next incremental is received
-// onto, that is, unless the target has a newer snapshot that the source still
-// has, or can start from. A copy that stays is the newest restore point and
-// goes no other way than with its replica. Otherwise the copy is deleted if
-// nothing depends on it; not being able to is logged and does not fail the
-// deletion, since the target may be cut off for long and the source must not
-// fill up meanwhile.
+// place, because the next incremental is received onto the newest copy. That
+// one is given to the agent to destroy all the same, which keeps it until a
+// newer copy has arrived. What stays is a copy under newer ones that the source
+// no longer knows: the two sides differ then, and it is the last snapshot from
+// which they can be brought together again.
+//
+// Not being able to delete the copy, because it is in use or the target does
+// not answer, is logged and does not fail the deletion: the target may be cut
+// off for long, and the source must not fill up meanwhile.
 //
 // Velero calls this with "" for a snapshot that failed, and again after a
 // failed deletion; both, and a snapshot that is gone, are success.
@@ -59,7 +62,7 @@ func (s *Snapshotter) DeleteSnapshot(snapshotID string) error {
 	case err != nil:
 		log.WithError(err).Warn("copy of a deleted snapshot stays on the target")
 	case !deleted:
-		log.Info("copy of a deleted snapshot stays on the target: the next incremental builds on it")
+		log.Warn("copy of a deleted snapshot stays on the target: it is the newest that both sides know")
 	}
 	return nil
 }
@@ -95,23 +98,25 @@ func onTarget(copies []*agentpb.Version, guid uint64) *agentpb.Version {
 	return nil
 }
 
-// chainNeeds reports whether the target's copy of a snapshot has to stay. It
-// may go when the target has a newer snapshot that the source has too, as
-// snapshot or bookmark. Both lists are in the order of createtxg.
+// chainNeeds reports whether a snapshot is the newest that both sides know,
+// though not the newest on the target. Both lists are in the order of
+// createtxg.
 func chainNeeds(guid uint64, source, target []*agentpb.Version) bool {
 	atSource := map[uint64]bool{}
 	for _, v := range source {
 		atSource[v.GetGuid()] = true
 	}
-	for i := len(target) - 1; i >= 0; i-- {
-		v := target[i]
+	newest := true
+	for _, v := range slices.Backward(target) {
 		switch {
 		case v.GetBookmark():
+			continue
 		case v.GetGuid() == guid:
-			return true
+			return !newest
 		case atSource[v.GetGuid()]:
 			return false
 		}
+		newest = false
 	}
 	return false
 }

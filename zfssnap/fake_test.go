@@ -37,6 +37,8 @@ type fakeAgent struct {
 	datasets map[string]*agentpb.Dataset
 	versions map[string][]*agentpb.Version
 	busy     map[uint64]bool // snapshots that can not be destroyed
+	replicas bool            // the newest of a dataset goes later
+	deferred []string        // those that do
 	made     []*agentpb.CreateVolumeRequest
 	taken    []*agentpb.CreateSnapshotsRequest
 	copied   []*agentpb.ReplicateRequest
@@ -153,6 +155,10 @@ func (a *fakeAgent) DestroySnapshot(_ context.Context, req *agentpb.DestroySnaps
 	defer leave()
 	if a.busy[req.GetGuid()] {
 		return nil, status.Error(codes.FailedPrecondition, "snapshot has clones")
+	}
+	if all := a.versions[req.GetDataset()]; a.replicas && len(all) > 0 && all[len(all)-1].GetGuid() == req.GetGuid() {
+		a.deferred = append(a.deferred, req.GetName())
+		return &agentpb.DestroySnapshotResponse{}, nil
 	}
 	a.versions[req.GetDataset()] = slices.DeleteFunc(a.versions[req.GetDataset()], func(v *agentpb.Version) bool {
 		return v.GetGuid() == req.GetGuid() && v.GetName() == req.GetName() && !v.GetBookmark()

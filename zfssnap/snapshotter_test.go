@@ -128,6 +128,7 @@ func TestSnapshotter_DeleteSnapshot(t *testing.T) {
 		targetDown, cloned bool
 		wantSource         []string
 		wantTarget         []string
+		wantDeferred       []string
 	}{
 		{
 			name:   "an old snapshot goes on both sides",
@@ -135,14 +136,14 @@ func TestSnapshotter_DeleteSnapshot(t *testing.T) {
 			wantSource: []string{"b"}, wantTarget: []string{"b"},
 		},
 		{
-			name:   "the newest copy stays, for the next incremental builds on it",
+			name:   "the newest copy is left to the agent, for the next incremental builds on it",
 			source: []string{"a", "b", "#b"}, target: []string{"a", "b"}, delete: "b",
-			wantSource: []string{"a", "#b"}, wantTarget: []string{"a", "b"},
+			wantSource: []string{"a", "#b"}, wantTarget: []string{"a", "b"}, wantDeferred: []string{"b"},
 		},
 		{
 			name:   "a newer source snapshot that has not been copied does not help",
 			source: []string{"a", "b", "#b", "c"}, target: []string{"a", "b"}, delete: "b",
-			wantSource: []string{"a", "#b", "c"}, wantTarget: []string{"a", "b"},
+			wantSource: []string{"a", "#b", "c"}, wantTarget: []string{"a", "b"}, wantDeferred: []string{"b"},
 		},
 		{
 			name:   "a newer copy of which the source kept a bookmark is enough",
@@ -187,11 +188,13 @@ func TestSnapshotter_DeleteSnapshot(t *testing.T) {
 			for _, name := range tt.target {
 				target.add(replica, guids[name], name)
 			}
+			target.replicas = true
 			target.down, target.busy[guids[tt.delete]] = tt.targetDown, tt.cloned
 			id := SnapshotID{Node: "hassio", Dataset: volDataset, Snapshot: tt.delete, GUID: guids[tt.delete], Created: time.Unix(1, 0)}
 			require.NoError(t, w.snap.DeleteSnapshot(id.String()))
 			assert.Equal(t, tt.wantSource, source.names(volDataset))
 			assert.Equal(t, tt.wantTarget, target.names(replica))
+			assert.Equal(t, tt.wantDeferred, target.deferred)
 		})
 	}
 }
