@@ -359,6 +359,7 @@ type Dataset struct {
 	// Native properties of CreateVolumeRequest's allow-list that are set on the
 	// dataset itself (source local or received), sizes in bytes. A clone inherits
 	// from its new parent, so these are what a restored volume is given back.
+	// Not in lists.
 	Native        map[string]string `protobuf:"bytes,12,rep,name=native,proto3" json:"native,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -1,0 +1,378 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"strings"
+	"time"
+
+	"github.com/kubectl-dr/kubectl-dr/zfssnap"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
+)
+
+// replicaHold keeps the newest snapshot of a replica: the next increment can be
+// received onto nothing else.
+var replicaHold = zfssnap.HoldTag("replica")
+
+// settleTimeout bounds what a receive does after its stream has ended: letting
+// zfs receive save what arrived, or completing what it got.
+const settleTimeout = time.Minute
+
+// replica is what this host has of a replica.
+type replica struct {
+	exists   bool
+	token    string
+	versions []zfs.Version
+	managed  bool
+	source   string
+	fenced   string
+}
+
+func (s *Server) replica(ctx context.Context, dataset string) (replica, error) {
+	ds, err := s.ZFS.Dataset(ctx, dataset)
+	if errors.Is(err, ErrNotFound) {
+		// The fence may stand above.
+		for up := zfs.Parent(dataset); up != ""; up = zfs.Parent(up) {
+			props, err := s.ZFS.Get(ctx, up, zfssnap.PropFenced)
+			if errors.Is(err, ErrNotFound) {
+				continue
+			}
+			return replica{fenced: set(props[zfssnap.PropFenced])}, err
+		}
+		return replica{}, nil
+	}
+	if err != nil {
+		return replica{}, err
+	}
+	props, err := s.ZFS.Get(ctx, dataset, zfssnap.PropManaged, zfssnap.PropSource, zfssnap.PropFenced)
+	if err != nil {
+		return replica{}, err
+	}
+	vs, err := s.ZFS.Versions(ctx, dataset)
+	if err != nil {
+		return replica{}, err
+	}
+	return replica{
+		exists: true, token: ds.ReceiveResumeToken, versions: vs,
+		managed: local(props[zfssnap.PropManaged]) == "true",
+		source:  local(props[zfssnap.PropSource]),
+		fenced:  set(props[zfssnap.PropFenced]),
+	}, nil
+}
+
+// local is the value of a property that is set on the dataset itself.
+func local(p zfs.Property) string {
+	if p.Source == zfs.SourceLocal {
+		return p.Value
+	}
+	return ""
+}
+
+// set is the value of a user property wherever it is set.
+func set(p zfs.Property) string {
+	if p.Source == zfs.SourceNone || p.Source == zfs.SourceDefault {
+		return ""
+	}
+	return p.Value
+}
+
+func (r replica) snapshot(guid uint64) (zfs.Version, bool) {
+	for _, v := range r.versions {
+		if v.GUID == guid && !v.Bookmark {
+			return v, true
+		}
+	}
+	return zfs.Version{}, false
+}
+
+// ReceiveState implements agentpb.AgentServer.
+func (s *Server) ReceiveState(ctx context.Context, req *agentpb.ReceiveStateRequest) (*agentpb.ReceiveStateResponse, error) {
+	if err := s.allow(ctx, Receive, req.GetDataset()); err != nil {
+		return nil, err
+	}
+	r, err := s.replica(ctx, req.GetDataset())
+	if err != nil {
+		return nil, err
+	}
+	return &agentpb.ReceiveStateResponse{
+		Exists: r.exists, Versions: versions(r.versions), ReceiveResumeToken: r.token, Fenced: r.fenced,
+	}, nil
+}
+
+// Receive implements agentpb.AgentServer.
+//
+// Nothing is changed before data has come, so a sender that dies at once leaves
+// no trace. A stream that ends without its end record leaves what zfs receive
+// keeps for resuming, and nothing else.
+func (s *Server) Receive(stream agentpb.Agent_ReceiveServer) error {
+	ctx := stream.Context()
+	first, err := stream.Recv()
+	if err != nil {
+		return fmt.Errorf("receive: read header: %w", err)
+	}
+	h := first.GetHeader()
+	if err := s.checkHeader(ctx, h); err != nil {
+		return err
+	}
+	if _, busy := s.receiving.LoadOrStore(h.GetDataset(), true); busy {
+		return fmt.Errorf("receive into %s: %w: another receive runs", h.GetDataset(), ErrBusy)
+	}
+	defer s.receiving.Delete(h.GetDataset())
+
+	node, _, _ := strings.Cut(h.GetSource(), ":")
+	start := s.Clock()
+	in := &incoming{stream: stream}
+	v, err := s.receive(ctx, h, in)
+	if in.bytes > 0 {
+		s.OnTransfer(TransferEvent{Received: true, Dataset: h.GetDataset(), Peer: node, Bytes: in.bytes, Duration: s.Clock().Sub(start), Err: err})
+	}
+	if err != nil {
+		return fmt.Errorf("receive %s@%s from %s: %w", h.GetDataset(), h.GetSnapshot(), h.GetSource(), err)
+	}
+	s.Log.Info("received", "snapshot", v.FullName(), "guid", v.GUID, "source", h.GetSource(), "bytes", in.bytes)
+	return stream.SendAndClose(&agentpb.ReceiveResponse{Snapshot: versionPB(v), Bytes: in.bytes})
+}
+
+func (s *Server) checkHeader(ctx context.Context, h *agentpb.ReceiveHeader) error {
+	if h == nil {
+		return fmt.Errorf("receive: %w: the first message is not a header", ErrInvalid)
+	}
+	if err := s.allow(ctx, Receive, h.GetDataset()); err != nil {
+		return err
+	}
+	if err := zfs.ValidateSnapshot(h.GetDataset() + "@" + h.GetSnapshot()); err != nil {
+		return err
+	}
+	if h.GetGuid() == 0 {
+		return fmt.Errorf("receive into %s: %w: no guid", h.GetDataset(), ErrInvalid)
+	}
+	if t := zfs.Type(h.GetType()); t != zfs.Filesystem && t != zfs.Volume {
+		return fmt.Errorf("receive into %s: %w: type %q", h.GetDataset(), ErrInvalid, t)
+	}
+	// A replica is bound to the node it comes from, so no other can continue it.
+	id, err := identity(ctx)
+	if err != nil {
+		return err
+	}
+	node, dataset, _ := strings.Cut(h.GetSource(), ":")
+	if node != id {
+		return fmt.Errorf("receive into %s: %w: source %q is not of identity %q", h.GetDataset(), ErrDenied, h.GetSource(), id)
+	}
+	if err := zfs.ValidateDataset(dataset); err != nil {
+		return err
+	}
+	return checkOurs(h.GetSnapshotProperties())
+}
+
+func (s *Server) receive(ctx context.Context, h *agentpb.ReceiveHeader, in *incoming) (zfs.Version, error) {
+	// The first part tells a stream from a request to complete an earlier one.
+	if err := in.next(); err != nil {
+		return zfs.Version{}, err
+	}
+	r, err := s.replica(ctx, h.GetDataset())
+	if err != nil {
+		return zfs.Version{}, err
+	}
+	switch {
+	case r.fenced != "":
+		return zfs.Version{}, fmt.Errorf("%w: %s by %s", ErrFenced, h.GetDataset(), r.fenced)
+	case r.exists && (!r.managed || r.source == ""):
+		return zfs.Version{}, fmt.Errorf("%w: %s exists and is not a replica", ErrForeign, h.GetDataset())
+	case r.exists && r.source != h.GetSource():
+		return zfs.Version{}, fmt.Errorf("%w: it is the replica of %s", ErrForeign, r.source)
+	}
+	if v, ok := r.snapshot(h.GetGuid()); ok && in.ended {
+		return v, s.complete(ctx, h, r.versions, v)
+	}
+	if in.ended {
+		return zfs.Version{}, fmt.Errorf("%w: the stream is empty", ErrIncomplete)
+	}
+	if !h.GetResume() && r.token != "" {
+		s.Log.Info("dropping an interrupted receive", "dataset", h.GetDataset())
+		if err := s.ZFS.AbortReceive(ctx, h.GetDataset()); err != nil {
+			return zfs.Version{}, err
+		}
+	}
+	if h.GetResume() && r.token == "" {
+		return zfs.Version{}, fmt.Errorf("%w: there is no interrupted receive", zfs.ErrResumeStale)
+	}
+	if !r.exists {
+		if err := s.makeParents(ctx, Receive, h.GetDataset()); err != nil {
+			return zfs.Version{}, err
+		}
+	}
+	if err := s.run(ctx, h, in); err != nil {
+		return zfs.Version{}, err
+	}
+
+	// What has arrived is completed even if the sender is gone.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	defer cancel()
+	vs, err := s.ZFS.Versions(ctx, h.GetDataset())
+	if err != nil {
+		return zfs.Version{}, err
+	}
+	v, ok := replica{versions: vs}.snapshot(h.GetGuid())
+	if !ok {
+		return zfs.Version{}, fmt.Errorf("%w: no snapshot with guid %d is there after it", ErrIncomplete, h.GetGuid())
+	}
+	return v, s.complete(ctx, h, vs, v)
+}
+
+// run feeds the stream to zfs receive. It has a life of its own: when the
+// stream breaks, it sees its input end and saves what it has.
+func (s *Server) run(ctx context.Context, h *agentpb.ReceiveHeader, in *incoming) error {
+	procCtx, kill := context.WithCancel(context.WithoutCancel(ctx))
+	defer kill()
+	r, w := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		err := s.ZFS.Receive(procCtx, receiveOptions(h), r)
+		// Whoever still writes learns that nobody reads.
+		r.CloseWithError(errReceiveEnded)
+		done <- err
+	}()
+
+	streamErr := in.copyTo(w)
+	w.CloseWithError(streamErr)
+	timer := time.AfterFunc(settleTimeout, kill)
+	defer timer.Stop()
+	if streamErr == nil {
+		// All has come. What zfs receive does now may take long.
+		timer.Stop()
+	}
+	err := <-done
+	switch {
+	case errors.Is(streamErr, errReceiveEnded) && err == nil:
+		// zfs receive had enough before the end came, as it may.
+		return in.drain()
+	case err != nil:
+		return err
+	default:
+		return streamErr
+	}
+}
+
+var errReceiveEnded = errors.New("zfs receive has ended")
+
+// receiveOptions keep a replica from ever being mounted, written to or shared,
+// whatever its parents and its source say. They are set with every stream, so
+// that one who changed them in between does not last.
+func receiveOptions(h *agentpb.ReceiveHeader) zfs.ReceiveOptions {
+	o := zfs.ReceiveOptions{
+		Target: h.GetDataset() + "@" + h.GetSnapshot(), Resumable: true, Unmounted: true,
+		Set: map[string]string{"readonly": "on", zfssnap.PropManaged: "true", zfssnap.PropSource: h.GetSource()},
+	}
+	if zfs.Type(h.GetType()) == zfs.Filesystem {
+		o.Set["canmount"] = "noauto"
+		o.Exclude = []string{"mountpoint", "sharenfs", "sharesmb"}
+	} else {
+		// No device nodes for replicas, and no space reserved for them.
+		o.Set["volmode"], o.Set["refreservation"] = "none", "none"
+	}
+	return o
+}
+
+// complete checks a replica after a receive, tags the snapshot, and moves the
+// hold to the newest one.
+func (s *Server) complete(ctx context.Context, h *agentpb.ReceiveHeader, vs []zfs.Version, v zfs.Version) error {
+	ds, err := s.ZFS.Dataset(ctx, h.GetDataset())
+	if err != nil {
+		return err
+	}
+	if !ds.ReadOnly || ds.Mounted {
+		return fmt.Errorf("replica %s: %w: a replica is read-only and not mounted, this one has readonly=%t and mounted=%t",
+			h.GetDataset(), ErrMismatch, ds.ReadOnly, ds.Mounted)
+	}
+	props := maps.Clone(h.GetSnapshotProperties())
+	if props == nil {
+		props = map[string]string{}
+	}
+	props[zfssnap.PropManaged], props[zfssnap.PropSource] = "true", h.GetSource()
+	if err := s.ZFS.Set(ctx, v.FullName(), props); err != nil {
+		return err
+	}
+	newest := v
+	for _, o := range vs {
+		if !o.Bookmark && o.CreateTXG > newest.CreateTXG {
+			newest = o
+		}
+	}
+	if err := s.ZFS.Hold(ctx, replicaHold, newest.FullName()); err != nil {
+		return err
+	}
+	holds, err := s.ZFS.Holds(ctx, held(vs)...)
+	if err != nil {
+		return err
+	}
+	for _, o := range holds {
+		if o.Tag == replicaHold && o.Snapshot != newest.FullName() {
+			if err := s.ZFS.Release(ctx, replicaHold, o.Snapshot); err != nil && !errors.Is(err, ErrNotFound) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// incoming is the part of a stream after its header.
+type incoming struct {
+	stream agentpb.Agent_ReceiveServer
+	data   []byte // of the last part
+	bytes  uint64 // so far
+	ended  bool   // the end record has come
+}
+
+// next reads one part. A stream that ends before its end record is incomplete,
+// and so is one whose end record counts other bytes.
+func (in *incoming) next() error {
+	in.data = nil
+	m, err := in.stream.Recv()
+	if errors.Is(err, io.EOF) {
+		return fmt.Errorf("%w: it ended without an end record", ErrIncomplete)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrIncomplete, err)
+	}
+	switch part := m.GetPart().(type) {
+	case *agentpb.ReceiveRequest_Data:
+		in.data = part.Data
+		in.bytes += uint64(len(part.Data))
+		return nil
+	case *agentpb.ReceiveRequest_End:
+		in.ended = true
+		if part.End.GetBytes() != in.bytes {
+			return fmt.Errorf("%w: %d bytes were sent and %d received", ErrIncomplete, part.End.GetBytes(), in.bytes)
+		}
+		return nil
+	default:
+		return fmt.Errorf("receive: %w: neither data nor end", ErrInvalid)
+	}
+}
+
+// copyTo writes the part at hand and all that follow.
+func (in *incoming) copyTo(w io.Writer) error {
+	for !in.ended {
+		if _, err := w.Write(in.data); err != nil {
+			return err
+		}
+		if err := in.next(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// drain reads what follows, for its count.
+func (in *incoming) drain() error {
+	for !in.ended {
+		if err := in.next(); err != nil {
+			return err
+		}
+	}
+	return nil
+}

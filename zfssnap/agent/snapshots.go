@@ -1,0 +1,239 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/kubectl-dr/kubectl-dr/zfssnap"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/replicate"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
+)
+
+// holdPrefix begins every hold tag that is ours.
+var holdPrefix = zfssnap.HoldTag("")
+
+// maxProcesses bounds how many zfs(8) processes one request runs at a time.
+const maxProcesses = 8
+
+// CreateSnapshots implements agentpb.AgentServer.
+//
+// A backup's window is the time this takes, and most of that is starting
+// processes. So the snapshot is taken first, without asking whether it exists,
+// and then holding it and reading its guid go side by side: two processes in a
+// row for one dataset.
+func (s *Server) CreateSnapshots(ctx context.Context, req *agentpb.CreateSnapshotsRequest) (*agentpb.CreateSnapshotsResponse, error) {
+	if len(req.GetDatasets()) == 0 {
+		return nil, fmt.Errorf("create snapshots: %w: no datasets", ErrInvalid)
+	}
+	names := make([]string, 0, len(req.GetDatasets()))
+	for _, d := range req.GetDatasets() {
+		if err := s.allow(ctx, Snapshot, d); err != nil {
+			return nil, err
+		}
+		if req.GetHold() != "" {
+			if err := s.allow(ctx, Hold, d); err != nil {
+				return nil, err
+			}
+		}
+		name := d + "@" + req.GetName()
+		if slices.Contains(names, name) {
+			return nil, fmt.Errorf("create snapshots: %w: %s is named twice", ErrInvalid, d)
+		}
+		names = append(names, name)
+	}
+	if err := checkOurs(req.GetProperties()); err != nil {
+		return nil, err
+	}
+	if req.GetHold() != "" {
+		if err := checkTag(req.GetHold()); err != nil {
+			return nil, err
+		}
+	}
+	props := map[string]string{}
+	maps.Copy(props, req.GetProperties())
+	props[zfssnap.PropManaged] = "true"
+
+	err := s.ZFS.Snapshot(ctx, names, props)
+	if errors.Is(err, ErrExists) {
+		err = s.createMissing(ctx, names, props)
+	}
+	if err != nil {
+		return nil, err
+	}
+	resp := &agentpb.CreateSnapshotsResponse{Snapshots: make([]*agentpb.Version, len(names))}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(maxProcesses)
+	for i, name := range names {
+		if req.GetHold() != "" {
+			g.Go(func() error { return s.ZFS.Hold(ctx, req.GetHold(), name) })
+		}
+		g.Go(func() error {
+			v, err := s.ZFS.Lookup(ctx, name)
+			resp.Snapshots[i] = versionPB(v)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	s.Log.Info("snapshots taken", "snapshots", names, "backup", props[zfssnap.PropBackup])
+	return resp, nil
+}
+
+// createMissing takes those snapshots of a group that do not exist. The others
+// must be the same backup's.
+func (s *Server) createMissing(ctx context.Context, names []string, props map[string]string) error {
+	var missing []string
+	for _, name := range names {
+		have, err := s.ZFS.UserProperties(ctx, name, zfs.SourceLocal)
+		switch {
+		case errors.Is(err, ErrNotFound):
+			missing = append(missing, name)
+		case err != nil:
+			return err
+		case have[zfssnap.PropManaged] != "true":
+			return fmt.Errorf("snapshot %s %w and is not ours", name, ErrExists)
+		case have[zfssnap.PropBackup] != props[zfssnap.PropBackup]:
+			return fmt.Errorf("snapshot %s %w and is of backup %q, not %q", name, ErrExists, have[zfssnap.PropBackup], props[zfssnap.PropBackup])
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return s.ZFS.Snapshot(ctx, missing, props)
+}
+
+// DestroySnapshot implements agentpb.AgentServer.
+//
+// The snapshot is destroyed with zfs destroy -d: one that has clones, that
+// others hold, or that a replica needs as its newest, goes with the last of
+// them, and expiry never fails because of it.
+func (s *Server) DestroySnapshot(ctx context.Context, req *agentpb.DestroySnapshotRequest) (*agentpb.DestroySnapshotResponse, error) {
+	if err := s.allow(ctx, Destroy, req.GetDataset()); err != nil {
+		return nil, err
+	}
+	name := req.GetDataset() + "@" + req.GetName()
+	v, err := s.ZFS.Lookup(ctx, name)
+	if errors.Is(err, ErrNotFound) || err == nil && req.GetGuid() != 0 && v.GUID != req.GetGuid() {
+		// One of that name and another guid is not the one meant.
+		return &agentpb.DestroySnapshotResponse{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	props, err := s.ZFS.UserProperties(ctx, name, zfs.SourceLocal)
+	if err != nil {
+		return nil, err
+	}
+	if props[zfssnap.PropManaged] != "true" {
+		return nil, fmt.Errorf("destroy %s: %w: %s is not set on it", name, ErrForeign, zfssnap.PropManaged)
+	}
+	if id := s.transfers.using(req.GetDataset(), v.GUID); id != "" {
+		return nil, fmt.Errorf("destroy %s: %w: transfer %s needs it", name, ErrBusy, id)
+	}
+	if v.UserRefs > 0 {
+		holds, err := s.ZFS.Holds(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		for _, h := range holds {
+			if strings.HasPrefix(h.Tag, holdPrefix) && h.Tag != replicaHold {
+				if err := s.ZFS.Release(ctx, h.Tag, name); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
+	if err := s.ZFS.DestroySnapshots(ctx, req.GetDataset(), []string{req.GetName()}, true); err != nil && !errors.Is(err, ErrNotFound) {
+		return nil, err
+	}
+	resp := &agentpb.DestroySnapshotResponse{Existed: true}
+	vs, err := s.ZFS.Versions(ctx, req.GetDataset())
+	if err != nil {
+		return nil, err
+	}
+	for _, left := range vs {
+		switch {
+		case left.GUID != v.GUID:
+		case left.Bookmark:
+			resp.KeptBookmark = resp.KeptBookmark || strings.HasPrefix(left.Name, replicate.CursorPrefix)
+		default:
+			s.Log.Info("snapshot goes when nothing depends on it any more", "snapshot", name)
+		}
+	}
+	s.Log.Info("snapshot destroyed", "snapshot", name, "guid", v.GUID, "bookmark", resp.KeptBookmark)
+	return resp, nil
+}
+
+// checkTag refuses hold tags other than ours.
+func checkTag(tag string) error {
+	if !strings.HasPrefix(tag, holdPrefix) || tag == holdPrefix {
+		return fmt.Errorf("hold tag %q: %w: it does not begin with %s", tag, ErrInvalid, holdPrefix)
+	}
+	return zfs.ValidateHoldTag(tag)
+}
+
+func (s *Server) allowHold(ctx context.Context, req *agentpb.HoldRequest) error {
+	if err := zfs.ValidateSnapshot(req.GetSnapshot()); err != nil {
+		return err
+	}
+	dataset, _, _ := zfs.SplitVersion(req.GetSnapshot())
+	if err := s.allow(ctx, Hold, dataset); err != nil {
+		return err
+	}
+	return checkTag(req.GetTag())
+}
+
+// Hold implements agentpb.AgentServer.
+func (s *Server) Hold(ctx context.Context, req *agentpb.HoldRequest) (*agentpb.HoldResponse, error) {
+	if err := s.allowHold(ctx, req); err != nil {
+		return nil, err
+	}
+	return &agentpb.HoldResponse{}, s.ZFS.Hold(ctx, req.GetTag(), req.GetSnapshot())
+}
+
+// Release implements agentpb.AgentServer.
+func (s *Server) Release(ctx context.Context, req *agentpb.HoldRequest) (*agentpb.HoldResponse, error) {
+	if err := s.allowHold(ctx, req); err != nil {
+		return nil, err
+	}
+	return &agentpb.HoldResponse{}, s.ZFS.Release(ctx, req.GetTag(), req.GetSnapshot())
+}
+
+// ListHolds implements agentpb.AgentServer.
+func (s *Server) ListHolds(ctx context.Context, req *agentpb.ListHoldsRequest) (*agentpb.ListHoldsResponse, error) {
+	if err := s.allow(ctx, Read, req.GetDataset()); err != nil {
+		return nil, err
+	}
+	vs, err := s.ZFS.Versions(ctx, req.GetDataset())
+	if err != nil {
+		return nil, err
+	}
+	holds, err := s.ZFS.Holds(ctx, held(vs)...)
+	if err != nil {
+		return nil, err
+	}
+	resp := &agentpb.ListHoldsResponse{}
+	for _, h := range holds {
+		resp.Holds = append(resp.Holds, &agentpb.SnapshotHold{Snapshot: h.Snapshot, Tag: h.Tag, CreatedUnix: h.Created.Unix()})
+	}
+	return resp, nil
+}
+
+// held names the snapshots that have holds.
+func held(vs []zfs.Version) []string {
+	var names []string
+	for _, v := range vs {
+		if !v.Bookmark && v.UserRefs > 0 {
+			names = append(names, v.FullName())
+		}
+	}
+	return names
+}

@@ -1,0 +1,386 @@
+package agent
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/replicate"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
+)
+
+const (
+	// keepFinished is how long a transfer's outcome can be asked for.
+	keepFinished = time.Hour
+	// reportFailure is how old a failure may be and still be an answer to
+	// Replicate.
+	reportFailure = 10 * time.Minute
+)
+
+// transfers are the transfers from this host. They are not stored: the state
+// that counts is in ZFS.
+type transfers struct {
+	s    *Server
+	ctx  context.Context
+	stop func()
+
+	mu       sync.Mutex
+	byID     map[string]*transfer
+	datasets map[string]chan struct{} // one transfer at a time from each
+	pools    map[string]chan struct{} // PoolTransfers from each
+}
+
+func newTransfers(s *Server) *transfers {
+	ctx, cancel := context.WithCancel(context.Background())
+	t := &transfers{s: s, ctx: ctx, byID: map[string]*transfer{}, datasets: map[string]chan struct{}{}, pools: map[string]chan struct{}{}}
+	var running sync.WaitGroup
+	t.stop = func() {
+		cancel()
+		t.mu.Lock()
+		for _, x := range t.byID {
+			running.Go(func() { <-x.done })
+		}
+		t.mu.Unlock()
+		running.Wait()
+	}
+	return t
+}
+
+// transfer is one of them.
+type transfer struct {
+	job    replicate.Job
+	addr   string
+	cancel context.CancelFunc
+	done   chan struct{}
+	clock  func() time.Time
+
+	mu       sync.Mutex
+	state    *agentpb.Transfer
+	reported bool
+	moved    time.Time // when data last moved
+}
+
+// transferID is the same for the same copy.
+func transferID(req *agentpb.ReplicateRequest) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%d\n%s\n%s", req.GetGuid(), req.GetTargetNode(), req.GetTargetDataset()))
+	return fmt.Sprintf("%x", sum[:8])
+}
+
+// Replicate implements agentpb.AgentServer.
+func (s *Server) Replicate(ctx context.Context, req *agentpb.ReplicateRequest) (*agentpb.Transfer, error) {
+	if err := s.allow(ctx, Replicate, req.GetDataset()); err != nil {
+		return nil, err
+	}
+	for _, err := range []error{
+		zfs.ValidateSnapshot(req.GetDataset() + "@" + req.GetSnapshot()),
+		zfs.ValidateSnapshot(req.GetTargetDataset() + "@" + req.GetSnapshot()),
+	} {
+		if err != nil {
+			return nil, err
+		}
+	}
+	if req.GetGuid() == 0 || req.GetTargetNode() == "" || req.GetTargetAddress() == "" {
+		return nil, fmt.Errorf("replicate %s@%s: %w: guid, target node and target address are needed", req.GetDataset(), req.GetSnapshot(), ErrInvalid)
+	}
+	if req.GetTargetNode() == s.Node && within(req.GetTargetDataset(), req.GetDataset()) {
+		return nil, fmt.Errorf("replicate %s@%s: %w: a dataset cannot have its replica within itself", req.GetDataset(), req.GetSnapshot(), ErrInvalid)
+	}
+	if t := s.transfers.join(transferID(req)); t != nil {
+		return t, nil
+	}
+	// A request that can never succeed is refused here, not by a transfer.
+	v, err := s.ZFS.Lookup(ctx, req.GetDataset()+"@"+req.GetSnapshot())
+	if err != nil {
+		return nil, err
+	}
+	if v.GUID != req.GetGuid() {
+		return nil, fmt.Errorf("replicate: %w: snapshot %s has guid %d, not %d", ErrMismatch, v.FullName(), v.GUID, req.GetGuid())
+	}
+	return s.transfers.start(req), nil
+}
+
+// GetTransfer implements agentpb.AgentServer.
+func (s *Server) GetTransfer(ctx context.Context, req *agentpb.GetTransferRequest) (*agentpb.Transfer, error) {
+	t, err := s.transfer(ctx, req.GetId())
+	if err != nil {
+		return nil, err
+	}
+	return t.snapshot(), nil
+}
+
+// CancelTransfer implements agentpb.AgentServer. It returns when the transfer
+// has ended.
+func (s *Server) CancelTransfer(ctx context.Context, req *agentpb.GetTransferRequest) (*agentpb.Transfer, error) {
+	t, err := s.transfer(ctx, req.GetId())
+	if err != nil {
+		return nil, err
+	}
+	t.cancel()
+	select {
+	case <-t.done:
+		return t.snapshot(), nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (s *Server) transfer(ctx context.Context, id string) (*transfer, error) {
+	if _, err := s.roots(ctx, Replicate); err != nil {
+		return nil, err
+	}
+	s.transfers.mu.Lock()
+	t := s.transfers.byID[id]
+	s.transfers.mu.Unlock()
+	if t == nil {
+		return nil, fmt.Errorf("transfer %q: %w", id, ErrNotFound)
+	}
+	return t, s.allow(ctx, Replicate, t.job.Dataset)
+}
+
+// join returns the transfer of that id unless it has to be started: one that
+// runs or is done, and a failure that was not reported yet.
+func (ts *transfers) join(id string) *agentpb.Transfer {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	t := ts.byID[id]
+	if t == nil {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch t.state.GetState() {
+	case agentpb.Transfer_CANCELLED:
+		return nil
+	case agentpb.Transfer_FAILED:
+		if t.reported || t.clock().Sub(time.UnixMilli(t.state.GetUpdatedUnixMs())) > reportFailure {
+			return nil
+		}
+		t.reported = true
+	case agentpb.Transfer_DONE:
+		// A copy may be destroyed after an hour; within it the answer is kept.
+		if t.clock().Sub(time.UnixMilli(t.state.GetUpdatedUnixMs())) > keepFinished {
+			return nil
+		}
+	}
+	return t.copyLocked()
+}
+
+// start begins a transfer, unless one of its id runs since.
+func (ts *transfers) start(req *agentpb.ReplicateRequest) *agentpb.Transfer {
+	id := transferID(req)
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	now := ts.s.Clock()
+	for other, t := range ts.byID {
+		switch state := t.snapshot(); {
+		case state.GetState() == agentpb.Transfer_RUNNING:
+			if other == id {
+				return state
+			}
+		case now.Sub(time.UnixMilli(state.GetUpdatedUnixMs())) > keepFinished:
+			delete(ts.byID, other)
+		}
+	}
+	ctx, cancel := context.WithCancel(ts.ctx)
+	t := &transfer{
+		job: replicate.Job{
+			Node: ts.s.Node, Dataset: req.GetDataset(), Snapshot: req.GetSnapshot(), GUID: req.GetGuid(),
+			TargetNode: req.GetTargetNode(), TargetDataset: req.GetTargetDataset(),
+		},
+		addr: req.GetTargetAddress(), cancel: cancel, done: make(chan struct{}), clock: ts.s.Clock, moved: now,
+		state: &agentpb.Transfer{Id: id, State: agentpb.Transfer_RUNNING, StartedUnixMs: now.UnixMilli(), UpdatedUnixMs: now.UnixMilli()},
+	}
+	t.job.Keep = func(guid uint64) bool { return ts.needs(t, guid) }
+	ts.byID[id] = t
+	go func() {
+		defer close(t.done)
+		defer cancel()
+		err := ts.run(ctx, t)
+		ts.finish(t, err, ctx.Err() != nil && ts.ctx.Err() == nil)
+	}()
+	return t.snapshot()
+}
+
+// needs reports whether another unfinished transfer from the same dataset sends
+// that snapshot.
+func (ts *transfers) needs(self *transfer, guid uint64) bool {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	for _, t := range ts.byID {
+		if t != self && t.job.Dataset == self.job.Dataset && t.job.GUID == guid && t.running() {
+			return true
+		}
+	}
+	return false
+}
+
+// using returns the id of an unfinished transfer of a snapshot, "" for none.
+func (ts *transfers) using(dataset string, guid uint64) string {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	for id, t := range ts.byID {
+		if t.job.Dataset == dataset && t.job.GUID == guid && t.running() {
+			return id
+		}
+	}
+	return ""
+}
+
+// slot takes a place in a queue, and returns what gives it back.
+func (ts *transfers) slot(ctx context.Context, queues map[string]chan struct{}, name string, places int) (func(), error) {
+	ts.mu.Lock()
+	q := queues[name]
+	if q == nil {
+		q = make(chan struct{}, places)
+		queues[name] = q
+	}
+	ts.mu.Unlock()
+	select {
+	case q <- struct{}{}:
+		return func() { <-q }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// run repeats a transfer until it succeeds or fails for good. What may pass is
+// waited out here, because whoever asked takes a failure for final.
+func (ts *transfers) run(ctx context.Context, t *transfer) error {
+	for n := 1; ; n++ {
+		err := ts.attempt(ctx, t)
+		if err == nil || ctx.Err() != nil || !passing(err) || t.idle() > ts.s.RetryFor {
+			return err
+		}
+		delay := ts.s.RetryDelay(n)
+		ts.s.Log.Warn("transfer will be tried again", "transfer", t.state.GetId(), "dataset", t.job.Dataset, "snapshot", t.job.Snapshot,
+			"target", t.job.TargetNode, "delay", delay.String(), "error", err)
+		t.update(func(pb *agentpb.Transfer) { pb.Error, pb.Reason = describeError(err) })
+		select {
+		case <-time.After(delay):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// attempt runs a transfer once, when its turn has come. One that waits to be
+// tried again lets others pass.
+func (ts *transfers) attempt(ctx context.Context, t *transfer) error {
+	free, err := ts.slot(ctx, ts.datasets, t.job.Dataset, 1)
+	if err != nil {
+		return err
+	}
+	defer free()
+	free, err = ts.slot(ctx, ts.pools, zfs.Pool(t.job.Dataset), ts.s.PoolTransfers)
+	if err != nil {
+		return err
+	}
+	defer free()
+	target, err := Dial(t.job.TargetNode, t.addr, ts.s.Bundle)
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	return replicate.Runner{ZFS: ts.s.ZFS, Target: target, Progress: t, Log: ts.s.Log}.Run(ctx, t.job)
+}
+
+// passing reports whether a failure may pass by itself.
+func passing(err error) bool {
+	for _, e := range []error{ErrUnreachable, ErrBusy, context.DeadlineExceeded, context.Canceled} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+func (ts *transfers) finish(t *transfer, err error, cancelled bool) {
+	switch {
+	case err == nil:
+		t.update(func(pb *agentpb.Transfer) { pb.State, pb.Error, pb.Reason = agentpb.Transfer_DONE, "", "" })
+	case cancelled:
+		err = fmt.Errorf("replicate %s@%s to node %s: %w", t.job.Dataset, t.job.Snapshot, t.job.TargetNode, ErrCancelled)
+		t.update(func(pb *agentpb.Transfer) {
+			pb.State = agentpb.Transfer_CANCELLED
+			pb.Error, pb.Reason = describeError(err)
+		})
+	default:
+		t.update(func(pb *agentpb.Transfer) {
+			pb.State = agentpb.Transfer_FAILED
+			pb.Error, pb.Reason = describeError(err)
+		})
+	}
+	state := t.snapshot()
+	took := time.Duration(state.GetUpdatedUnixMs()-state.GetStartedUnixMs()) * time.Millisecond
+	log := ts.s.Log.With("transfer", state.GetId(), "dataset", t.job.Dataset, "snapshot", t.job.Snapshot, "target", t.job.TargetNode,
+		"replica", t.job.TargetDataset, "bytes_sent", state.GetBytesSent(), "took", took.String())
+	if err != nil {
+		log.Error("transfer ended", "state", state.GetState().String(), "error", err)
+	} else {
+		log.Info("transfer done")
+	}
+	ts.s.OnTransfer(TransferEvent{Dataset: t.job.Dataset, Peer: t.job.TargetNode, Bytes: state.GetBytesSent(), Duration: took, Err: err})
+}
+
+// describeError is an error for the state of a transfer: with its hint, since
+// that is all that gets to whoever asked.
+func describeError(err error) (message, reason string) {
+	_, reason = classify(err)
+	message = err.Error()
+	var hinter interface{ Hint() string }
+	if errors.As(err, &hinter) && hinter.Hint() != "" {
+		message += " (" + hinter.Hint() + ")"
+	}
+	return message, reason
+}
+
+// Step implements replicate.Progress. What an earlier step or attempt has sent
+// counts towards the whole.
+func (t *transfer) Step(base string, total uint64, resumed bool) {
+	t.update(func(pb *agentpb.Transfer) {
+		pb.Base, pb.Error, pb.Reason = base, "", ""
+		pb.Resumed = pb.Resumed || resumed
+		if total > 0 {
+			pb.BytesTotal = pb.GetBytesSent() + total
+		}
+	})
+}
+
+// Sent implements replicate.Progress.
+func (t *transfer) Sent(n int) {
+	t.update(func(pb *agentpb.Transfer) {
+		pb.BytesSent += uint64(n)
+		t.moved = t.clock()
+	})
+}
+
+func (t *transfer) update(f func(*agentpb.Transfer)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f(t.state)
+	t.state.UpdatedUnixMs = t.clock().UnixMilli()
+}
+
+// snapshot returns the state as it is now.
+func (t *transfer) snapshot() *agentpb.Transfer {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.copyLocked()
+}
+
+func (t *transfer) copyLocked() *agentpb.Transfer { return proto.Clone(t.state).(*agentpb.Transfer) }
+
+func (t *transfer) running() bool { return t.snapshot().GetState() == agentpb.Transfer_RUNNING }
+
+// idle is how long no data has moved.
+func (t *transfer) idle() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.clock().Sub(t.moved)
+}

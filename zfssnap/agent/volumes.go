@@ -1,0 +1,292 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/kubectl-dr/kubectl-dr/zfssnap"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
+)
+
+// propOrigin is, on a copied volume, the guid of the snapshot it was made from;
+// a cloned one has ZFS's own origin.
+const propOrigin = zfs.UserNamespace + "origin"
+
+// CreateVolume implements agentpb.AgentServer.
+func (s *Server) CreateVolume(ctx context.Context, req *agentpb.CreateVolumeRequest) (*agentpb.Dataset, error) {
+	if err := s.allow(ctx, Clone, req.GetDataset()); err != nil {
+		return nil, err
+	}
+	if err := zfs.ValidateSnapshot(req.GetSnapshot()); err != nil {
+		return nil, err
+	}
+	from, _, _ := zfs.SplitVersion(req.GetSnapshot())
+	if err := s.allow(ctx, Read, from); err != nil {
+		return nil, err
+	}
+	if err := checkOurs(req.GetProperties()); err != nil {
+		return nil, err
+	}
+	source, err := s.ZFS.Dataset(ctx, from)
+	if err != nil {
+		return nil, err
+	}
+	native, err := nativeFor(source.Type, req.GetNative())
+	if err != nil {
+		return nil, fmt.Errorf("create volume %s: %w", req.GetDataset(), err)
+	}
+	snap, err := s.ZFS.Lookup(ctx, req.GetSnapshot())
+	if err != nil {
+		return nil, err
+	}
+	if snap.GUID != req.GetGuid() {
+		return nil, fmt.Errorf("create volume %s: %w: snapshot %s has guid %d, not %d", req.GetDataset(), ErrMismatch, snap.FullName(), snap.GUID, req.GetGuid())
+	}
+	props := maps.Clone(req.GetProperties())
+	if props == nil {
+		props = map[string]string{}
+	}
+	props[zfssnap.PropManaged] = "true"
+
+	have, err := s.ZFS.Dataset(ctx, req.GetDataset())
+	switch {
+	case err == nil:
+		if err := s.sameVolume(ctx, have, snap, props); err != nil {
+			return nil, err
+		}
+	case !errors.Is(err, ErrNotFound):
+		return nil, err
+	default:
+		if err := s.makeVolume(ctx, req, snap, source.Type, native, props); err != nil {
+			return nil, err
+		}
+		if have, err = s.ZFS.Dataset(ctx, req.GetDataset()); err != nil {
+			return nil, err
+		}
+	}
+	if have, err = s.finishVolume(ctx, have, snap, req.GetNative()["volsize"]); err != nil {
+		return nil, err
+	}
+	return s.describe(ctx, have)
+}
+
+// sameVolume tells a volume that an earlier, equal request made from any other
+// of that name.
+func (s *Server) sameVolume(ctx context.Context, have zfs.Dataset, snap zfs.Version, props map[string]string) error {
+	got, err := s.ZFS.UserProperties(ctx, have.Name, zfs.SourceLocal)
+	if err != nil {
+		return err
+	}
+	origin := have.Origin == snap.FullName() || have.Origin == "" && got[propOrigin] == strconv.FormatUint(snap.GUID, 10)
+	switch {
+	case got[zfssnap.PropManaged] != "true":
+		return fmt.Errorf("create volume %s: dataset %w and is not ours", have.Name, ErrExists)
+	case !origin:
+		return fmt.Errorf("create volume %s: dataset %w and was not made from %s", have.Name, ErrExists, snap.FullName())
+	}
+	for name, want := range props {
+		if got[name] != want {
+			return fmt.Errorf("create volume %s: dataset %w with %s %q, not %q", have.Name, ErrExists, name, got[name], want)
+		}
+	}
+	return nil
+}
+
+func (s *Server) makeVolume(ctx context.Context, req *agentpb.CreateVolumeRequest, snap zfs.Version, kind zfs.Type, native, props map[string]string) error {
+	if err := s.makeParents(ctx, Clone, req.GetDataset()); err != nil {
+		return err
+	}
+	maps.Copy(props, native)
+	switch req.GetMode() {
+	case zfssnap.ModeClone:
+		if err := s.ZFS.Clone(ctx, snap.FullName(), req.GetDataset(), props); err != nil {
+			return err
+		}
+	case zfssnap.ModeCopy:
+		props[propOrigin] = strconv.FormatUint(snap.GUID, 10)
+		if err := s.copyVolume(ctx, snap, req.GetDataset(), props); err != nil {
+			return err
+		}
+	default:
+		return fmt.Errorf("create volume %s: %w: mode %q is neither %q nor %q", req.GetDataset(), ErrInvalid, req.GetMode(), zfssnap.ModeClone, zfssnap.ModeCopy)
+	}
+	s.Log.Info("volume made", "dataset", req.GetDataset(), "snapshot", snap.FullName(), "guid", snap.GUID, "mode", req.GetMode(), "type", string(kind))
+	return nil
+}
+
+// copyVolume sends a snapshot to a new dataset of this host. A copy that fails
+// leaves nothing.
+func (s *Server) copyVolume(ctx context.Context, snap zfs.Version, dataset string, props map[string]string) error {
+	ds, err := s.ZFS.Dataset(ctx, snap.Dataset)
+	if err != nil {
+		return err
+	}
+	raw := ds.Encryption != "" && ds.Encryption != "off"
+	r, w := io.Pipe()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		err := s.ZFS.Send(ctx, zfs.SendOptions{To: snap.FullName(), Raw: raw, LargeBlock: !raw, Compressed: !raw, Embedded: !raw}, w)
+		w.CloseWithError(err)
+		return err
+	})
+	g.Go(func() error {
+		err := s.ZFS.Receive(ctx, zfs.ReceiveOptions{Target: dataset + "@" + snap.Name, Unmounted: true, Set: props}, r)
+		if err == nil {
+			// zfs receive may end before the sender has written its last byte.
+			_, err = io.Copy(io.Discard, r)
+		}
+		r.CloseWithError(err)
+		return err
+	})
+	return g.Wait()
+}
+
+// finishVolume does what a request that was cut off may have left: a copy loses
+// the snapshot it came with, which would be found by guid in the place of its
+// original, and a volume grows to its size.
+func (s *Server) finishVolume(ctx context.Context, have zfs.Dataset, snap zfs.Version, volsize string) (zfs.Dataset, error) {
+	if have.Origin == "" {
+		came, err := s.ZFS.Lookup(ctx, have.Name+"@"+snap.Name)
+		if err == nil && came.GUID == snap.GUID {
+			err = s.ZFS.DestroySnapshots(ctx, have.Name, []string{snap.Name}, false)
+		}
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return have, err
+		}
+	}
+	if have.Type != zfs.Volume || volsize == "" {
+		return have, nil
+	}
+	size, err := strconv.ParseUint(volsize, 10, 64)
+	switch {
+	case err != nil:
+		return have, fmt.Errorf("create volume %s: %w: volsize %q is not a number of bytes", have.Name, ErrInvalid, volsize)
+	case size < have.VolSize:
+		return have, fmt.Errorf("create volume %s: %w: volsize %d would cut off data, the snapshot has %d", have.Name, ErrInvalid, size, have.VolSize)
+	case size > have.VolSize:
+		if err := s.ZFS.Set(ctx, have.Name, map[string]string{"volsize": volsize}); err != nil {
+			return have, err
+		}
+		have.VolSize = size
+	}
+	return have, nil
+}
+
+// nativeFor returns the native properties of a new volume: those asked for, if
+// allowed, and those that make it writable and leave mounting to whoever uses
+// it. A volsize is set later.
+func nativeFor(kind zfs.Type, asked map[string]string) (map[string]string, error) {
+	props := map[string]string{"readonly": "off"}
+	if kind == zfs.Filesystem {
+		props["mountpoint"], props["canmount"] = "legacy", "noauto"
+	} else {
+		props["volmode"] = "default"
+	}
+	for name, value := range asked {
+		switch {
+		case !slices.Contains(nativeProperties[kind], name):
+			return nil, fmt.Errorf("%w: property %q of a %s is not one of %s", ErrInvalid, name, kind, strings.Join(nativeProperties[kind], ", "))
+		case name == "volsize":
+			continue
+		case name == "mountpoint" && value != "legacy" && value != "none":
+			if !path.IsAbs(value) || path.Clean(value) != value || value == "/" {
+				return nil, fmt.Errorf("%w: mountpoint %q is not a clean absolute path below /", ErrInvalid, value)
+			}
+			// A volume with a path of its own is mounted by ZFS.
+			props["canmount"] = "on"
+		}
+		props[name] = value
+	}
+	return props, nil
+}
+
+// makeParents makes the missing datasets above one. They hold nothing and are
+// never mounted.
+func (s *Server) makeParents(ctx context.Context, verb Verb, dataset string) error {
+	var missing []string
+	for parent := zfs.Parent(dataset); parent != ""; parent = zfs.Parent(parent) {
+		exists, err := s.ZFS.Exists(ctx, parent)
+		if err != nil {
+			return err
+		}
+		if exists {
+			break
+		}
+		if err := s.allow(ctx, verb, parent); err != nil {
+			return fmt.Errorf("parent %s of %s is missing: %w", parent, dataset, err)
+		}
+		missing = append(missing, parent)
+	}
+	for _, parent := range slices.Backward(missing) {
+		err := s.ZFS.Create(ctx, parent, zfs.CreateOptions{Properties: map[string]string{
+			"canmount": "off", "mountpoint": "none", zfssnap.PropManaged: "true",
+		}})
+		if err != nil && !errors.Is(err, ErrExists) {
+			return err
+		}
+	}
+	return nil
+}
+
+// DestroyVolume implements agentpb.AgentServer.
+func (s *Server) DestroyVolume(ctx context.Context, req *agentpb.DestroyVolumeRequest) (*agentpb.DestroyVolumeResponse, error) {
+	if err := s.allow(ctx, Destroy, req.GetDataset()); err != nil {
+		return nil, err
+	}
+	name := req.GetDataset()
+	props, err := s.ZFS.UserProperties(ctx, name, zfs.SourceLocal)
+	if errors.Is(err, ErrNotFound) {
+		return &agentpb.DestroyVolumeResponse{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case props[zfssnap.PropManaged] != "true":
+		return nil, fmt.Errorf("destroy %s: %w: %s is not set on it", name, ErrForeign, zfssnap.PropManaged)
+	case props[zfssnap.PropSource] != "":
+		return nil, fmt.Errorf("destroy %s: %w: it is the replica of %s, not a volume", name, ErrMismatch, props[zfssnap.PropSource])
+	}
+	for prop, want := range req.GetMatch() {
+		if props[prop] != want {
+			return nil, fmt.Errorf("destroy %s: %w: it has %s %q, not %q", name, ErrMismatch, prop, props[prop], want)
+		}
+	}
+	below, err := s.ZFS.Datasets(ctx, name, true)
+	if err != nil {
+		return nil, err
+	}
+	var dependents []string
+	for _, d := range below {
+		if d.Name != name {
+			dependents = append(dependents, d.Name)
+		}
+	}
+	vs, err := s.ZFS.Versions(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range vs {
+		if !v.Bookmark {
+			dependents = append(dependents, v.FullName())
+		}
+	}
+	if len(dependents) > 0 {
+		return nil, fmt.Errorf("destroy %s: it %w: %s", name, ErrHasChildren, strings.Join(dependents, ", "))
+	}
+	if err := s.ZFS.Destroy(ctx, name, zfs.DestroyOptions{}); err != nil && !errors.Is(err, ErrNotFound) {
+		return nil, err
+	}
+	s.Log.Info("volume destroyed", "dataset", name)
+	return &agentpb.DestroyVolumeResponse{Existed: true}, nil
+}

@@ -1,0 +1,400 @@
+package replicate
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/kubectl-dr/kubectl-dr/zfssnap"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
+)
+
+// ErrIncomplete: the target did not confirm that it has what was sent.
+var ErrIncomplete = zfs.ErrIncomplete
+
+const (
+	// chunk is the size of a data message, well below gRPC's limit of 4 MiB.
+	chunk = 256 << 10
+	// controlTimeout bounds each request that moves no data.
+	controlTimeout = time.Minute
+	// maxSteps bounds a run: continue an interrupted stream, find it stale,
+	// start anew, reach the wanted snapshot.
+	maxSteps = 4
+)
+
+// holdTag keeps the snapshots that a transfer, or the next one, needs on the
+// source.
+var holdTag = zfssnap.HoldTag("replication")
+
+// Job names a snapshot of this host and where a copy of it belongs.
+type Job struct {
+	Node     string // this host, as the target knows it
+	Dataset  string
+	Snapshot string // after '@'
+	GUID     uint64
+
+	TargetNode    string
+	TargetDataset string
+	// Keep reports that another transfer needs a snapshot of Dataset, so that
+	// its hold must stay. Nil for none.
+	Keep func(guid uint64) bool
+}
+
+// Progress is told how a run gets on. It must not block.
+type Progress interface {
+	// Step begins a step from base ("" for a full stream) that will send about
+	// total bytes; 0 when that is not known.
+	Step(base string, total uint64, resumed bool)
+	// Sent counts bytes handed to the connection.
+	Sent(n int)
+}
+
+// Runner runs jobs from the source's side.
+type Runner struct {
+	ZFS      *zfs.Client
+	Target   agentpb.AgentClient
+	Progress Progress
+	Log      *slog.Logger
+}
+
+// run is a Job under way.
+type run struct {
+	Runner
+	Job
+	raw   bool
+	kind  zfs.Type
+	props map[string]string // of the wanted snapshot
+}
+
+// Run sees to it that the target has the snapshot. It may be repeated after any
+// failure, and continues from what has arrived.
+func (r Runner) Run(ctx context.Context, job Job) error {
+	ds, err := r.ZFS.Dataset(ctx, job.Dataset)
+	if err != nil {
+		return err
+	}
+	u := &run{Runner: r, Job: job, raw: ds.Encryption != "" && ds.Encryption != "off", kind: ds.Type}
+	stale := false
+	for range maxSteps {
+		source, err := r.ZFS.Versions(ctx, job.Dataset)
+		if err != nil {
+			return err
+		}
+		target, err := u.target(ctx, stale)
+		if err != nil {
+			return err
+		}
+		plan, err := Make(source, target, job.GUID)
+		if err != nil {
+			return err
+		}
+		if plan.Action == AlreadyThere {
+			if target.Fenced == "" {
+				if err := u.confirm(ctx, plan.To); err != nil {
+					return err
+				}
+			}
+			return u.settle(ctx, source, target.Versions, plan.To)
+		}
+		switch err := u.step(ctx, plan); {
+		case errors.Is(err, zfs.ErrResumeStale) && !stale:
+			r.Log.Info("interrupted stream cannot be continued, sending anew", "dataset", job.Dataset, "target", job.TargetNode, "error", err)
+			stale = true
+			continue
+		case err != nil:
+			// The answer may be lost where the snapshot is not.
+			arrived, stateErr := u.target(ctx, true)
+			if stateErr != nil {
+				return err
+			}
+			if _, ok := find(arrived.Versions, plan.To.GUID, true); !ok {
+				return err
+			}
+			r.Log.Info("target has the snapshot in spite of an error", "snapshot", plan.To.FullName(), "target", job.TargetNode, "error", err)
+		case plan.To.GUID == job.GUID:
+			return u.settle(ctx, source, append(target.Versions, plan.To), plan.To)
+		}
+	}
+	return fmt.Errorf("replicate %s@%s to %s on %s: %w after %d steps", job.Dataset, job.Snapshot, job.TargetDataset, job.TargetNode, ErrIncomplete, maxSteps)
+}
+
+// target asks what the target has. A token is decoded here, where its snapshots
+// are, unless it is not to be used.
+func (u *run) target(ctx context.Context, ignoreToken bool) (Target, error) {
+	callCtx, cancel := context.WithTimeout(ctx, controlTimeout)
+	defer cancel()
+	state, err := u.Target.ReceiveState(callCtx, &agentpb.ReceiveStateRequest{Dataset: u.TargetDataset})
+	if err != nil {
+		return Target{}, err
+	}
+	t := Target{Dataset: u.TargetDataset, Exists: state.GetExists(), Fenced: state.GetFenced(), Token: state.GetReceiveResumeToken()}
+	for _, v := range state.GetVersions() {
+		t.Versions = append(t.Versions, version(v))
+	}
+	if t.Token == "" || ignoreToken {
+		return t, nil
+	}
+	est, err := u.ZFS.SendSize(ctx, zfs.SendOptions{Token: t.Token})
+	switch {
+	case err == nil:
+		t.Resume = est.Resume
+	case ctx.Err() != nil || errors.Is(err, zfs.ErrPoolUnavailable):
+		return Target{}, err
+	}
+	return t, nil
+}
+
+func version(v *agentpb.Version) zfs.Version {
+	return zfs.Version{
+		Dataset: v.GetDataset(), Name: v.GetName(), Bookmark: v.GetBookmark(), GUID: v.GetGuid(), CreateTXG: v.GetCreatetxg(),
+		Created: time.Unix(v.GetCreatedUnix(), 0), Used: v.GetUsed(), Referenced: v.GetReferenced(), Written: v.GetWritten(),
+	}
+}
+
+// step sends one stream. Before data moves, what it needs is held, and the
+// bookmark that the next increment will start from is made: if this host dies
+// at the worst moment, the chain still continues.
+func (u *run) step(ctx context.Context, plan Plan) error {
+	opts := zfs.SendOptions{From: plan.Base(), To: plan.To.FullName(), Raw: u.raw, LargeBlock: !u.raw, Compressed: !u.raw, Embedded: !u.raw}
+	if plan.Action == Resume {
+		opts = zfs.SendOptions{Token: plan.Token}
+	}
+	var total uint64
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return u.ZFS.Hold(gctx, holdTag, plan.To.FullName()) })
+	if plan.From.GUID != 0 && !plan.From.Bookmark {
+		g.Go(func() error { return u.ZFS.Hold(gctx, holdTag, plan.From.FullName()) })
+	}
+	g.Go(func() error { return u.ZFS.Bookmark(gctx, plan.To.FullName(), u.cursor(plan.To.GUID)) })
+	g.Go(func() error {
+		// An estimate is for showing progress; there is none for some streams.
+		if est, err := u.ZFS.SendSize(gctx, opts); err == nil {
+			total = est.Bytes
+		}
+		return nil
+	})
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	u.Progress.Step(plan.Base(), total, plan.Action == Resume)
+	u.Log.Info("sending", "snapshot", plan.To.FullName(), "from", plan.Base(), "action", string(plan.Action),
+		"target", u.TargetNode, "replica", u.TargetDataset, "estimate", total)
+
+	header, err := u.header(ctx, plan)
+	if err != nil {
+		return err
+	}
+	sent, err := u.send(ctx, header, opts)
+	if err != nil {
+		return fmt.Errorf("send %s to %s on %s: %w", plan.To.FullName(), u.TargetDataset, u.TargetNode, err)
+	}
+	u.Log.Info("sent", "snapshot", plan.To.FullName(), "target", u.TargetNode, "replica", u.TargetDataset, "bytes_sent", sent)
+	return nil
+}
+
+// header announces a stream. The wanted snapshot's own properties travel with
+// it, so that the copy tells which backup it belongs to.
+func (u *run) header(ctx context.Context, plan Plan) (*agentpb.ReceiveHeader, error) {
+	props, err := u.ZFS.UserProperties(ctx, plan.To.FullName(), zfs.SourceLocal)
+	if err != nil {
+		return nil, err
+	}
+	return &agentpb.ReceiveHeader{
+		Dataset:            u.TargetDataset,
+		Snapshot:           plan.To.Name,
+		Guid:               plan.To.GUID,
+		Resume:             plan.Action == Resume,
+		Type:               string(u.kind),
+		Source:             u.Node + ":" + u.Dataset,
+		SnapshotProperties: props,
+	}, nil
+}
+
+// send runs zfs send into the target's Receive. It succeeds when both processes
+// exited well, both sides counted the same bytes and the target found the
+// snapshot by guid.
+func (u *run) send(ctx context.Context, header *agentpb.ReceiveHeader, opts zfs.SendOptions) (uint64, error) {
+	// A stream that is given up without an end record must be reset, or the
+	// target would wait for the rest.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := u.Target.Receive(ctx)
+	if err != nil {
+		return 0, err
+	}
+	w := &chunkWriter{stream: stream, sent: u.Progress.Sent}
+	err = w.send(&agentpb.ReceiveRequest{Part: &agentpb.ReceiveRequest_Header{Header: header}})
+	if err == nil {
+		err = u.ZFS.Send(ctx, opts, w)
+	}
+	if err == nil {
+		err = w.flush()
+	}
+	if err == nil {
+		err = w.send(&agentpb.ReceiveRequest{Part: &agentpb.ReceiveRequest_End{End: &agentpb.ReceiveEnd{Bytes: w.bytes}}})
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		return w.bytes, err
+	}
+	// io.EOF says that the target has ended the call; its reason is in the reply.
+	return w.bytes, received(stream, header, w.bytes)
+}
+
+// confirm completes on the target what is left undone when the answer to a
+// Receive is lost.
+func (u *run) confirm(ctx context.Context, to zfs.Version) error {
+	ctx, cancel := context.WithTimeout(ctx, controlTimeout)
+	defer cancel()
+	header, err := u.header(ctx, Plan{Action: AlreadyThere, To: to})
+	if err != nil {
+		return err
+	}
+	stream, err := u.Target.Receive(ctx)
+	if err != nil {
+		return err
+	}
+	w := &chunkWriter{stream: stream}
+	for _, m := range []*agentpb.ReceiveRequest{
+		{Part: &agentpb.ReceiveRequest_Header{Header: header}},
+		{Part: &agentpb.ReceiveRequest_End{End: &agentpb.ReceiveEnd{}}},
+	} {
+		if err := w.send(m); err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+	}
+	return received(stream, header, 0)
+}
+
+func received(stream agentpb.Agent_ReceiveClient, header *agentpb.ReceiveHeader, bytes uint64) error {
+	resp, err := stream.CloseAndRecv()
+	if err != nil {
+		return err
+	}
+	if resp.GetBytes() != bytes {
+		return fmt.Errorf("%w: %d bytes were sent and %d received", ErrIncomplete, bytes, resp.GetBytes())
+	}
+	if got := resp.GetSnapshot().GetGuid(); got != header.GetGuid() {
+		return fmt.Errorf("%w: the target reports guid %d, not %d", ErrIncomplete, got, header.GetGuid())
+	}
+	return nil
+}
+
+// settle leaves the source ready for the next increment: the newest snapshot
+// both sides have is bookmarked and held, and nothing older is, on behalf of
+// this replica. What it cannot remove the next run removes.
+func (u *run) settle(ctx context.Context, source, target []zfs.Version, done zfs.Version) error {
+	base := done
+	for _, v := range snapshots(source) {
+		if _, ok := find(target, v.GUID, true); ok {
+			base = v
+		}
+	}
+	if err := u.ZFS.Bookmark(ctx, base.FullName(), u.cursor(base.GUID)); err != nil {
+		return err
+	}
+	if err := u.ZFS.Hold(ctx, holdTag, base.FullName()); err != nil {
+		return err
+	}
+	if err := u.forget(ctx, source, base); err != nil {
+		u.Log.Warn("older holds or bookmarks of a replica stay until its next transfer", "dataset", u.Dataset, "target", u.TargetNode, "error", err)
+	}
+	return nil
+}
+
+// forget drops older holds and this replica's older cursors.
+func (u *run) forget(ctx context.Context, source []zfs.Version, base zfs.Version) error {
+	var older []string
+	for _, v := range source {
+		keep := v.CreateTXG >= base.CreateTXG || u.Keep != nil && u.Keep(v.GUID)
+		switch {
+		case keep:
+		case v.Bookmark:
+			if strings.HasPrefix(v.FullName(), u.cursors()) {
+				if err := u.ZFS.DestroyBookmark(ctx, v.FullName()); err != nil && !errors.Is(err, zfs.ErrNotFound) {
+					return err
+				}
+			}
+		case v.UserRefs > 0:
+			older = append(older, v.FullName())
+		}
+	}
+	holds, err := u.ZFS.Holds(ctx, older...)
+	if err != nil {
+		return err
+	}
+	for _, h := range holds {
+		if h.Tag == holdTag {
+			if err := u.ZFS.Release(ctx, h.Tag, h.Snapshot); err != nil && !errors.Is(err, zfs.ErrNotFound) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// CursorPrefix begins the names of the bookmarks that transfers keep.
+const CursorPrefix = "kubectl-dr_"
+
+// cursors is the full name that the cursors of this replica begin with.
+func (u *run) cursors() string {
+	node := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '.' {
+			return r
+		}
+		return '-'
+	}, u.TargetNode)
+	sum := sha256.Sum256([]byte(u.TargetNode + ":" + u.TargetDataset))
+	return fmt.Sprintf("%s#%s%s_%x_", u.Dataset, CursorPrefix, node[:min(len(node), 32)], sum[:4])
+}
+
+func (u *run) cursor(guid uint64) string { return fmt.Sprintf("%s%x", u.cursors(), guid) }
+
+// chunkWriter makes data messages of what is written to it.
+type chunkWriter struct {
+	stream agentpb.Agent_ReceiveClient
+	sent   func(int)
+	buf    []byte
+	bytes  uint64
+}
+
+// send returns io.EOF when the target has ended the call.
+func (w *chunkWriter) send(m *agentpb.ReceiveRequest) error { return w.stream.Send(m) }
+
+func (w *chunkWriter) Write(p []byte) (int, error) {
+	n := len(p)
+	for len(p) > 0 {
+		if w.buf == nil {
+			w.buf = make([]byte, 0, chunk)
+		}
+		room := min(len(p), chunk-len(w.buf))
+		w.buf = append(w.buf, p[:room]...)
+		p = p[room:]
+		if len(w.buf) == chunk {
+			if err := w.flush(); err != nil {
+				return 0, err
+			}
+		}
+	}
+	return n, nil
+}
+
+func (w *chunkWriter) flush() error {
+	if len(w.buf) == 0 {
+		return nil
+	}
+	if err := w.send(&agentpb.ReceiveRequest{Part: &agentpb.ReceiveRequest_Data{Data: w.buf}}); err != nil {
+		return err
+	}
+	w.bytes += uint64(len(w.buf))
+	w.sent(len(w.buf))
+	w.buf = w.buf[:0]
+	return nil
+}
