@@ -1,0 +1,94 @@
+package zfssnap
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestVolumeID_roundTrip(t *testing.T) {
+	t.Parallel()
+	for _, want := range []VolumeID{
+		{Node: "hassio", Dataset: "znvm/k3s/pvc-1"},
+		{Node: "node.example.org", Dataset: "tank/with:colon and space"},
+	} {
+		got, err := ParseVolumeID(want.String())
+		require.NoError(t, err)
+		assert.Equal(t, want, got)
+	}
+}
+
+func TestSnapshotID_roundTrip(t *testing.T) {
+	t.Parallel()
+	want := SnapshotID{Node: "hassio", Dataset: "tank/a:b", Snapshot: "dr-nightly", GUID: 1<<64 - 1, Created: time.Unix(1700000000, 0)}
+	got, err := ParseSnapshotID(want.String())
+	require.NoError(t, err)
+	assert.Equal(t, want, got)
+	assert.Equal(t, VolumeID{Node: "hassio", Dataset: "tank/a:b"}, got.Volume())
+}
+
+func TestParseIDs_refuse(t *testing.T) {
+	t.Parallel()
+	for _, s := range []string{"", "vol-1", "zfs1", "zfs1:", "zfs1:node:", "zfs1::tank"} {
+		_, err := ParseVolumeID(s)
+		require.ErrorIs(t, err, ErrInvalidID, s)
+	}
+	for _, s := range []string{
+		"", "snap-1", "zfs1:n:1:1", "zfs1:n:0:1:a@b", "zfs1:n:x:1:a@b", "zfs1:n:1:x:a@b", "zfs1:n:1:1:a", "zfs1:n:1:1:@b", "zfs1:n:1:1:a@", "zfs1::1:1:a@b",
+	} {
+		_, err := ParseSnapshotID(s)
+		require.ErrorIs(t, err, ErrInvalidID, s)
+	}
+	_, err := ParseSnapshotID("zfs2:n:1:1:a@b")
+	require.ErrorContains(t, err, "use the plugin version that made it, or a newer one")
+}
+
+func TestSnapshotName(t *testing.T) {
+	t.Parallel()
+	assert.Equal(t, "dr-wordpress-20260101030000", SnapshotName("wordpress-20260101030000"))
+	long := strings.Repeat("a", 250)
+	assert.Len(t, SnapshotName(long), maxSnapshotName)
+	assert.NotEqual(t, SnapshotName(long), SnapshotName(long+"b"))
+	assert.NotEqual(t, SnapshotName("a@b"), SnapshotName("a_b"))
+	assert.NotContains(t, SnapshotName("a@b/c#d"), "@")
+}
+
+func FuzzParseIDs(f *testing.F) {
+	f.Add("zfs1:hassio:znvm/k3s/pvc-1")
+	f.Add("zfs1:hassio:42:1700000000:znvm/k3s/pvc-1@dr-nightly")
+	f.Fuzz(func(t *testing.T, s string) {
+		if id, err := ParseVolumeID(s); err == nil {
+			assert.Equal(t, s, id.String())
+		}
+		if id, err := ParseSnapshotID(s); err == nil {
+			again, err := ParseSnapshotID(id.String())
+			require.NoError(t, err)
+			assert.Equal(t, id, again)
+		}
+	})
+}
+
+func FuzzParseVolumeType(f *testing.F) {
+	f.Add("filesystem?compression=zstd&refquota=4294967296")
+	f.Add("volume")
+	f.Fuzz(func(t *testing.T, s string) {
+		vt, err := parseVolumeType(s)
+		if err != nil {
+			return
+		}
+		again, err := parseVolumeType(vt.String())
+		require.NoError(t, err)
+		assert.Equal(t, vt, again)
+	})
+}
+
+func FuzzSnapshotName(f *testing.F) {
+	f.Add("wordpress-20260101030000")
+	f.Fuzz(func(t *testing.T, backup string) {
+		assert.Regexp(t, `^dr-[A-Za-z0-9_.-]*$`, SnapshotName(backup))
+		assert.LessOrEqual(t, len(SnapshotName(backup)), maxSnapshotName)
+	})
+}
