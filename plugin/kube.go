@@ -1,16 +1,21 @@
 package plugin
 
 import (
+	"context"
 	"os"
 	"sync"
 
 	"github.com/spf13/pflag"
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	veleroclient "github.com/vmware-tanzu/velero/pkg/client"
+	corev1api "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/kubectl-dr/kubectl-dr/restore"
 )
 
 // cluster is the cluster the Velero server works on, reached as the server
@@ -66,4 +71,27 @@ func newScheme() (*runtime.Scheme, error) {
 		return nil, err
 	}
 	return scheme, velerov1api.AddToScheme(scheme)
+}
+
+// configMaps lists ConfigMaps for the restore action, which may be asked for
+// none at all.
+type configMaps struct {
+	kube func() (client.Client, error)
+}
+
+var _ restore.ConfigLister = configMaps{}
+
+// ListConfigMaps implements restore.ConfigLister.
+func (c configMaps) ListConfigMaps(ctx context.Context, namespace, selector string) ([]corev1api.ConfigMap, error) {
+	parsed, err := labels.Parse(selector)
+	if err != nil {
+		return nil, err
+	}
+	kube, err := c.kube()
+	if err != nil {
+		return nil, err
+	}
+	list := &corev1api.ConfigMapList{}
+	err = kube.List(ctx, list, client.InNamespace(namespace), client.MatchingLabelsSelector{Selector: parsed})
+	return list.Items, err
 }

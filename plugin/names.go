@@ -1,6 +1,9 @@
 package plugin
 
-import "github.com/kubectl-dr/kubectl-dr/zfssnap"
+import (
+	"github.com/kubectl-dr/kubectl-dr/restore"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap"
+)
 
 // Names under which Velero knows the plugins of this binary.
 const (
@@ -9,5 +12,5 @@ const (
 	// ReplicationName is the backup item action that waits for the copy.
 	ReplicationName = zfssnap.Domain + "/replication"
 	// RewriteName is the restore item action that rewrites objects.
-	RewriteName = zfssnap.Domain + "/rewrite"
+	RewriteName = restore.PluginName
 )

@@ -9,11 +9,13 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	"github.com/vmware-tanzu/velero/pkg/plugin/clientmgmt"
 	"github.com/vmware-tanzu/velero/pkg/plugin/clientmgmt/process"
 	"github.com/vmware-tanzu/velero/pkg/plugin/framework/common"
 	"github.com/vmware-tanzu/velero/pkg/plugin/velero"
 	vsv1 "github.com/vmware-tanzu/velero/pkg/plugin/velero/volumesnapshotter/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 )
@@ -90,5 +92,19 @@ func TestPlugin_throughVelero(t *testing.T) {
 		require.Error(t, err, "there is no cluster here")
 		_, err = action.Progress("garbage", nightly())
 		require.ErrorContains(t, err, "operation ID garbage is invalid")
+	})
+
+	t.Run("rewrite", func(t *testing.T) {
+		action, err := manager.GetRestoreItemActionV2(RewriteName)
+		require.NoError(t, err)
+		item := object(t, openEBSPV)
+		run := &velerov1api.Restore{ObjectMeta: metav1.ObjectMeta{Namespace: "velero", Name: "run"}}
+		out, err := action.Execute(&velero.RestoreItemActionExecuteInput{Item: item, ItemFromBackup: item, Restore: run})
+		require.NoError(t, err)
+		assert.Equal(t, item, out.UpdatedItem, "a restore without a profile is left alone")
+
+		run.Labels = map[string]string{"kubectl-dr.io/profile": "drill"}
+		_, err = action.Execute(&velero.RestoreItemActionExecuteInput{Item: item, ItemFromBackup: item, Restore: run})
+		require.Error(t, err, "there is no cluster here")
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/vmware-tanzu/velero/pkg/plugin/framework"
 	vsv1 "github.com/vmware-tanzu/velero/pkg/plugin/velero/volumesnapshotter/v1"
 
+	"github.com/kubectl-dr/kubectl-dr/restore"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 )
 
@@ -26,5 +27,8 @@ func Register(server framework.Server, flags *pflag.FlagSet) framework.Server {
 		}).
 		RegisterBackupItemActionV2(ReplicationName, func(log logrus.FieldLogger) (any, error) {
 			return &ReplicationAction{Sites: sites, Log: log, Now: time.Now}, nil
+		}).
+		RegisterRestoreItemActionV2(RewriteName, func(log logrus.FieldLogger) (any, error) {
+			return restore.NewAction(log, configMaps{c.kube}), nil
 		})
 }

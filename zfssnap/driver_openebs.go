@@ -103,7 +103,7 @@ func newZFSVolume(namespace string, obj *unstructured.Unstructured, vol restored
 		"volumeType":  volumeType,
 		"fsType":      fsType,
 	}
-	if _, ok := vol.dataset.GetNative()["refquota"]; ok {
+	if q := vol.dataset.GetNative()["refquota"]; q != "" && q != "0" {
 		spec["quotaType"] = "refquota"
 	}
 	zv := &unstructured.Unstructured{Object: map[string]any{
