@@ -1,0 +1,49 @@
+package guestcfg
+
+import "path"
+
+// The programs of a Kubernetes node lie in the guest's image; the rig decides
+// which of them run, and in which order.
+
+const containerdSocket = "/run/containerd/containerd.sock"
+
+// Containerd runs pods' containers. The guest writes its configuration.
+func Containerd() Service {
+	return Service{
+		Name:  "containerd",
+		Argv:  []string{"containerd"},
+		Ready: &Probe{Socket: containerdSocket},
+	}
+}
+
+// ImportImage gives containerd an image from a tar file, such as one below Dir.
+func ImportImage(tar string) Service {
+	name := path.Base(tar)
+	return Service{
+		Name: "import-" + name[:len(name)-len(path.Ext(name))],
+		Argv: []string{"ctr", "--namespace=k8s.io", "images", "import", "--local", tar},
+		Once: true,
+	}
+}
+
+// Kubelet runs the node called name. The files are the kubelet's configuration,
+// which must name containerd's socket and the cgroupfs driver, and its kubeconfig.
+func Kubelet(name, nodeIP, config, kubeconfig string) Service {
+	return Service{
+		Name: "kubelet",
+		Argv: []string{"kubelet",
+			"--config=" + config, "--kubeconfig=" + kubeconfig,
+			"--hostname-override=" + name, "--node-ip=" + nodeIP},
+	}
+}
+
+// ZFSNode stands in for the node part of OpenEBS ZFS-LocalPV: it mounts the
+// datasets of volumes of the driver zfs.csi.openebs.io for kubelet.
+func ZFSNode(node string) Service {
+	const socket = "/var/lib/kubelet/plugins/zfs.csi.openebs.io/csi.sock"
+	return Service{
+		Name:  "zfsnode",
+		Argv:  []string{"zfsnode", "--node=" + node, "--socket=" + socket},
+		Ready: &Probe{Socket: socket},
+	}
+}
