@@ -47,11 +47,13 @@ func render(value any) string {
 	if value == nil {
 		return "(none)"
 	}
-	raw, err := json.Marshal(value)
-	if err != nil {
+	var b strings.Builder
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false) // rules are full of &&
+	if err := enc.Encode(value); err != nil {
 		return fmt.Sprint(value)
 	}
-	return string(raw)
+	return strings.TrimSpace(b.String())
 }
 
 // Apply applies the profile to an object as it is in the backup, with its

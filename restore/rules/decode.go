@@ -8,7 +8,9 @@ import (
 	"io"
 	"maps"
 	"reflect"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"sigs.k8s.io/yaml/goyaml.v3"
@@ -89,7 +91,7 @@ func (l *loader) file(name string, offset int, content []byte) {
 			return
 		}
 		if err != nil {
-			l.faults = append(l.faults, &ConfigError{File: name, Message: yamlMessage(err)})
+			l.yamlFaults(name, offset, err)
 			return
 		}
 		if len(node.Content) == 0 || node.Content[0].ShortTag() == "!!null" {
@@ -103,7 +105,7 @@ func (l *loader) document(file string, offset int, node *yaml.Node) {
 	// Decoding first makes sure that aliases neither loop nor explode.
 	var value any
 	if err := node.Decode(&value); err != nil {
-		l.faults = append(l.faults, &ConfigError{File: file, Message: yamlMessage(err)})
+		l.yamlFaults(file, offset, err)
 		return
 	}
 	if data, ok := configMapData(node); ok {
@@ -168,8 +170,22 @@ func convert(value any, into *document) error {
 	return json.Unmarshal(raw, into)
 }
 
-func yamlMessage(err error) string {
-	return strings.TrimPrefix(err.Error(), "yaml: ")
+var yamlLine = regexp.MustCompile(`^line (\d+): (.*)$`)
+
+// yamlFaults takes over what the YAML parser complains of.
+func (l *loader) yamlFaults(file string, offset int, err error) {
+	messages := []string{strings.TrimPrefix(err.Error(), "yaml: ")}
+	if several := (*yaml.TypeError)(nil); errors.As(err, &several) {
+		messages = several.Errors
+	}
+	for _, message := range messages {
+		fault := &ConfigError{File: file, Message: message}
+		if m := yamlLine.FindStringSubmatch(message); m != nil {
+			line, _ := strconv.Atoi(m[1])
+			fault.Line, fault.Message = offset+line, m[2]
+		}
+		l.faults = append(l.faults, fault)
+	}
 }
 
 // checker compares a tree of YAML nodes with a Go type, which is the schema.

@@ -85,13 +85,17 @@ func isHostByte(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("-._*", c) >= 0
 }
 
+// maxAuthority is how far before a host its place is judged by: longer than any
+// user and password, short enough for long texts.
+const maxAuthority = 512
+
 // isHostPlace tells a host from the same letters in a path, a mail address or
 // the user of a URL.
 func isHostPlace(text string, start, end int) bool {
 	if end < len(text) && text[end] == '@' {
 		return false
 	}
-	before := text[:start]
+	before := text[max(0, start-maxAuthority):start]
 	switch {
 	case strings.HasSuffix(before, "/"):
 		return strings.HasSuffix(before, "//") || strings.HasSuffix(before, `\/\/`)
@@ -100,7 +104,8 @@ func isHostPlace(text string, start, end int) bool {
 		from := strings.LastIndexAny(before, "/ \t\r\n\"'<>,;") + 1
 		return strings.HasSuffix(before[:from], "//")
 	case len(before) > 2 && before[len(before)-3] == '%':
-		return strings.HasSuffix(strings.ToUpper(before), "%2F%2F") || !strings.HasSuffix(strings.ToUpper(before), "%2F")
+		escape := strings.ToUpper(before[max(0, len(before)-6):])
+		return escape == "%2F%2F" || !strings.HasSuffix(escape, "%2F")
 	}
 	return true
 }

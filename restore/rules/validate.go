@@ -107,7 +107,7 @@ func (v validator) profile(p *Profile) {
 		for i, one := range t.Remove {
 			v.at(".tolerations.remove[%d]", i).tolerationPattern(one)
 			for j, add := range t.Add {
-				if one.matches(add.object()) {
+				if one != (Toleration{}) && one.matches(add.object()) {
 					v.at(".tolerations.remove[%d]", i).fault("it removes tolerations.add[%d] again", j)
 				}
 			}

@@ -1,0 +1,241 @@
+package rules
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+const heading = "apiVersion: rewrite.kubectl-dr.io/v1alpha1\nkind: RewriteProfiles\n"
+
+func TestLoad(t *testing.T) {
+	t.Parallel()
+	set, err := Load(map[string][]byte{
+		"a.yaml": []byte(heading + "profiles: [{name: one}]\n---\n" + heading + "profiles: [{name: two}]\n---\n"),
+		"b.yaml": []byte(heading + "profiles:\n- &three\n  name: three\n  labels: {set: {a: b}}\n- <<: *three\n  name: four\n"),
+		"c.yaml": []byte("apiVersion: v1\nkind: ConfigMap\ndata:\n  five.yaml: |\n    " +
+			strings.ReplaceAll(heading, "\n", "\n    ") + "profiles: [{name: five}]\n"),
+		"empty.yaml": nil,
+	})
+	require.NoError(t, err)
+	assert.Equal(t, []string{"five", "four", "one", "three", "two"}, set.Names())
+
+	four, err := set.Profile("four")
+	require.NoError(t, err)
+	assert.Equal(t, map[string]string{"a": "b"}, four.Labels.Set)
+
+	_, err = set.Profile("six")
+	require.ErrorIs(t, err, ErrUnknownProfile)
+	assert.EqualError(t, err, `unknown profile "six"; there are: five, four, one, three, two`)
+}
+
+func TestLoad_refuses(t *testing.T) {
+	t.Parallel()
+	profile := func(fields string) string {
+		return heading + "profiles:\n- name: p\n" + fields
+	}
+	tests := []struct{ name, file, want string }{
+		{
+			name: "what isn't YAML",
+			file: "a: [",
+			want: "rules.yaml:1: did not find expected node content",
+		},
+		{
+			name: "an alias that holds itself",
+			file: "a: &a [*a]",
+			want: "rules.yaml: anchor 'a' value contains itself",
+		},
+		{
+			name: "a scalar",
+			file: "nothing",
+			want: "rules.yaml:1: want a mapping, got a string",
+		},
+		{
+			name: "another kind and version",
+			file: "apiVersion: rewrite.kubectl-dr.io/v1\nkind: Rules\nprofiles: [{name: a}]",
+			want: "rules.yaml:1: apiVersion: want \"rewrite.kubectl-dr.io/v1alpha1\", got \"rewrite.kubectl-dr.io/v1\"\n" +
+				"rules.yaml:2: kind: want \"RewriteProfiles\", got \"Rules\"",
+		},
+		{
+			name: "no profiles",
+			file: heading,
+			want: "rules.yaml:1: profiles: want at least one profile",
+		},
+		{
+			name: "an unknown field, and says which was meant",
+			file: profile("  host: []\n"),
+			want: `rules.yaml:5: profiles[0].host: unknown field; did you mean "hosts"?`,
+		},
+		{
+			name: "an unknown field like no other, and lists them",
+			file: profile("  tolerations: {frobnicate: []}\n"),
+			want: `rules.yaml:5: profiles[0].tolerations.frobnicate: unknown field; known: add, remove`,
+		},
+		{
+			name: "a field written twice",
+			file: profile("  state: keep\n  state: standby\n"),
+			want: `rules.yaml:6: mapping key "state" already defined at line 5`,
+		},
+		{
+			name: "a boolean for a string",
+			file: profile("  labels:\n    set:\n      a: true\n"),
+			want: "rules.yaml:7: profiles[0].labels.set[a]: want a string, got true or false; quote it",
+		},
+		{
+			name: "a key that is no string",
+			file: profile("  labels:\n    set:\n      1: a\n"),
+			want: "rules.yaml:7: profiles[0].labels.set: a key must be a string, not a whole number; quote it",
+		},
+		{
+			name: "a string for a list",
+			file: profile("  hosts: a\n"),
+			want: "rules.yaml:5: profiles[0].hosts: want a list, got a string",
+		},
+		{
+			name: "nothing for a string",
+			file: profile("  storageClasses: {a: }\n"),
+			want: "rules.yaml:5: profiles[0].storageClasses[a]: want a string, got nothing",
+		},
+		{
+			name: "profiles without a name, and names that are no label",
+			file: heading + "profiles:\n- state: keep\n- name: a b\n",
+			want: "rules.yaml:4: profiles[0]: it has no name\n" +
+				"rules.yaml:5: profiles[1].name: \"a b\" can't be a label's value: a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')",
+		},
+		{
+			name: "two profiles of one name, and says where both are",
+			file: profile("") + "- name: p\n",
+			want: `rules.yaml:5: profiles[1]: a profile named "p" is at rules.yaml:4 already`,
+		},
+		{
+			name: "an unknown state, and says which was meant",
+			file: profile("  state: stanby\n"),
+			want: `rules.yaml:5: profiles[0].state: unknown value "stanby"; did you mean "standby"?`,
+		},
+		{
+			name: "an empty host",
+			file: profile("  hosts:\n  - {from: a.example.org, to: \"\"}\n"),
+			want: "rules.yaml:6: profiles[0].hosts[0].to: it is empty",
+		},
+		{
+			name: "an asterisk in the middle of a host",
+			file: profile("  hosts:\n  - from: a.*.example.org\n    to: b.example.org\n"),
+			want: `rules.yaml:6: profiles[0].hosts[0].from: "a.*.example.org": an asterisk may only stand for the first label, as in *.example.org`,
+		},
+		{
+			name: "a URL for a host",
+			file: profile("  hosts:\n  - {from: \"https://a.example.org\", to: b.example.org}\n"),
+			want: `rules.yaml:6: profiles[0].hosts[0].from: "https://a.example.org": want a host alone, without scheme, port or path`,
+		},
+		{
+			name: "a domain mapped to a host",
+			file: profile("  hosts:\n  - {from: \"*.example.org\", to: b.example.org}\n"),
+			want: `rules.yaml:6: profiles[0].hosts[0]: either both or neither of from and to begin with "*."`,
+		},
+		{
+			name: "a host mapped to itself or twice",
+			file: profile("  hosts:\n  - {from: a.example.org, to: A.example.org}\n  - {from: b.example.org, to: c.example.org}\n  - {from: b.example.org, to: d.example.org}\n"),
+			want: "rules.yaml:6: profiles[0].hosts[0].from: it maps \"a.example.org\" to itself\n" +
+				"rules.yaml:8: profiles[0].hosts[2].from: hosts[1] maps \"b.example.org\" already",
+		},
+		{
+			name: "hosts mapped in a circle, and hosts mapped on",
+			file: profile("  hosts:\n  - {from: a.example.org, to: b.example.org}\n  - {from: b.example.org, to: a.example.org}\n"),
+			want: "rules.yaml:6: profiles[0].hosts[0].from: hosts[1] maps to \"a.example.org\", which is left alone from then on, so this can never apply; map to the final name, or use two profiles\n" +
+				"rules.yaml:7: profiles[0].hosts[1].from: hosts[0] maps to \"b.example.org\", which is left alone from then on, so this can never apply; map to the final name, or use two profiles",
+		},
+		{
+			name: "hosts in values when no hosts are mapped",
+			file: profile("  hostsIn: {configMaps: [a]}\n"),
+			want: "rules.yaml:5: profiles[0].hostsIn: it has no effect without hosts",
+		},
+		{
+			name: "classes mapped on, or to themselves, or to nothing",
+			file: profile("  storageClasses:\n    a: b\n    b: c\n    d: d\n    e: \"\"\n"),
+			want: "rules.yaml:6: profiles[0].storageClasses[a]: \"b\" is both mapped to and mapped from, so a second restore would carry \"a\" further; use two profiles\n" +
+				"rules.yaml:8: profiles[0].storageClasses[d]: it maps \"d\" to itself\n" +
+				"rules.yaml:9: profiles[0].storageClasses[e]: neither side may be empty",
+		},
+		{
+			name: "what is no address",
+			file: profile("  addresses: {a.example.org: 192.0.2.1}\n"),
+			want: `rules.yaml:5: profiles[0].addresses[a.example.org]: "a.example.org" is no IP address`,
+		},
+		{
+			name: "replicas of what has none",
+			file: profile("  replicas: {cronjob/a: 1, deploy/b: 1, web: 1}\n"),
+			want: "rules.yaml:5: profiles[0].replicas[cronjob/a]: kind \"cronjob\" has no replicas; known: deployment, deploymentconfig, replicaset, replicationcontroller, rollout, statefulset\n" +
+				"rules.yaml:5: profiles[0].replicas[deploy/b]: kind \"deploy\" has no replicas; known: deployment, deploymentconfig, replicaset, replicationcontroller, rollout, statefulset\n" +
+				"rules.yaml:5: profiles[0].replicas[web]: want <kind>/<name>, for example deployment/wordpress",
+		},
+		{
+			name: "a Service that would need an address it had not",
+			file: profile("  serviceTypes: {ClusterIP: LoadBalancer}\n"),
+			want: `rules.yaml:5: profiles[0].serviceTypes[ClusterIP]: a Service of type "ClusterIP" can't become one of type "LoadBalancer"`,
+		},
+		{
+			name: "entries set and removed, and the annotation that is ours",
+			file: profile("  annotations: {set: {a/b: c}, remove: [\"a/*\", \"kubectl-dr.io/*\"]}\n"),
+			want: "rules.yaml:5: profiles[0].annotations.set[a/b]: it is set and removed\n" +
+				"rules.yaml:5: profiles[0].annotations.remove[1]: it would remove kubectl-dr.io/original-state, which belongs to state standby",
+		},
+		{
+			name: "tolerations Kubernetes would refuse, or added and removed",
+			file: profile("  tolerations:\n    add:\n    - {key: a, operator: Exist}\n    - {value: b}\n    - {key: c}\n    remove:\n    - {key: c}\n    - {}\n"),
+			want: "rules.yaml:7: profiles[0].tolerations.add[0].operator: unknown value \"Exist\"; did you mean \"Exists\"?\n" +
+				"rules.yaml:8: profiles[0].tolerations.add[1]: a toleration without a key needs operator Exists\n" +
+				"rules.yaml:11: profiles[0].tolerations.remove[0]: it removes tolerations.add[2] again\n" +
+				"rules.yaml:12: profiles[0].tolerations.remove[1]: it is empty",
+		},
+		{
+			name: "a drop of nothing",
+			file: profile("  drop: [{name: a}]\n"),
+			want: "rules.yaml:5: profiles[0].drop[0].kind: want a kind, or a kind, a dot and a group",
+		},
+		{
+			name: "a fault inside a ConfigMap, at its line in the file",
+			file: "kind: ConfigMap\ndata:\n  a.yaml: |\n    kind: x\n    profile: []\n",
+			want: `rules.yaml (a.yaml):5: profile: unknown field; did you mean "profiles"?`,
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			_, err := Load(map[string][]byte{"rules.yaml": []byte(tt.file)})
+			assert.EqualError(t, err, tt.want)
+		})
+	}
+}
+
+func TestLoad_refusesOneNameInTwoFiles(t *testing.T) {
+	t.Parallel()
+	content := []byte(heading + "profiles: [{name: p}]\n")
+	_, err := Load(map[string][]byte{"a.yaml": content, "b.yaml": content})
+	assert.EqualError(t, err, `b.yaml:3: profiles[0]: a profile named "p" is at a.yaml:3 already`)
+}
+
+func FuzzLoad(f *testing.F) {
+	files, err := filepath.Glob("testdata/*/rules.yaml")
+	require.NoError(f, err)
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		require.NoError(f, err)
+		f.Add(content)
+	}
+	f.Add([]byte("a: &a {<<: *a}"))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		set, err := Load(map[string][]byte{"f": content})
+		if err != nil {
+			return
+		}
+		for _, name := range set.Names() {
+			p, err := set.Profile(name)
+			require.NoError(t, err)
+			assert.Equal(t, name, p.Name)
+		}
+	})
+}

@@ -1,0 +1,144 @@
+package rules
+
+import (
+	"encoding/json"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+func TestStandby_restoresExactly(t *testing.T) {
+	t.Parallel()
+	for _, obj := range readObjects(t, "testdata/standby/in.yaml") {
+		t.Run(obj.GetKind()+" "+obj.GetName(), func(t *testing.T) {
+			t.Parallel()
+			before := obj.DeepCopy()
+			held, err := Standby(obj)
+			require.NoError(t, err)
+			assert.Equal(t, before, obj, "the input is as it was")
+			assert.True(t, OnStandby(held))
+
+			again, err := Standby(held)
+			require.NoError(t, err)
+			assert.Equal(t, held, again)
+
+			active, err := Activate(held)
+			require.NoError(t, err)
+			assert.False(t, OnStandby(active))
+			want := obj.DeepCopy()
+			if OnStandby(obj) {
+				want.Object["spec"] = map[string]any{"replicas": int64(5)}
+			}
+			want.SetAnnotations(nil)
+			assert.Equal(t, want, active)
+
+			patch, err := ActivationPatch(held)
+			require.NoError(t, err)
+			var change map[string]any
+			require.NoError(t, json.Unmarshal(patch, &change))
+			raw, err := json.Marshal(merge(held.DeepCopy().Object, change))
+			require.NoError(t, err)
+			expected := active.DeepCopy().Object
+			require.NoError(t, unstructured.SetNestedMap(expected, map[string]any{}, "metadata", "annotations"))
+			wantRaw, err := json.Marshal(expected)
+			require.NoError(t, err)
+			assert.JSONEq(t, string(wantRaw), string(raw), "the patch does the same")
+		})
+	}
+}
+
+func TestActivationPatch(t *testing.T) {
+	t.Parallel()
+	object := func(kind, apiVersion, state string, spec map[string]any) *unstructured.Unstructured {
+		obj := &unstructured.Unstructured{Object: map[string]any{"apiVersion": apiVersion, "kind": kind, "spec": spec}}
+		obj.SetName("x")
+		if state != "" {
+			obj.SetAnnotations(map[string]string{AnnotationOriginalState: state})
+		}
+		return obj
+	}
+	tests := []struct {
+		name    string
+		obj     *unstructured.Unstructured
+		want    string
+		wantErr string
+	}{
+		{
+			name: "a workload gets its replicas back",
+			obj:  object("Deployment", "apps/v1", `{"replicas":2}`, map[string]any{"replicas": int64(0)}),
+			want: `{"metadata":{"annotations":{"kubectl-dr.io/original-state":null}},"spec":{"replicas":2}}`,
+		},
+		{
+			name: "a field that wasn't there goes",
+			obj:  object("Deployment", "apps/v1", `{"replicas":1,"defaulted":true}`, map[string]any{"replicas": int64(0)}),
+			want: `{"metadata":{"annotations":{"kubectl-dr.io/original-state":null}},"spec":{"replicas":null}}`,
+		},
+		{
+			name: "what was suspended stays suspended",
+			obj:  object("CronJob", "batch/v1", `{"suspend":true}`, map[string]any{"suspend": true}),
+			want: `{"metadata":{"annotations":{"kubectl-dr.io/original-state":null}},"spec":{"suspend":true}}`,
+		},
+		{
+			name: "a daemon set loses one key of its node selector",
+			obj: object("DaemonSet", "apps/v1", `{"gated":true}`, map[string]any{"template": map[string]any{"spec": map[string]any{
+				"nodeSelector": map[string]any{"disk": "ssd", StandbyGate: "true"},
+			}}}),
+			want: `{"metadata":{"annotations":{"kubectl-dr.io/original-state":null}},"spec":{"template":{"spec":{"nodeSelector":{"kubectl-dr.io/standby":null}}}}}`,
+		},
+		{
+			name: "a workload that somebody started keeps its replicas",
+			obj:  object("Deployment", "apps/v1", `{"replicas":2}`, map[string]any{"replicas": int64(7)}),
+			want: `{"metadata":{"annotations":{"kubectl-dr.io/original-state":null}}}`,
+		},
+		{
+			name: "a workload that wasn't on standby stays",
+			obj:  object("Deployment", "apps/v1", "", map[string]any{"replicas": int64(0)}),
+			want: `{}`,
+		},
+		{
+			name:    "a broken annotation is an error",
+			obj:     object("Deployment", "apps/v1", `{"replica":2}`, map[string]any{"replicas": int64(0)}),
+			wantErr: `activate Deployment x: read annotation kubectl-dr.io/original-state: json: unknown field "replica"`,
+		},
+		{
+			name:    "another kind's annotation is an error",
+			obj:     object("Deployment", "apps/v1", `{"suspend":true}`, map[string]any{"replicas": int64(0)}),
+			wantErr: `activate Deployment x: annotation kubectl-dr.io/original-state is "{\"suspend\":true}", which is another kind's`,
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			got, err := ActivationPatch(tt.obj)
+			if tt.wantErr != "" {
+				assert.EqualError(t, err, tt.wantErr)
+				return
+			}
+			require.NoError(t, err)
+			assert.Equal(t, tt.want, string(got))
+		})
+	}
+}
+
+func TestStandby_refusesOtherKinds(t *testing.T) {
+	t.Parallel()
+	obj := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Service"}}
+	_, err := Standby(obj)
+	assert.ErrorIs(t, err, ErrNoStandby)
+}
+
+func TestOriginalState_Encode(t *testing.T) {
+	t.Parallel()
+	n, yes := int64(3), true
+	for _, s := range []OriginalState{{Replicas: &n}, {Suspend: &yes, Defaulted: true}, {Gated: true}} {
+		got, err := DecodeOriginalState(s.Encode())
+		require.NoError(t, err)
+		assert.Equal(t, s, got)
+	}
+	for _, bad := range []string{"", "{}", "null", `{"replicas":-1}`, `{"replicas":1,"suspend":true}`, `{"gated":true} x`} {
+		_, err := DecodeOriginalState(bad)
+		assert.Error(t, err, bad)
+	}
+}
