@@ -328,40 +328,49 @@ func propertyPairs(props map[string]string) ([]string, error) {
 	return pairs, nil
 }
 
-// errWriter keeps the first error of w.
-type errWriter struct {
-	w   io.Writer
-	err error
-}
-
-func (e *errWriter) Write(p []byte) (int, error) {
-	n, err := e.w.Write(p)
-	if err != nil && e.err == nil {
-		e.err = err
-	}
-	return n, err
-}
-
-// errReader keeps the error of r that is not its end. A Runner may leave a
-// reader behind that still blocks, hence the lock.
-type errReader struct {
-	r   io.Reader
+// firstError is kept under a lock: a Runner may leave a reader or writer behind
+// that still blocks.
+type firstError struct {
 	mu  sync.Mutex
 	err error
 }
 
-func (e *errReader) Read(p []byte) (int, error) {
-	n, err := e.r.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
-		e.mu.Lock()
-		e.err = err
-		e.mu.Unlock()
+func (f *firstError) keep(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err == nil {
+		f.err = err
 	}
+}
+
+func (f *firstError) get() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
+}
+
+// errWriter keeps the first error of w.
+type errWriter struct {
+	w io.Writer
+	firstError
+}
+
+func (e *errWriter) Write(p []byte) (int, error) {
+	n, err := e.w.Write(p)
+	e.keep(err)
 	return n, err
 }
 
-func (e *errReader) failure() error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.err
+// errReader keeps the error of r that is not its end.
+type errReader struct {
+	r io.Reader
+	firstError
+}
+
+func (e *errReader) Read(p []byte) (int, error) {
+	n, err := e.r.Read(p)
+	if !errors.Is(err, io.EOF) {
+		e.keep(err)
+	}
+	return n, err
 }

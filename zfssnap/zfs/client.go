@@ -320,9 +320,9 @@ func (c *Client) Send(ctx context.Context, o SendOptions, w io.Writer) error {
 	// to it directly, and zfs send needs a pipe.
 	out := &errWriter{w: w}
 	res, err := c.Runner.Run(ctx, Cmd{Args: args, Stdout: out})
-	if out.err != nil {
+	if writeErr := out.get(); writeErr != nil {
 		// The broken pipe that follows is only a consequence.
-		return fmt.Errorf("%s: write stream: %w", verb(args), out.err)
+		return fmt.Errorf("%s: write stream: %w", verb(args), writeErr)
 	}
 	return baseMissing(result(args, res, err), o)
 }
@@ -375,7 +375,7 @@ func (c *Client) Receive(ctx context.Context, o ReceiveOptions, r io.Reader) err
 	in := &errReader{r: r}
 	res, err := c.Runner.Run(ctx, Cmd{Args: args, Stdin: in})
 	err = result(args, res, err)
-	if readErr := in.failure(); readErr != nil && !errors.Is(err, readErr) {
+	if readErr := in.get(); readErr != nil && !errors.Is(err, readErr) {
 		readErr = fmt.Errorf("read stream: %w", readErr)
 		if err == nil {
 			return fmt.Errorf("%s: %w", verb(args), readErr)

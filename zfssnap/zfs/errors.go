@@ -72,13 +72,13 @@ type CommandError struct {
 
 // Error names the command's verb and gives its own message.
 func (e *CommandError) Error() string {
-	verb := strings.Join(e.Args[:min(2, len(e.Args))], " ")
-	msg := strings.Join(strings.Fields(strings.ReplaceAll(e.Stderr, "\n", "; ")), " ")
-	msg = strings.TrimSuffix(msg, ";")
+	// Some failures are followed by how the command is used.
+	said, _, _ := strings.Cut(e.Stderr, "\nusage:\n")
+	msg := strings.Join(strings.Fields(said), " ")
 	if msg == "" {
 		msg = fmt.Sprintf("exit status %d", e.ExitCode)
 	}
-	return verb + ": " + msg
+	return verb(e.Args) + ": " + msg
 }
 
 // Unwrap returns the cause.
@@ -121,6 +121,8 @@ var messages = []struct {
 	{regexp.MustCompile(`^cannot resume send: '[^']+' is no longer the same snapshot used in the initial send$`), ErrResumeStale},
 	{regexp.MustCompile(`^cannot resume send: incremental source 0x[0-9a-f]+ no longer exists$`), ErrResumeStale},
 	{regexp.MustCompile(`^cannot resume send: resume token is corrupt \(.+\)$`), ErrResumeStale},
+	// The base's guid was found on another dataset of the pool, a replica.
+	{regexp.MustCompile(`^warning: cannot send '[^']+': Invalid cross-device link$`), ErrResumeStale},
 	// What the kernel says when the stream does not continue where the state
 	// of the target stopped.
 	{regexp.MustCompile(`^cannot receive resume stream: kernel modules must be upgraded to receive this stream\.$`), ErrResumeStale},

@@ -39,8 +39,8 @@ type Runner interface {
 // datasets can warn once per dataset.
 const maxStderr = 64 << 10
 
-// killGrace is how long a killed command may take to go, and how long its
-// pipes may stay open after it went.
+// killGrace is how long a killed command may take to go, and how long a reader
+// it took input from may block after it went.
 const killGrace = 5 * time.Second
 
 // Exec runs commands as child processes. The zero value finds zfs and zpool on
@@ -89,26 +89,47 @@ func (e Exec) Run(ctx context.Context, c Cmd) (Result, error) {
 	}
 	tail := &bounded{max: maxStderr}
 	stderr := &gate{w: tail}
-	// Both are wrapped, so os/exec always makes a pipe: zfs send refuses to
-	// write to some kinds of file on recent kernels.
-	cmd.Stdout, cmd.Stderr = stdout, stderr
+	cmd.Stderr = stderr
 	if c.Stdin != nil {
 		cmd.Stdin = struct{ io.Reader }{c.Stdin}
 	}
-	if err := cmd.Start(); err != nil {
+	// Always a pipe: zfs send refuses some kinds of file on recent kernels. And
+	// always our own: one of os/exec would be closed killGrace after the
+	// command's end, though its reader may be slow with what is left in it.
+	pr, pw, err := os.Pipe()
+	if err != nil {
 		return Result{}, fmt.Errorf("start %s: %w", argv[0], err)
 	}
-	done := make(chan error, 1)
-	go func() { done <- cmd.Wait() }()
+	cmd.Stdout = pw
+	err = cmd.Start()
+	pw.Close()
+	if err != nil {
+		pr.Close()
+		return Result{}, fmt.Errorf("start %s: %w", argv[0], err)
+	}
+	copied := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(stdout, pr)
+		// When the writer failed, the command gets a broken pipe.
+		pr.Close()
+		copied <- err
+	}()
+	type end struct{ wait, copy error }
+	done := make(chan end, 1)
+	go func() {
+		e := end{wait: cmd.Wait()}
+		e.copy = <-copied
+		done <- e
+	}()
 
-	var err error
+	var ended end
 	select {
-	case err = <-done:
+	case ended = <-done:
 	case <-ctx.Done():
 		timer := time.NewTimer(2 * killGrace)
 		defer timer.Stop()
 		select {
-		case err = <-done:
+		case ended = <-done:
 		case <-timer.C:
 			stdout.close()
 			stderr.close()
@@ -120,16 +141,16 @@ func (e Exec) Run(ctx context.Context, c Cmd) (Result, error) {
 	switch {
 	case ctx.Err() != nil && !cmd.ProcessState.Success():
 		return res, ctx.Err()
-	case err == nil:
+	case ended.copy != nil:
+		return res, fmt.Errorf("run %s: write output: %w", argv[0], ended.copy)
+	case ended.wait == nil, errors.As(ended.wait, &exit) && exit.Exited():
 		return res, nil
-	case errors.As(err, &exit) && exit.Exited():
-		return res, nil
-	case errors.Is(err, exec.ErrWaitDelay) && c.Stdout == nil && c.Stdin != nil:
+	case errors.Is(ended.wait, exec.ErrWaitDelay):
 		// zfs receive stops at the end record and need not see the reader's
 		// end; the reader being slow to end is no failure of the command.
 		return res, nil
 	default:
-		return res, fmt.Errorf("run %s: %w", argv[0], err)
+		return res, fmt.Errorf("run %s: %w", argv[0], ended.wait)
 	}
 }
 

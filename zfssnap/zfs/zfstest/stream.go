@@ -145,6 +145,9 @@ func (p *Pool) plan(f flags, info io.Writer) (*outgoing, *failure) {
 		if !ok {
 			base, from, ok = p.baseByGUID(s, h.From)
 		}
+		if !ok && p.hasGUID(poolOf(h.ToName), h.From) {
+			return nil, fail("warning: cannot send '%s': Invalid cross-device link", h.ToName)
+		}
 		if !ok {
 			return nil, &failure{255, fmt.Sprintf("cannot resume send: incremental source %#x no longer exists\n", h.From)}
 		}
@@ -228,6 +231,16 @@ func (p *Pool) baseByGUID(s *snapshot, guid uint64) (content, string, bool) {
 			return nil, "", false
 		}
 	}
+}
+
+// hasGUID tells whether any snapshot of a pool has a guid.
+func (p *Pool) hasGUID(pool string, guid uint64) bool {
+	for _, d := range p.below(pool) {
+		if d.byGUID(guid) != nil {
+			return true
+		}
+	}
+	return false
 }
 
 func (p *Pool) send(ctx context.Context, args []string, w io.Writer, info io.Writer) (*failure, error) {
