@@ -1,0 +1,275 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/sirupsen/logrus"
+	logrustest "github.com/sirupsen/logrus/hooks/test"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	"github.com/vmware-tanzu/velero/pkg/plugin/velero"
+	corev1api "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/fake"
+
+	"github.com/kubectl-dr/kubectl-dr/restore/rules"
+)
+
+const profiles = `
+apiVersion: rewrite.kubectl-dr.io/v1alpha1
+kind: RewriteProfiles
+profiles:
+- name: drill
+  state: standby
+  labels: {set: {site: dr}}
+  drop: [{kind: Event}]
+- name: production
+`
+
+// configMaps is a ConfigLister that counts.
+type configMaps struct {
+	items []corev1api.ConfigMap
+	err   error
+	calls int
+}
+
+func (c *configMaps) ListConfigMaps(_ context.Context, namespace, selector string) ([]corev1api.ConfigMap, error) {
+	c.calls++
+	if c.err != nil {
+		return nil, c.err
+	}
+	s, err := labels.Parse(selector)
+	if err != nil {
+		return nil, err
+	}
+	var found []corev1api.ConfigMap
+	for _, cm := range c.items {
+		if cm.Namespace == namespace && s.Matches(labels.Set(cm.Labels)) {
+			found = append(found, cm)
+		}
+	}
+	return found, nil
+}
+
+func configMap(name, content string) corev1api.ConfigMap {
+	return corev1api.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "velero", Name: name, Labels: map[string]string{
+			"velero.io/plugin-config": "", "kubectl-dr.io/rewrite": "RestoreItemAction",
+		}},
+		Data: map[string]string{"profiles.yaml": content},
+	}
+}
+
+func restoreOf(profile string) *velerov1api.Restore {
+	r := &velerov1api.Restore{ObjectMeta: metav1.ObjectMeta{Namespace: "velero", Name: "r", UID: "1"}}
+	if profile != "" {
+		r.Annotations = map[string]string{ProfileKey: profile}
+	}
+	return r
+}
+
+func item(kind, apiVersion string, spec map[string]any) *unstructured.Unstructured {
+	return &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": apiVersion, "kind": kind,
+		"metadata": map[string]any{"namespace": "wordpress", "name": "x"},
+		"spec":     spec,
+	}}
+}
+
+func TestAction_Execute(t *testing.T) {
+	t.Parallel()
+	deployment := item("Deployment", "apps/v1", map[string]any{"replicas": int64(1)})
+	held := item("Deployment", "apps/v1", map[string]any{"replicas": int64(0)})
+	held.SetAnnotations(map[string]string{rules.AnnotationOriginalState: `{"replicas":1}`})
+	held.SetLabels(map[string]string{"site": "dr"})
+	labelled := restoreOf("")
+	labelled.Labels = map[string]string{ProfileKey: "drill"}
+	both := restoreOf("drill")
+	both.Labels = map[string]string{ProfileKey: "production"}
+
+	tests := []struct {
+		name    string
+		configs []corev1api.ConfigMap
+		restore *velerov1api.Restore
+		item    *unstructured.Unstructured
+		want    *unstructured.Unstructured // nil: not restored
+		wantErr string
+	}{
+		{
+			name:    "a restore that names no profile is left alone, whatever the configuration",
+			configs: []corev1api.ConfigMap{configMap("a", "broken"), configMap("b", "broken")},
+			restore: restoreOf(""), item: deployment, want: deployment,
+		},
+		{
+			name:    "the profile of the annotation applies",
+			configs: []corev1api.ConfigMap{configMap("a", profiles)},
+			restore: restoreOf("drill"), item: deployment, want: held,
+		},
+		{
+			name:    "the profile of the label applies",
+			configs: []corev1api.ConfigMap{configMap("a", profiles)},
+			restore: labelled, item: deployment, want: held,
+		},
+		{
+			name:    "the annotation goes before the label",
+			configs: []corev1api.ConfigMap{configMap("a", profiles)},
+			restore: both, item: deployment, want: held,
+		},
+		{
+			name:    "a profile without rules changes nothing",
+			configs: []corev1api.ConfigMap{configMap("a", profiles)},
+			restore: restoreOf("production"), item: deployment, want: deployment,
+		},
+		{
+			name:    "what the profile drops isn't restored",
+			configs: []corev1api.ConfigMap{configMap("a", profiles)},
+			restore: restoreOf("drill"), item: item("Event", "v1", nil),
+		},
+		{
+			name:    "without a ConfigMap the error says which to create",
+			restore: restoreOf("drill"), item: deployment,
+			wantErr: `find profile "drill" of restore r: no ConfigMap of profiles in namespace velero; create one with the labels velero.io/plugin-config: "" and kubectl-dr.io/rewrite: RestoreItemAction`,
+		},
+		{
+			name:    "with several ConfigMaps the error names them",
+			configs: []corev1api.ConfigMap{configMap("a", profiles), configMap("b", profiles)},
+			restore: restoreOf("drill"), item: deployment,
+			wantErr: `find profile "drill" of restore r: several ConfigMaps of profiles in namespace velero: a, b; keep one and move the profiles of the others into it, one key per file`,
+		},
+		{
+			name:    "an unknown profile's error lists the known ones",
+			configs: []corev1api.ConfigMap{configMap("a", profiles)},
+			restore: restoreOf("dril"), item: deployment,
+			wantErr: `find profile of restore r in ConfigMap velero/a: unknown profile "dril"; there are: drill, production`,
+		},
+		{
+			name:    "a fault in the ConfigMap is located",
+			configs: []corev1api.ConfigMap{configMap("a", "apiVersion: rewrite.kubectl-dr.io/v1alpha1\nkind: RewriteProfiles\nprofiles: [{nam: x}]")},
+			restore: restoreOf("drill"), item: deployment,
+			wantErr: `find profile "drill" of restore r: load ConfigMap velero/a: profiles.yaml:3: profiles[0].nam: unknown field; did you mean "name"?`,
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			log, _ := logrustest.NewNullLogger()
+			before := tt.item.DeepCopy()
+			out, err := NewAction(log, &configMaps{items: tt.configs}).Execute(&velero.RestoreItemActionExecuteInput{
+				Item: tt.item, ItemFromBackup: tt.item.DeepCopy(), Restore: tt.restore,
+			})
+			assert.Equal(t, before, tt.item, "the item is as it was")
+			if tt.wantErr != "" {
+				require.EqualError(t, err, tt.wantErr)
+				return
+			}
+			require.NoError(t, err)
+			assert.Equal(t, tt.want == nil, out.SkipRestore)
+			if tt.want != nil {
+				assert.Equal(t, tt.want, out.UpdatedItem)
+			}
+		})
+	}
+}
+
+func TestAction_Execute_dropsPodsTheirControllerMakesAgain(t *testing.T) {
+	t.Parallel()
+	log, _ := logrustest.NewNullLogger()
+	a := NewAction(log, &configMaps{items: []corev1api.ConfigMap{configMap("a", profiles)}})
+	pod := item("Pod", "v1", map[string]any{})
+	fromBackup := pod.DeepCopy()
+	yes := true
+	fromBackup.SetOwnerReferences([]metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "x", UID: "1", Controller: &yes}})
+
+	out, err := a.Execute(&velero.RestoreItemActionExecuteInput{Item: pod, ItemFromBackup: fromBackup, Restore: restoreOf("drill")})
+	require.NoError(t, err)
+	assert.True(t, out.SkipRestore)
+
+	out, err = a.Execute(&velero.RestoreItemActionExecuteInput{Item: pod, ItemFromBackup: fromBackup, Restore: restoreOf("production")})
+	require.NoError(t, err)
+	assert.False(t, out.SkipRestore)
+	assert.Equal(t, pod, out.UpdatedItem, "the owners don't come back")
+}
+
+func TestAction_Execute_logsEveryChange(t *testing.T) {
+	t.Parallel()
+	log, hook := logrustest.NewNullLogger()
+	a := NewAction(log, &configMaps{items: []corev1api.ConfigMap{configMap("a", profiles)}})
+	_, err := a.Execute(&velero.RestoreItemActionExecuteInput{
+		Item: item("Deployment", "apps/v1", map[string]any{"replicas": int64(1)}), Restore: restoreOf("drill"),
+	})
+	require.NoError(t, err)
+	var messages []string
+	for _, entry := range hook.AllEntries() {
+		assert.Equal(t, logrus.InfoLevel, entry.Level)
+		messages = append(messages, entry.Message)
+	}
+	assert.Equal(t, []string{
+		"rewriting by profile",
+		`state: spec.replicas: 1 → 0`,
+		`state: metadata.annotations[kubectl-dr.io/original-state]: (none) → "{\"replicas\":1}"`,
+		`labels: metadata.labels.site: (none) → "dr"`,
+	}, messages)
+}
+
+func TestAction_readsItsConfigurationOncePerRestore(t *testing.T) {
+	t.Parallel()
+	log, _ := logrustest.NewNullLogger()
+	config := &configMaps{items: []corev1api.ConfigMap{configMap("a", profiles)}}
+	a := NewAction(log, config)
+	execute := func(uid string) error {
+		r := restoreOf("drill")
+		r.UID = types.UID(uid)
+		_, err := a.Execute(&velero.RestoreItemActionExecuteInput{Item: item("Service", "v1", nil), Restore: r})
+		return err
+	}
+	for range 3 {
+		require.NoError(t, execute("1"))
+	}
+	assert.Equal(t, 1, config.calls)
+
+	config.err = errors.New("gone")
+	require.EqualError(t, execute("2"), `find profile "drill" of restore r: list ConfigMaps in namespace velero: gone`)
+	require.NoError(t, execute("1"), "a restore under way keeps what it read")
+
+	config.err = nil
+	require.NoError(t, execute("2"), "an error isn't kept")
+	for i := range keptProfiles {
+		require.NoError(t, execute(fmt.Sprint("other", i)))
+	}
+	calls := config.calls
+	require.NoError(t, execute("1"))
+	assert.Equal(t, calls+1, config.calls, "the oldest restore is forgotten")
+}
+
+func TestAction_startsNoOperations(t *testing.T) {
+	t.Parallel()
+	log, _ := logrustest.NewNullLogger()
+	a := NewAction(log, &configMaps{})
+	assert.Equal(t, "kubectl-dr.io/rewrite", a.Name())
+	selector, err := a.AppliesTo()
+	require.NoError(t, err)
+	assert.Equal(t, velero.ResourceSelector{}, selector)
+	_, err = a.Progress("x", nil)
+	require.Error(t, err)
+	require.NoError(t, a.Cancel("x", nil))
+	ready, err := a.AreAdditionalItemsReady(nil, nil)
+	require.NoError(t, err)
+	assert.True(t, ready)
+}
+
+func TestClusterConfig_ListConfigMaps(t *testing.T) {
+	t.Parallel()
+	mine, other := configMap("mine", profiles), configMap("other", profiles)
+	other.Labels["kubectl-dr.io/rewrite"] = "BackupItemAction"
+	c := ClusterConfig{Client: fake.NewClientset(&mine, &other).CoreV1()}
+	found, err := c.ListConfigMaps(t.Context(), "velero", rules.ConfigMapSelector)
+	require.NoError(t, err)
+	assert.Equal(t, []corev1api.ConfigMap{mine}, found)
+}
