@@ -1,0 +1,176 @@
+// Package wordpress holds no code: its tests keep the manifests beside them right.
+package wordpress
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/yaml"
+
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
+	"github.com/kubectl-dr/kubectl-dr/restore/rules"
+)
+
+var update = flag.Bool("update", false, "write the wanted files anew")
+
+func documents(t *testing.T, file string) [][]byte {
+	t.Helper()
+	content, err := os.ReadFile(file)
+	require.NoError(t, err)
+	return bytes.Split(content, []byte("\n---\n"))
+}
+
+// application returns every object a backup of the namespace holds.
+func application(t *testing.T) []*unstructured.Unstructured {
+	t.Helper()
+	files, err := filepath.Glob("*.yaml")
+	require.NoError(t, err)
+	var objects []*unstructured.Unstructured
+	for _, file := range files {
+		if slices.Contains([]string{"plan.yaml", "profiles.yaml", "zfsvolumes.yaml"}, file) {
+			continue
+		}
+		for _, doc := range documents(t, file) {
+			raw, err := yaml.YAMLToJSON(doc)
+			require.NoError(t, err)
+			obj := &unstructured.Unstructured{}
+			_, _, err = unstructured.UnstructuredJSONScheme.Decode(raw, nil, obj)
+			require.NoError(t, err, "%s: %s", file, doc)
+			objects = append(objects, obj)
+		}
+	}
+	return objects
+}
+
+func loadProfiles(t *testing.T) *rules.Set {
+	t.Helper()
+	content, err := os.ReadFile("profiles.yaml")
+	require.NoError(t, err)
+	set, err := rules.Load(map[string][]byte{"profiles.yaml": content})
+	require.NoError(t, err)
+	return set
+}
+
+func TestProfiles(t *testing.T) {
+	t.Parallel()
+	set := loadProfiles(t)
+	for _, name := range set.Names() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p, err := set.Profile(name)
+			require.NoError(t, err)
+			var got bytes.Buffer
+			for i, obj := range application(t) {
+				r, err := p.Apply(obj)
+				require.NoError(t, err)
+				require.False(t, r.Drop)
+				if i > 0 {
+					got.WriteString("---\n")
+				}
+				for _, change := range r.Changes {
+					fmt.Fprintf(&got, "# %s\n", change)
+				}
+				raw, err := yaml.Marshal(r.Object.Object)
+				require.NoError(t, err)
+				got.Write(raw)
+			}
+			file := filepath.Join("testdata", name+".yaml")
+			if *update {
+				require.NoError(t, os.WriteFile(file, got.Bytes(), 0o644))
+			}
+			want, err := os.ReadFile(file)
+			require.NoError(t, err)
+			assert.Equal(t, string(want), got.String())
+		})
+	}
+}
+
+// TestManifests_areWhatKubernetesAccepts decodes the kinds Kubernetes has, and
+// refuses fields it hasn't, before and after rewriting.
+func TestManifests_areWhatKubernetesAccepts(t *testing.T) {
+	t.Parallel()
+	set := loadProfiles(t)
+	for _, obj := range application(t) {
+		gvk := obj.GroupVersionKind()
+		if !scheme.Scheme.Recognizes(gvk) {
+			assert.Equal(t, "traefik.io", gvk.Group)
+			continue
+		}
+		versions := []*unstructured.Unstructured{obj}
+		for _, name := range set.Names() {
+			p, err := set.Profile(name)
+			require.NoError(t, err)
+			r, err := p.Apply(obj)
+			require.NoError(t, err)
+			versions = append(versions, r.Object)
+		}
+		for _, version := range versions {
+			typed, err := scheme.Scheme.New(gvk)
+			require.NoError(t, err)
+			raw, err := yaml.Marshal(version.Object)
+			require.NoError(t, err)
+			assert.NoError(t, yaml.UnmarshalStrict(raw, typed), "%s %s", gvk.Kind, obj.GetName())
+		}
+	}
+}
+
+func TestPlan_fitsTheManifests(t *testing.T) {
+	t.Parallel()
+	content, err := os.ReadFile("plan.yaml")
+	require.NoError(t, err)
+	var p plan.RecoveryPlan
+	require.NoError(t, yaml.UnmarshalStrict(content, &p))
+
+	set := loadProfiles(t)
+	assert.Equal(t, []string{p.Spec.Profiles.Drill, p.Spec.Profiles.Failover}, set.Names())
+	names := map[string]bool{}
+	for _, obj := range application(t) {
+		names[obj.GetKind()+"/"+obj.GetName()] = true
+	}
+	for _, wave := range p.Spec.Start {
+		for _, workload := range wave.Workloads {
+			assert.True(t, names["D"+workload[1:]], workload)
+		}
+	}
+	for _, probe := range p.Spec.Probes {
+		if probe.HTTP != nil {
+			assert.True(t, names["Service/"+probe.HTTP.Service], probe.Name)
+		}
+	}
+}
+
+func TestZFSVolumes_matchTheVolumes(t *testing.T) {
+	t.Parallel()
+	type volume struct{ node, pool, handle string }
+	var fromPVs, fromZFSVolumes []volume
+	read := func(file string) []map[string]any {
+		var all []map[string]any
+		for _, doc := range documents(t, file) {
+			var m map[string]any
+			require.NoError(t, yaml.Unmarshal(doc, &m))
+			all = append(all, m)
+		}
+		return all
+	}
+	str := func(m map[string]any, path ...string) string {
+		s, _, err := unstructured.NestedString(m, path...)
+		require.NoError(t, err)
+		return s
+	}
+	for _, pv := range read("volumes.yaml") {
+		fromPVs = append(fromPVs, volume{"hassio", str(pv, "spec", "csi", "volumeAttributes", "openebs.io/poolname"), str(pv, "spec", "csi", "volumeHandle")})
+	}
+	for _, zv := range read("zfsvolumes.yaml") {
+		fromZFSVolumes = append(fromZFSVolumes, volume{str(zv, "spec", "ownerNodeID"), str(zv, "spec", "poolName"), str(zv, "metadata", "name")})
+	}
+	assert.Equal(t, fromPVs, fromZFSVolumes)
+}
