@@ -2,17 +2,20 @@ package rig
 
 import (
 	"context"
-	"errors"
-	"io"
+	"fmt"
+
+	"github.com/kubectl-dr/kubectl-dr/test/lab/vm"
 )
 
 // Streams are those of a command run on a node.
-type Streams struct {
-	In          io.Reader
-	Out, ErrOut io.Writer
-}
+type Streams = vm.Streams
 
 // Exec runs a command on a node and returns its exit status.
 func (r *Rig) Exec(ctx context.Context, node string, argv []string, streams Streams) (int, error) {
-	return 0, errors.New("no machines yet")
+	for _, n := range nodes {
+		if n.name == node {
+			return r.machine(n).Exec(ctx, argv, streams)
+		}
+	}
+	return 0, fmt.Errorf("no node %q; there are %s and %s", node, nodes[0].name, nodes[1].name)
 }

@@ -26,6 +26,8 @@ type part struct {
 	name  string
 	needs []string
 	port  int
+	// log is the file with its output.
+	log string
 	// start starts it; the rig has made sure that it isn't running.
 	start func(context.Context) (proc.ID, error)
 	// ready is asked until it returns nil.
@@ -49,9 +51,6 @@ func (r *Rig) up() []step {
 			steps = append(steps, r.siteSteps(s)...)
 		}
 	}
-	for _, n := range nodes {
-		steps = append(steps, r.nodeSteps(n)...)
-	}
 	return steps
 }
 
@@ -63,6 +62,14 @@ func (r *Rig) parts() []part {
 		for _, s := range sites {
 			parts = append(parts, r.planeParts(s)...)
 			parts = append(parts, r.veleroPart(s))
+		}
+	}
+	for _, n := range nodes {
+		parts = append(parts, r.machinePart(n))
+	}
+	for i, p := range parts {
+		if p.log == "" {
+			parts[i].log = r.Log(p.name)
 		}
 	}
 	return parts
@@ -112,11 +119,11 @@ func (r *Rig) await(ctx context.Context, p part, id proc.ID) error {
 	case ready && last == nil:
 		return nil
 	case !id.Alive():
-		return fmt.Errorf("it ended; the end of %s:\n%s", r.Log(p.name), tail(r.Log(p.name), 2000))
+		return fmt.Errorf("it ended; the end of %s:\n%s", p.log, tail(p.log, 2000))
 	case ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return ctx.Err()
 	}
-	return fmt.Errorf("not ready after %s: %w (see %s)", readyAfter, last, r.Log(p.name))
+	return fmt.Errorf("not ready after %s: %w (see %s)", readyAfter, last, p.log)
 }
 
 func probe(ctx context.Context, p part) error {
@@ -125,8 +132,9 @@ func probe(ctx context.Context, p part) error {
 	return p.ready(ctx)
 }
 
-// stop stops the parts of a target in the reverse order of starting; all for "".
-func (r *Rig) stop(ctx context.Context, target string) error {
+// stop stops the parts of the targets in the reverse order of starting; all
+// when there are none.
+func (r *Rig) stop(ctx context.Context, targets ...string) error {
 	var steps []step
 	for _, p := range r.parts() {
 		steps = append(steps, step{name: p.name, needs: p.needs, do: func(ctx context.Context) (string, error) {
@@ -147,7 +155,7 @@ func (r *Rig) stop(ctx context.Context, target string) error {
 			return what, r.setProcess(p.name, proc.ID{})
 		}})
 	}
-	return runSteps(ctx, chosen(reversed(steps), target), r.progress.tell)
+	return runSteps(ctx, chosen(reversed(steps), targets), r.progress.tell)
 }
 
 // stopStrays ends processes of a part that no record names: its children, and

@@ -19,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kubectl-dr/kubectl-dr/test/lab/build"
 	"github.com/kubectl-dr/kubectl-dr/test/lab/pki"
 	"github.com/kubectl-dr/kubectl-dr/test/lab/proc"
 )
@@ -46,7 +47,8 @@ type Rig struct {
 	mu       sync.Mutex
 	state    *state
 	progress *progress
-	programs programs
+	// set is what was built, for starting parts; nil until then.
+	set *build.Set
 }
 
 // Open returns the rig of that name, running or not. It returns ErrNoRig when
@@ -92,7 +94,7 @@ func Up(ctx context.Context, o Options) (*Rig, error) {
 	if err := r.prepare(o); err != nil {
 		return nil, fmt.Errorf("prepare %s: %w", dir, err)
 	}
-	if err := r.build(ctx); err != nil {
+	if err := r.ensureSet(ctx); err != nil {
 		return nil, err
 	}
 	if err := runSteps(ctx, r.up(), r.progress.tell); err != nil {
@@ -145,6 +147,26 @@ func (r *Rig) prepare(o Options) error {
 	return errors.Join(r.writeHosts(), r.writeKubeconfigs(), r.writeS3Credentials())
 }
 
+// ensureSet builds what is missing and puts the programs for users where
+// Environment says.
+func (r *Rig) ensureSet(ctx context.Context) error {
+	var err error
+	r.set, err = build.Ensure(ctx, build.Options{HostsOnly: r.state.Light, Tell: r.progress.tell})
+	if err != nil || r.state.Light {
+		return err
+	}
+	for _, name := range []string{"kubectl", "velero"} {
+		link := filepath.Join(r.Bin(), name)
+		if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		if err := os.Symlink(r.set.Bin(name), link); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Down stops everything, whatever state it is in, and removes the folder. It
 // returns ErrNoRig when there is nothing to take down.
 func (r *Rig) Down(ctx context.Context, out io.Writer) error {
@@ -154,7 +176,7 @@ func (r *Rig) Down(ctx context.Context, out io.Writer) error {
 	}
 	defer unlock()
 	r.progress = newProgress(out)
-	if err := r.stop(ctx, ""); err != nil {
+	if err := r.stop(ctx); err != nil {
 		return err
 	}
 	// What an interrupted command started but could not write down.
@@ -178,23 +200,26 @@ func (r *Rig) Down(ctx context.Context, out io.Writer) error {
 // Velero server, "hassio" and "remote" the machines (which lose power), and
 // any name that Status shows is one part.
 func (r *Rig) Stop(ctx context.Context, out io.Writer, targets ...string) error {
-	return r.each(ctx, out, targets, func(target string) error { return r.stop(ctx, target) })
+	return r.change(out, targets, func() error { return r.stop(ctx, targets...) })
 }
 
 // Start starts parts that were stopped, and waits until they are ready.
 func (r *Rig) Start(ctx context.Context, out io.Writer, targets ...string) error {
-	return r.each(ctx, out, targets, func(target string) error {
-		if err := r.build(ctx); err != nil {
+	return r.change(out, targets, func() error {
+		if err := r.ensureSet(ctx); err != nil {
 			return err
 		}
-		return runSteps(ctx, chosen(r.up(), target), r.progress.tell)
+		return runSteps(ctx, chosen(r.up(), targets), r.progress.tell)
 	})
 }
 
-func (r *Rig) each(ctx context.Context, out io.Writer, targets []string, do func(string) error) error {
+// change does something to targets that exist while no other command works on
+// the rig.
+func (r *Rig) change(out io.Writer, targets []string, do func() error) error {
+	known := r.targets()
 	for _, target := range targets {
-		if target == "" || len(chosen(r.up(), target)) == 0 {
-			return fmt.Errorf("%q is no part of the rig; it has %s", target, strings.Join(r.targets(), ", "))
+		if !slices.Contains(known, target) {
+			return fmt.Errorf("%q is no part of the rig; it has %s", target, strings.Join(known, ", "))
 		}
 	}
 	unlock, err := lockFile(r.lock())
@@ -207,12 +232,7 @@ func (r *Rig) each(ctx context.Context, out io.Writer, targets []string, do func
 		return err
 	}
 	r.progress = newProgress(out)
-	for _, target := range targets {
-		if err := do(target); err != nil {
-			return err
-		}
-	}
-	return nil
+	return do()
 }
 
 // targets are the names that Stop and Start take.
@@ -227,7 +247,9 @@ func (r *Rig) targets() []string {
 	return names
 }
 
-// chosen are the steps of the target; all of them for "".
-func chosen(steps []step, target string) []step {
-	return slices.DeleteFunc(steps, func(s step) bool { return target != "" && !matches(s.name, target) })
+// chosen are the steps that belong to one of the targets; all when there are none.
+func chosen(steps []step, targets []string) []step {
+	return slices.DeleteFunc(steps, func(s step) bool {
+		return len(targets) > 0 && !slices.ContainsFunc(targets, func(t string) bool { return matches(s.name, t) })
+	})
 }

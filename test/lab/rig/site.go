@@ -15,12 +15,13 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/test/lab/manifests"
 	"github.com/kubectl-dr/kubectl-dr/test/lab/pki"
 	"github.com/kubectl-dr/kubectl-dr/test/lab/proc"
+	"github.com/kubectl-dr/kubectl-dr/test/lab/vm"
 )
 
 // site is one cluster with the Velero server beside it.
 type site struct {
 	name string
-	node string
+	node node
 	// readOnly keeps Velero here from writing or expiring backups.
 	readOnly bool
 	// taint, if any, is put on the node.
@@ -32,14 +33,14 @@ type site struct {
 
 var sites = []site{
 	{
-		name: "primary", node: "hassio",
+		name: "primary", node: nodes[0],
 		storageClasses: []manifests.StorageClass{
 			{Name: "zfs-storage-znvm", Pool: "znvm/k3s"},
 			{Name: "zfs-storage-nas", Pool: "nas/k3s"},
 		},
 	},
 	{
-		name: "dr", node: "remote", readOnly: true,
+		name: "dr", node: nodes[1], readOnly: true,
 		taint: "dedicated=remote:NoSchedule",
 		storageClasses: []manifests.StorageClass{
 			{Name: "zfs-storage-znvm-dr", Pool: "backup/znvm/k3s"},
@@ -53,9 +54,6 @@ var sites = []site{
 	},
 }
 
-// guestGateway is this machine's loopback as seen from a guest.
-const guestGateway = "10.0.2.2"
-
 // replicas is the dataset on the node "remote" below which replicas lie.
 const replicas = "backup/replica"
 
@@ -63,7 +61,7 @@ func subjects() (map[string]pki.Subject, pki.Subject) {
 	all := map[string]pki.Subject{
 		"admin": {CommonName: "admin", Organizations: []string{"system:masters"}},
 		"control-plane": {CommonName: "control-plane", Hosts: []string{
-			"127.0.0.1", guestGateway, "10.0.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"}},
+			"127.0.0.1", vm.HostAddress, "10.0.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"}},
 		"controller-manager": {CommonName: "system:kube-controller-manager"},
 		"scheduler":          {CommonName: "system:kube-scheduler"},
 		"kubelet-client":     {CommonName: "kube-apiserver-kubelet-client", Organizations: []string{"system:masters"}},
@@ -86,7 +84,7 @@ func portNames() []string {
 		}
 	}
 	for _, n := range nodes {
-		names = append(names, n.name+"/kubelet", n.name+"/agent", n.name+"/ssh")
+		names = append(names, n.name+"/kubelet", n.name+"/agent", n.name+"/ssh", n.name+"/link")
 	}
 	return names
 }
@@ -144,7 +142,7 @@ func (r *Rig) planeParts(s site) []part {
 		return part{
 			name: name(component), needs: needs, port: port,
 			start: func(context.Context) (proc.ID, error) {
-				argv := append([]string{r.programs.path("kube-" + component), fmt.Sprintf("--secure-port=%d", port)}, certs...)
+				argv := append([]string{r.set.Bin("kube-" + component), fmt.Sprintf("--secure-port=%d", port)}, certs...)
 				return r.run(name(component), proc.Spec{Argv: append(argv, args...), Hosts: hosts})
 			},
 			ready: func(ctx context.Context) error { return r.adminReady(ctx, "https://"+local(port)+path) },
@@ -172,7 +170,7 @@ func (r *Rig) planeParts(s site) []part {
 			name: name("etcd"), port: r.port(name("etcd")),
 			start: func(context.Context) (proc.ID, error) {
 				return r.run(name("etcd"), proc.Spec{Argv: []string{
-					r.programs.path("etcd"), "--data-dir=" + r.in("etcd", s.name),
+					r.set.Bin("etcd"), "--data-dir=" + r.in("etcd", s.name),
 					"--listen-client-urls=http://" + etcd, "--advertise-client-urls=http://" + etcd,
 					"--listen-peer-urls=http://" + peers, "--initial-advertise-peer-urls=http://" + peers,
 					"--initial-cluster=default=http://" + peers,
@@ -200,6 +198,10 @@ func (r *Rig) planeParts(s site) []part {
 // siteSteps are what a site needs beyond its processes.
 func (r *Rig) siteSteps(s site) []step {
 	return []step{
+		{
+			name: s.node.name + "/joined", needs: []string{s.node.name, s.name + "/apiserver"},
+			do: func(ctx context.Context) (string, error) { return "ready in cluster " + s.name, r.join(ctx, s) },
+		},
 		{
 			name: s.name + "/objects", needs: []string{s.name + "/apiserver"},
 			do: func(ctx context.Context) (string, error) { return r.applyObjects(ctx, s) },
@@ -247,11 +249,11 @@ func (r *Rig) applyObjects(ctx context.Context, s site) (string, error) {
 
 // location is the configuration of the site's volume snapshot location.
 func (r *Rig) location(s site) map[string]string {
-	target := "remote"
+	target := nodes[1].name
 	location := map[string]string{
 		"agents":        r.agents(),
 		"target":        target,
-		"targetAddress": fmt.Sprintf("%s:%d", guestGateway, r.port(target+"/agent")),
+		"targetAddress": fmt.Sprintf("%s:%d", vm.HostAddress, r.port(target+"/agent")),
 		"targetPrefix":  replicas,
 	}
 	for k, v := range s.location {
@@ -277,7 +279,7 @@ func (r *Rig) AgentAddress(node string) string { return local(r.port(node + "/ag
 // projects, and the product's.
 func (r *Rig) crds(ctx context.Context) ([]byte, error) {
 	var out, stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, r.programs.path("velero"), "install", "--crds-only", "--dry-run", "--output=yaml")
+	cmd := exec.CommandContext(ctx, r.set.Bin("velero"), "install", "--crds-only", "--dry-run", "--output=yaml")
 	cmd.Stdout, cmd.Stderr = &out, &stderr
 	if err := cmd.Run(); err != nil {
 		return nil, fmt.Errorf("get Velero's definitions: %w: %s", err, bytes.TrimSpace(stderr.Bytes()))
@@ -309,7 +311,7 @@ func (r *Rig) apply(ctx context.Context, s site, objects []byte) error {
 // kubectl runs kubectl as the site's administrator and returns what it prints.
 func (r *Rig) kubectl(ctx context.Context, s site, stdin []byte, args ...string) (string, error) {
 	var stdout, stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, r.programs.path("kubectl"), append([]string{"--kubeconfig=" + r.Kubeconfig(s.name)}, args...)...)
+	cmd := exec.CommandContext(ctx, r.set.Bin("kubectl"), append([]string{"--kubeconfig=" + r.Kubeconfig(s.name)}, args...)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &stdout, &stderr
 	if err := cmd.Run(); err != nil {
 		return "", errors.Join(ctx.Err(), fmt.Errorf("kubectl %s: %w: %s", args[0], err, bytes.TrimSpace(stderr.Bytes())))

@@ -3,6 +3,7 @@ package rig
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 )
 
@@ -31,7 +32,7 @@ func (r *Rig) Status(ctx context.Context) []Row {
 	var asking sync.WaitGroup
 	for i, p := range parts {
 		asking.Go(func() {
-			row := Row{Name: p.name, State: Stopped, Port: p.port, Log: r.Log(p.name)}
+			row := Row{Name: p.name, State: Stopped, Port: p.port, Log: p.log}
 			if id := r.process(p.name); id.Alive() {
 				row.State, row.PID, row.Resident = Starting, id.PID, id.Resident()
 				if probe(ctx, p) == nil {
@@ -55,7 +56,7 @@ func (r *Rig) Environment() []Variable {
 		{"LAB_AGENTS", r.agents()},
 	}
 	for _, n := range nodes {
-		vars = append(vars, Variable{"LAB_AGENT_" + upper(n.name), r.AgentAddress(n.name)})
+		vars = append(vars, Variable{"LAB_AGENT_" + strings.ToUpper(n.name), r.AgentAddress(n.name)})
 	}
 	vars = append(vars,
 		Variable{"LAB_CLIENT_BUNDLE", r.PKI().Bundle("kubectl-dr")},

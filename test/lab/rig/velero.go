@@ -32,7 +32,7 @@ func (r *Rig) s3Part() part {
 				return proc.ID{}, err
 			}
 			return r.run("s3", proc.Spec{
-				Argv: []string{r.programs.path("versitygw"), "--port=" + local(port), "posix", r.S3()},
+				Argv: []string{r.set.Bin("versitygw"), "--port=" + local(port), "posix", r.S3()},
 				Env:  []string{"ROOT_ACCESS_KEY=" + accessKey, "ROOT_SECRET_KEY=" + secret},
 			})
 		},
@@ -81,7 +81,7 @@ func (r *Rig) veleroPart(s site) part {
 			}
 			return r.run(name, proc.Spec{
 				Argv: []string{
-					r.programs.path("velero"), "server",
+					r.set.Bin("velero"), "server",
 					"--namespace=velero",
 					"--plugin-dir=" + plugins,
 					"--metrics-address=" + local(port),
@@ -114,7 +114,7 @@ func (r *Rig) installPlugins(dir string) (bool, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return false, err
 	}
-	sources := []string{r.programs.path("velero-plugin-for-aws")}
+	sources := []string{r.set.Bin("velero-plugin-for-aws")}
 	switch _, err := os.Stat(r.state.Plugin); {
 	case err == nil:
 		sources = append(sources, r.state.Plugin)
