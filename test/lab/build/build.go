@@ -58,7 +58,7 @@ func lookUp(files map[string]string, kind, name string) string {
 // Ensure builds what the cache doesn't have yet. A first build takes a quarter
 // of an hour on two cores, later ones a second.
 func Ensure(ctx context.Context, o Options) (*Set, error) {
-	b, err := newBuilder(o)
+	b, err := newBuilder(ctx, o)
 	if err != nil {
 		return nil, err
 	}

@@ -21,7 +21,7 @@ func ImportImage(tar string) Service {
 	name := path.Base(tar)
 	return Service{
 		Name: "import-" + name[:len(name)-len(path.Ext(name))],
-		Argv: []string{"ctr", "--namespace=k8s.io", "images", "import", "--local", tar},
+		Argv: []string{"ctr", "--namespace=k8s.io", "images", "import", tar},
 		Once: true,
 	}
 }
