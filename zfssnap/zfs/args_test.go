@@ -89,7 +89,9 @@ func TestArgumentsThatAreRefused(t *testing.T) {
 		{"a receive into a bookmark", func() ([]string, error) { return receiveArgs(ReceiveOptions{Target: "tank#b"}) }},
 		{"a receive into nothing", func() ([]string, error) { return receiveArgs(ReceiveOptions{}) }},
 		{"an origin that is no snapshot", func() ([]string, error) { return receiveArgs(ReceiveOptions{Target: "tank/a", Origin: "tank"}) }},
-		{"an option to exclude", func() ([]string, error) { return receiveArgs(ReceiveOptions{Target: "tank/a", Exclude: []string{"-F"}}) }},
+		{"an option to exclude", func() ([]string, error) {
+			return receiveArgs(ReceiveOptions{Target: "tank/a", Exclude: []string{"-F"}})
+		}},
 		{"a bad value to receive with", func() ([]string, error) { return receiveArgs(ReceiveOptions{Target: "tank/a", Set: bad}) }},
 		{"no snapshots to destroy", func() ([]string, error) { return destroySnapshotsArgs("tank", nil, false) }},
 		{"a range of snapshots to destroy", func() ([]string, error) { return destroySnapshotsArgs("tank", []string{"a%b"}, false) }},

@@ -40,7 +40,7 @@ type Runner interface {
 const maxStderr = 64 << 10
 
 // killGrace is how long a killed command may take to go, and how long a reader
-// it took input from may block after it went.
+// or writer of it may block after it went.
 const killGrace = 5 * time.Second
 
 // Exec runs commands as child processes. The zero value finds zfs and zpool on
@@ -90,30 +90,44 @@ func (e Exec) Run(ctx context.Context, c Cmd) (Result, error) {
 	tail := &bounded{max: maxStderr}
 	stderr := &gate{w: tail}
 	cmd.Stderr = stderr
+	// Always a pipe, since zfs send refuses some kinds of file on recent
+	// kernels, and always our own: those of os/exec are closed killGrace after
+	// the command's end, though a writer may be slow with what is left in them,
+	// and make Wait block as long as a reader does.
+	out, err := newPipe()
+	if err != nil {
+		return Result{}, fmt.Errorf("start %s: %w", argv[0], err)
+	}
+	cmd.Stdout = out.w
+	var in pipe
 	if c.Stdin != nil {
-		cmd.Stdin = struct{ io.Reader }{c.Stdin}
+		if in, err = newPipe(); err != nil {
+			out.close()
+			return Result{}, fmt.Errorf("start %s: %w", argv[0], err)
+		}
+		cmd.Stdin = in.r
 	}
-	// Always a pipe: zfs send refuses some kinds of file on recent kernels. And
-	// always our own: one of os/exec would be closed killGrace after the
-	// command's end, though its reader may be slow with what is left in it.
-	pr, pw, err := os.Pipe()
-	if err != nil {
+	if err := cmd.Start(); err != nil {
+		out.close()
+		in.close()
 		return Result{}, fmt.Errorf("start %s: %w", argv[0], err)
 	}
-	cmd.Stdout = pw
-	err = cmd.Start()
-	pw.Close()
-	if err != nil {
-		pr.Close()
-		return Result{}, fmt.Errorf("start %s: %w", argv[0], err)
-	}
-	copied := make(chan error, 1)
+	out.w.Close()
+	copied, fed := make(chan error, 1), make(chan error, 1)
 	go func() {
-		_, err := io.Copy(stdout, pr)
+		_, err := io.Copy(stdout, out.r)
 		// When the writer failed, the command gets a broken pipe.
-		pr.Close()
+		out.r.Close()
 		copied <- err
 	}()
+	if c.Stdin != nil {
+		in.r.Close()
+		go func() {
+			_, err := io.Copy(in.w, struct{ io.Reader }{c.Stdin})
+			fed <- err
+			in.w.Close()
+		}()
+	}
 	type end struct{ wait, copy error }
 	done := make(chan end, 1)
 	go func() {
@@ -126,14 +140,21 @@ func (e Exec) Run(ctx context.Context, c Cmd) (Result, error) {
 	select {
 	case ended = <-done:
 	case <-ctx.Done():
-		timer := time.NewTimer(2 * killGrace)
-		defer timer.Stop()
 		select {
 		case ended = <-done:
-		case <-timer.C:
+		case <-time.After(2 * killGrace):
 			stdout.close()
 			stderr.close()
 			return Result{ExitCode: -1}, fmt.Errorf("%s does not end when killed: %w: %w", argv[0], ErrPoolUnavailable, ctx.Err())
+		}
+	}
+	var feedErr error
+	if c.Stdin != nil {
+		// zfs receive stops at the end record, or when it fails, and need not
+		// see the reader's end.
+		select {
+		case feedErr = <-fed:
+		case <-time.After(killGrace):
 		}
 	}
 	res := Result{Stdout: collected.Bytes(), Stderr: tail.String(), ExitCode: cmd.ProcessState.ExitCode()}
@@ -143,14 +164,28 @@ func (e Exec) Run(ctx context.Context, c Cmd) (Result, error) {
 		return res, ctx.Err()
 	case ended.copy != nil:
 		return res, fmt.Errorf("run %s: write output: %w", argv[0], ended.copy)
+	case feedErr != nil && !errors.Is(feedErr, syscall.EPIPE):
+		return res, fmt.Errorf("run %s: read input: %w", argv[0], feedErr)
 	case ended.wait == nil, errors.As(ended.wait, &exit) && exit.Exited():
-		return res, nil
-	case errors.Is(ended.wait, exec.ErrWaitDelay):
-		// zfs receive stops at the end record and need not see the reader's
-		// end; the reader being slow to end is no failure of the command.
 		return res, nil
 	default:
 		return res, fmt.Errorf("run %s: %w", argv[0], ended.wait)
+	}
+}
+
+// pipe is both ends of a pipe.
+type pipe struct{ r, w *os.File }
+
+func newPipe() (pipe, error) {
+	r, w, err := os.Pipe()
+	return pipe{r, w}, err
+}
+
+// close closes a pipe that no command got; the zero pipe is closed.
+func (p pipe) close() {
+	if p.r != nil {
+		p.r.Close()
+		p.w.Close()
 	}
 }
 
