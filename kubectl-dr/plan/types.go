@@ -1,6 +1,10 @@
 // Package plan holds the RecoveryPlan and RecoveryRun types, reads plans from
 // files or the cluster, and says what is wrong with them. It knows nothing of
 // cobra, printing, Velero calls or ZFS.
+//
+// +kubebuilder:object:generate=true
+// +groupName=kubectl-dr.io
+// +versionName=v1alpha1
 package plan
 
 import (
@@ -11,12 +15,26 @@ import (
 // what objectives, in which order it starts and how recovery is proved.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:subresource:status
+// +kubebuilder:resource:shortName=drplan
+// +kubebuilder:printcolumn:name="RPO",type=string,JSONPath=`.spec.objectives.rpo`
+// +kubebuilder:printcolumn:name="RTO",type=string,JSONPath=`.spec.objectives.rto`
+// +kubebuilder:printcolumn:name="Schedule",type=string,JSONPath=`.spec.source.schedule`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type RecoveryPlan struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
 	Spec RecoveryPlanSpec `json:"spec"`
+}
+
+// RecoveryPlanList is a list of plans.
+//
+// +kubebuilder:object:root=true
+type RecoveryPlanList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+
+	Items []RecoveryPlan `json:"items"`
 }
 
 // RecoveryPlanSpec is what an operator writes.
@@ -47,9 +65,16 @@ type Objectives struct {
 // Source says what is protected and by which Velero schedule.
 type Source struct {
 	// Namespaces are the source namespaces.
+	//
+	// +kubebuilder:validation:MinItems=1
 	Namespaces []string `json:"namespaces"`
 	// Schedule is the Velero Schedule whose backups are restore points.
+	//
+	// +kubebuilder:validation:MinLength=1
 	Schedule string `json:"schedule"`
+	// IgnoreClaims lists claims, "<name>" or "<namespace>/<name>", that are left
+	// out of backups on purpose: they may come back empty.
+	IgnoreClaims []string `json:"ignoreClaims,omitempty"`
 	// VeleroNamespace is where Velero runs; "velero" when empty.
 	VeleroNamespace string `json:"veleroNamespace,omitempty"`
 }
@@ -62,6 +87,7 @@ type Profiles struct {
 
 // Wave is a group of workloads started together; the next wave waits for it.
 type Wave struct {
+	// +kubebuilder:validation:MinLength=1
 	Name string `json:"name"`
 	// Workloads are "<kind>/<name>" or "<namespace>/<kind>/<name>", kind one of
 	// deployment, statefulset, daemonset. The namespace is the source's; it may
@@ -120,15 +146,25 @@ type ExecExpect struct {
 	Contains string `json:"contains,omitempty"`
 }
 
+// The methods of Traffic.
+const (
+	TrafficExternalDNS = "external-dns"
+	TrafficManual      = "manual"
+)
+
 // Traffic says how clients find the application.
 type Traffic struct {
 	Hosts []string `json:"hosts"`
 	// Method is "external-dns" (the restored objects claim the names) or
 	// "manual" (the report lists what to change).
+	//
+	// +kubebuilder:validation:Enum=external-dns;manual
 	Method string `json:"method"`
 }
 
 // RunKind is what a RecoveryRun does.
+//
+// +kubebuilder:validation:Enum=Drill;Failover;PlannedFailover
 type RunKind string
 
 // The kinds of run.
@@ -157,12 +193,29 @@ const (
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
+// +kubebuilder:resource:shortName=drrun
+// +kubebuilder:printcolumn:name="Kind",type=string,JSONPath=`.spec.kind`
+// +kubebuilder:printcolumn:name="Plan",type=string,JSONPath=`.spec.plan`
+// +kubebuilder:printcolumn:name="Phase",type=string,JSONPath=`.status.phase`
+// +kubebuilder:printcolumn:name="RPO",type=string,JSONPath=`.status.rpo`
+// +kubebuilder:printcolumn:name="RTO",type=string,JSONPath=`.status.rto`
+// +kubebuilder:printcolumn:name="Started",type=date,JSONPath=`.status.startedAt`
 type RecoveryRun struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
 	Spec   RecoveryRunSpec   `json:"spec"`
 	Status RecoveryRunStatus `json:"status,omitempty"`
+}
+
+// RecoveryRunList is a list of runs.
+//
+// +kubebuilder:object:root=true
+type RecoveryRunList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+
+	Items []RecoveryRun `json:"items"`
 }
 
 // RecoveryRunSpec is fixed when the run starts.
@@ -185,15 +238,15 @@ type RecoveryRunStatus struct {
 	StartedAt *metav1.Time `json:"startedAt,omitempty"`
 	EndedAt   *metav1.Time `json:"endedAt,omitempty"`
 	// RPO is the time between the oldest volume's restored point and the start
-	// of the run (the disaster, as far as known); RTO the time from the start to
-	// the last passed probe.
+	// of the run (the disaster, as far as known), zero for a planned failover;
+	// RTO the time from the start to the last passed probe.
 	RPO *metav1.Duration `json:"rpo,omitempty"`
 	RTO *metav1.Duration `json:"rto,omitempty"`
 	// RPOMet and RTOMet compare with the plan's objectives.
-	RPOMet *bool    `json:"rpoMet,omitempty"`
-	RTOMet *bool    `json:"rtoMet,omitempty"`
-	Steps  []Step   `json:"steps,omitempty"`
-	Volume []Volume `json:"volumes,omitempty"`
+	RPOMet  *bool    `json:"rpoMet,omitempty"`
+	RTOMet  *bool    `json:"rtoMet,omitempty"`
+	Steps   []Step   `json:"steps,omitempty"`
+	Volumes []Volume `json:"volumes,omitempty"`
 	// Message says in one sentence how the run ended or what it waits for.
 	Message string `json:"message,omitempty"`
 }
@@ -212,12 +265,16 @@ type Step struct {
 type Volume struct {
 	Namespace string `json:"namespace"`
 	Claim     string `json:"claim"`
-	// SnapshotID is the volume snapshotter's identifier.
-	SnapshotID string      `json:"snapshotID"`
+	// SnapshotID is the volume snapshotter's identifier; empty for a volume that
+	// Velero restores by another method than kubectl-dr.io/zfs.
+	SnapshotID string      `json:"snapshotID,omitempty"`
 	SnapshotAt metav1.Time `json:"snapshotAt"`
 	// Node and Snapshot say where the copy at the recovery site lies.
 	Node     string `json:"node,omitempty"`
 	Snapshot string `json:"snapshot,omitempty"`
-	// Dataset is the volume made from it.
-	Dataset string `json:"dataset,omitempty"`
+	// Problem says why the volume cannot be recovered from this point.
+	Problem string `json:"problem,omitempty"`
+	// Unprotected: the backup does not hold the volume's data, so it comes back
+	// empty.
+	Unprotected bool `json:"unprotected,omitempty"`
 }

@@ -1,0 +1,198 @@
+package plan
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+// MaxName is how long a plan's name may be, so that the names of its runs are
+// label values.
+const MaxName = validation.LabelValueMaxLength - len("-failover-20060102-150405")
+
+// Fault is one thing that is wrong with a plan.
+type Fault struct {
+	Field   string
+	Message string
+}
+
+func (f Fault) String() string { return f.Field + ": " + f.Message }
+
+// InvalidError lists everything that is wrong with a plan.
+type InvalidError struct {
+	Plan   string
+	Faults []Fault
+}
+
+func (e *InvalidError) Error() string {
+	lines := make([]string, len(e.Faults))
+	for i, f := range e.Faults {
+		lines[i] = f.String()
+	}
+	return fmt.Sprintf("plan %q is not valid: %s", e.Plan, strings.Join(lines, "; "))
+}
+
+// Validate returns an *InvalidError for a plan with faults.
+func (p *RecoveryPlan) Validate() error {
+	if faults := p.Lint(); len(faults) > 0 {
+		return &InvalidError{Plan: p.Name, Faults: faults}
+	}
+	return nil
+}
+
+// Lint says what is wrong with a plan by itself; what it refers to is not
+// looked at.
+func (p *RecoveryPlan) Lint() []Fault {
+	l := &linter{namespaces: p.Spec.Source.Namespaces}
+	if bad := validation.IsDNS1123Label(p.Name); len(bad) > 0 {
+		l.fault("metadata.name", "%q is not a name: %s", p.Name, strings.Join(bad, ", "))
+	} else if len(p.Name) > MaxName {
+		l.fault("metadata.name", "%q has %d characters; runs are named after it, so it may have %d", p.Name, len(p.Name), MaxName)
+	}
+	l.objectives(p.Spec.Objectives)
+	l.source(p.Spec.Source)
+	l.waves(p.Spec.Start)
+	for i, probe := range p.Spec.Probes {
+		l.probe(fmt.Sprintf("spec.probes[%d]", i), probe)
+	}
+	l.unique("spec.probes", names(p.Spec.Probes, func(p Probe) string { return p.Name }))
+	if t := p.Spec.Traffic; t != nil {
+		if len(t.Hosts) == 0 {
+			l.fault("spec.traffic.hosts", "lists no host")
+		}
+		if t.Method != TrafficExternalDNS && t.Method != TrafficManual {
+			l.fault("spec.traffic.method", "%q is neither %q nor %q", t.Method, TrafficExternalDNS, TrafficManual)
+		}
+	}
+	return l.faults
+}
+
+type linter struct {
+	namespaces []string
+	faults     []Fault
+}
+
+func (l *linter) fault(field, format string, args ...any) {
+	l.faults = append(l.faults, Fault{Field: field, Message: fmt.Sprintf(format, args...)})
+}
+
+func (l *linter) objectives(o Objectives) {
+	positive := func(field string, d time.Duration) {
+		if d <= 0 {
+			l.fault("spec.objectives."+field, "must be a duration above zero, as 15m")
+		}
+	}
+	positive("rpo", o.RPO.Duration)
+	positive("rto", o.RTO.Duration)
+	if o.DrillEvery != nil {
+		positive("drillEvery", o.DrillEvery.Duration)
+	}
+}
+
+func (l *linter) source(s Source) {
+	if len(s.Namespaces) == 0 {
+		l.fault("spec.source.namespaces", "lists no namespace")
+	}
+	for i, ns := range s.Namespaces {
+		if bad := validation.IsDNS1123Label(ns); len(bad) > 0 {
+			l.fault(fmt.Sprintf("spec.source.namespaces[%d]", i), "%q is not a namespace: %s", ns, strings.Join(bad, ", "))
+		}
+	}
+	l.unique("spec.source.namespaces", s.Namespaces)
+	if s.Schedule == "" {
+		l.fault("spec.source.schedule", "names no Velero Schedule")
+	}
+}
+
+func (l *linter) waves(waves []Wave) {
+	seen := map[Workload]string{}
+	for i, wave := range waves {
+		field := fmt.Sprintf("spec.start[%d]", i)
+		if len(wave.Workloads) == 0 {
+			l.fault(field+".workloads", "lists no workload")
+		}
+		l.timeout(field, wave.Timeout.Duration)
+		for j, s := range wave.Workloads {
+			w, err := ParseWorkload(s, l.namespaces)
+			at := fmt.Sprintf("%s.workloads[%d]", field, j)
+			if err != nil {
+				l.fault(at, "%s", err)
+				continue
+			}
+			if other, twice := seen[w]; twice {
+				l.fault(at, "%s is started by %s already", s, other)
+			}
+			seen[w] = at
+		}
+	}
+	l.unique("spec.start", names(waves, func(w Wave) string { return w.Name }))
+}
+
+func (l *linter) probe(field string, p Probe) {
+	l.timeout(field, p.Timeout.Duration)
+	if _, err := ParseNamespace(p.Namespace, l.namespaces); err != nil && (p.Exec == nil || p.Namespace != "") {
+		l.fault(field+".namespace", "%s", err)
+	}
+	set := 0
+	service := func(field, name string, port int32) {
+		set++
+		if name == "" {
+			l.fault(field+".service", "names no Service")
+		}
+		if port < 0 || port > 65535 {
+			l.fault(field+".port", "%d is not a port", port)
+		}
+	}
+	if p.HTTP != nil {
+		service(field+".http", p.HTTP.Service, p.HTTP.Port)
+		if p.HTTP.Path != "" && !strings.HasPrefix(p.HTTP.Path, "/") {
+			l.fault(field+".http.path", "%q does not begin with a slash", p.HTTP.Path)
+		}
+		if s := p.HTTP.Expect.Status; s != 0 && (s < 100 || s > 599) {
+			l.fault(field+".http.expect.status", "%d is not an HTTP status", s)
+		}
+	}
+	if p.TCP != nil {
+		service(field+".tcp", p.TCP.Service, p.TCP.Port)
+	}
+	if p.Exec != nil {
+		set++
+		if _, err := ParseWorkload(p.Exec.Workload, l.namespaces); err != nil {
+			l.fault(field+".exec.workload", "%s", err)
+		}
+		if len(p.Exec.Command) == 0 {
+			l.fault(field+".exec.command", "is empty")
+		}
+	}
+	if set != 1 {
+		l.fault(field, "has %d of http, tcp and exec; want exactly one", set)
+	}
+}
+
+func (l *linter) timeout(field string, d time.Duration) {
+	if d < 0 {
+		l.fault(field+".timeout", "is negative")
+	}
+}
+
+func (l *linter) unique(field string, all []string) {
+	seen := map[string]bool{}
+	for i, name := range all {
+		if name == "" {
+			l.fault(fmt.Sprintf("%s[%d]", field, i), "has no name")
+		} else if seen[name] {
+			l.fault(fmt.Sprintf("%s[%d]", field, i), "%q is there twice", name)
+		}
+		seen[name] = true
+	}
+}
+
+func names[T any](items []T, name func(T) string) []string {
+	all := make([]string, len(items))
+	for i, item := range items {
+		all[i] = name(item)
+	}
+	return all
+}

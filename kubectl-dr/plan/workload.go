@@ -1,0 +1,87 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+// Workload is what an entry of Wave.Workloads names.
+type Workload struct {
+	Namespace string // the source's
+	Kind      string // lower case
+	Name      string
+}
+
+// String returns "<namespace>/<kind>/<name>".
+func (w Workload) String() string { return w.Namespace + "/" + w.Kind + "/" + w.Name }
+
+// WorkloadKinds are the kinds a wave may start.
+var WorkloadKinds = []string{"deployment", "statefulset", "daemonset"}
+
+// ParseWorkload reads "<kind>/<name>" or "<namespace>/<kind>/<name>". The
+// namespace may be left out when there is one.
+func ParseWorkload(s string, namespaces []string) (Workload, error) {
+	var w Workload
+	switch f := strings.Split(s, "/"); len(f) {
+	case 2:
+		ns, err := ParseNamespace("", namespaces)
+		if err != nil {
+			return w, fmt.Errorf("workload %q: %w", s, err)
+		}
+		w = Workload{Namespace: ns, Kind: f[0], Name: f[1]}
+	case 3:
+		w = Workload{Namespace: f[0], Kind: f[1], Name: f[2]}
+		if _, err := ParseNamespace(w.Namespace, namespaces); err != nil {
+			return w, fmt.Errorf("workload %q: %w", s, err)
+		}
+	default:
+		return w, fmt.Errorf("workload %q: want <kind>/<name> or <namespace>/<kind>/<name>", s)
+	}
+	if !slices.Contains(WorkloadKinds, w.Kind) {
+		return w, fmt.Errorf("workload %q: kind %q is not one of %s", s, w.Kind, strings.Join(WorkloadKinds, ", "))
+	}
+	if faults := validation.IsDNS1123Subdomain(w.Name); len(faults) > 0 {
+		return w, fmt.Errorf("workload %q: %q is not a name", s, w.Name)
+	}
+	return w, nil
+}
+
+// ParseNamespace returns a source namespace of the plan: the given one, or the
+// only one when none is given.
+func ParseNamespace(given string, namespaces []string) (string, error) {
+	switch {
+	case given == "" && len(namespaces) == 1:
+		return namespaces[0], nil
+	case given == "":
+		return "", fmt.Errorf("the plan has several namespaces; say which of %s", strings.Join(namespaces, ", "))
+	case !slices.Contains(namespaces, given):
+		return "", fmt.Errorf("namespace %q is not one of the plan's: %s", given, strings.Join(namespaces, ", "))
+	}
+	return given, nil
+}
+
+// IgnoresClaim reports whether a claim may come back empty.
+func (s Source) IgnoresClaim(namespace, claim string) bool {
+	return slices.Contains(s.IgnoreClaims, namespace+"/"+claim) ||
+		len(s.Namespaces) == 1 && slices.Contains(s.IgnoreClaims, claim)
+}
+
+// Profile returns the rewrite profile for a kind of run.
+func (s RecoveryPlanSpec) Profile(kind RunKind) string {
+	if kind == RunDrill {
+		return s.Profiles.Drill
+	}
+	return s.Profiles.Failover
+}
+
+// InProgress reports whether a run goes on when its command is run again.
+func (r *RecoveryRun) InProgress() bool {
+	switch r.Status.Phase {
+	case PhasePassed, PhaseFailed, PhaseAborted:
+		return false
+	}
+	return true
+}
