@@ -8,7 +8,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
+	"time"
 )
+
+// cancelGrace is how long a program may take to end when it is asked to.
+const cancelGrace = 15 * time.Second
 
 // builder carries what all recipes need.
 type builder struct {
@@ -64,11 +69,14 @@ func findSource() (string, error) {
 	return "", fmt.Errorf("find the source of the rig: no test/lab above %s", strings.Join(slices.Compact(starts), " or "))
 }
 
-// command is a program whose output goes to the log.
+// command is a program whose output goes to the log. When the context ends it is
+// asked to end, so that it can take down what it has set up.
 func command(ctx context.Context, log *os.File, dir, name string, args ...string) *exec.Cmd {
 	fmt.Fprintf(log, "+ %s %q\n", name, args)
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, log, log
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = cancelGrace
 	return cmd
 }
 

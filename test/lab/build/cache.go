@@ -37,6 +37,8 @@ type recipe struct {
 	name string
 	// inputs decide the key. They must tell any two contents apart.
 	inputs []string
+	// quick ones are made in a moment, which nobody needs to be told.
+	quick bool
 	// make fills the folder. Output of the programs it runs goes to the log.
 	make func(ctx context.Context, dir string, log *os.File) error
 }
@@ -103,7 +105,9 @@ func (c cache) makeIt(ctx context.Context, r recipe, final string) error {
 	if err := os.Chmod(making, 0o755); err != nil {
 		return err
 	}
-	c.tell(r.name, "building; output in "+logFile)
+	if !r.quick {
+		c.tell(r.name, "building; output in "+logFile)
+	}
 	started := time.Now()
 	if err := r.make(ctx, making, log); err != nil {
 		if ctx.Err() != nil {
@@ -114,7 +118,9 @@ func (c cache) makeIt(ctx context.Context, r recipe, final string) error {
 	if err := os.Rename(making, final); err != nil {
 		return err
 	}
-	c.tell(r.name, fmt.Sprintf("built in %.1fs", time.Since(started).Seconds()))
+	if !r.quick {
+		c.tell(r.name, fmt.Sprintf("built in %.1fs", time.Since(started).Seconds()))
+	}
 	return nil
 }
 

@@ -17,7 +17,8 @@ import (
 func (b *builder) images(ctx context.Context, packages string, programs map[string]string) (map[string]string, error) {
 	names := []string{"pause", "busybox"}
 	dir, err := b.ensure(ctx, recipe{
-		name: "images",
+		name:  "images",
+		quick: true,
 		// The format is part of what they are made of.
 		inputs: []string{"1", packages, programs["pause"]},
 		make: func(ctx context.Context, dir string, log *os.File) error {

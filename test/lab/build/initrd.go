@@ -23,6 +23,7 @@ var bootModules = []string{"virtio_pci", "virtio_blk", "ext4"}
 func (b *builder) initrd(ctx context.Context, kernel string, programs map[string]string) (string, error) {
 	dir, err := b.ensure(ctx, recipe{
 		name:   "initrd",
+		quick:  true,
 		inputs: append([]string{kernel, programs["init"]}, bootModules...),
 		make: func(_ context.Context, dir string, _ *os.File) error {
 			files, err := bootFiles(filepath.Join(kernel, modulesFile))

@@ -43,6 +43,6 @@ func setUpNetwork(c guestcfg.Config) error {
 	}
 	// The emulator answers only the guest's own address. Between nodes, pods
 	// keep theirs.
-	return command("iptables", "--wait", "--table=nat", "--append=POSTROUTING",
-		"--source="+c.PodSubnet, "--out-interface=eth0", "--jump=MASQUERADE")
+	return command("iptables", "--wait", "--table", "nat", "--append", "POSTROUTING",
+		"--source", c.PodSubnet, "--out-interface", "eth0", "--jump", "MASQUERADE")
 }
