@@ -1,0 +1,78 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+
+	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/kubectl-dr/kubectl-dr/zfssnap"
+)
+
+// Error is an API error about which a user can do something.
+type Error struct {
+	Err  error
+	hint string
+}
+
+func (e *Error) Error() string { return e.Err.Error() }
+func (e *Error) Unwrap() error { return e.Err }
+
+// Hint says what can be done.
+func (e *Error) Hint() string { return e.hint }
+
+// explain adds a hint to errors of a cluster.
+func explain(err error, cluster string) error {
+	var noKind *meta.NoKindMatchError
+	var network *net.OpError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &noKind) && noKind.GroupKind.Group == zfssnap.Domain:
+		return &Error{err, fmt.Sprintf("the custom resource definitions of kubectl dr are not in context %q; install them: kubectl apply -f examples/crds/", cluster)}
+	case errors.As(err, &noKind) && noKind.GroupKind.Group == velerov1api.SchemeGroupVersion.Group:
+		return &Error{err, fmt.Sprintf("Velero is not installed in context %q; kubectl dr works in the recovery cluster: is the current context that one?", cluster)}
+	case apierrors.IsForbidden(err):
+		return &Error{err, fmt.Sprintf("your user in context %q lacks that permission", cluster)}
+	case apierrors.IsUnauthorized(err):
+		return &Error{err, fmt.Sprintf("context %q does not know your credentials: log in again", cluster)}
+	case errors.As(err, &network):
+		return &Error{err, fmt.Sprintf("context %q can't be reached from here; choose another with --context or --kubeconfig", cluster)}
+	}
+	return err
+}
+
+// Explained returns a client whose errors have hints.
+func Explained(c client.Client, cluster string) client.Client {
+	return &explained{Client: c, cluster: cluster}
+}
+
+type explained struct {
+	client.Client
+	cluster string
+}
+
+func (e *explained) Get(ctx context.Context, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+	return explain(e.Client.Get(ctx, key, obj, opts...), e.cluster)
+}
+
+func (e *explained) List(ctx context.Context, list client.ObjectList, opts ...client.ListOption) error {
+	return explain(e.Client.List(ctx, list, opts...), e.cluster)
+}
+
+func (e *explained) Create(ctx context.Context, obj client.Object, opts ...client.CreateOption) error {
+	return explain(e.Client.Create(ctx, obj, opts...), e.cluster)
+}
+
+func (e *explained) Patch(ctx context.Context, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
+	return explain(e.Client.Patch(ctx, obj, patch, opts...), e.cluster)
+}
+
+func (e *explained) Delete(ctx context.Context, obj client.Object, opts ...client.DeleteOption) error {
+	return explain(e.Client.Delete(ctx, obj, opts...), e.cluster)
+}

@@ -1,0 +1,344 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	"google.golang.org/grpc"
+	corev1api "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/kubectl-dr/kubectl-dr/zfssnap"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+)
+
+// Agent is what recovery asks of the agent on a node; agentpb.AgentClient is
+// one.
+type Agent interface {
+	Info(context.Context, *agentpb.InfoRequest, ...grpc.CallOption) (*agentpb.InfoResponse, error)
+	FindSnapshot(context.Context, *agentpb.FindSnapshotRequest, ...grpc.CallOption) (*agentpb.Version, error)
+	ListDatasets(context.Context, *agentpb.ListDatasetsRequest, ...grpc.CallOption) (*agentpb.ListDatasetsResponse, error)
+	DestroyVolume(context.Context, *agentpb.DestroyVolumeRequest, ...grpc.CallOption) (*agentpb.DestroyVolumeResponse, error)
+	SetProperties(context.Context, *agentpb.SetPropertiesRequest, ...grpc.CallOption) (*agentpb.Dataset, error)
+}
+
+// Agents finds the agent of a node without touching the network.
+type Agents interface {
+	Agent(node string) (Agent, error)
+}
+
+// directory adapts the agents' own client to Agents. This is the one place
+// where connections to agents are made.
+type directory struct{ *agent.Directory }
+
+func (d directory) Agent(node string) (Agent, error) {
+	c, err := d.Client(node)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// AgentOptions change how agents are reached from here.
+type AgentOptions struct {
+	// Addresses take the place of those in the snapshot location, node by node.
+	Addresses map[string]string
+	// Credentials is the path of a PEM bundle used instead of the snapshot
+	// location's credential.
+	Credentials string
+}
+
+// agentTimeout bounds calls that look at things, destroyTimeout those that
+// destroy one.
+const (
+	agentTimeout   = 15 * time.Second
+	destroyTimeout = time.Minute
+)
+
+// Location is one snapshot location and the agents it names.
+type Location struct {
+	Name string
+	zfssnap.Location
+	Agents Agents
+}
+
+// Storage is where the recovery site keeps copies and makes volumes.
+type Storage struct {
+	Locations []Location
+}
+
+// ErrNoLocation is returned when Velero has no snapshot location of ours.
+var ErrNoLocation = errors.New("no VolumeSnapshotLocation of provider " + zfssnap.Provider)
+
+// ErrNoCopy is returned for a snapshot that the recovery site does not have.
+var ErrNoCopy = errors.New("there is no copy at the recovery site")
+
+// OpenStorage reads the snapshot locations of the cluster. It does not touch
+// the agents.
+func (c *Cluster) OpenStorage(ctx context.Context, opts AgentOptions) (*Storage, error) {
+	list := &velerov1api.VolumeSnapshotLocationList{}
+	if err := c.Client.List(ctx, list, client.InNamespace(c.Namespace)); err != nil {
+		return nil, fmt.Errorf("list VolumeSnapshotLocations in namespace %s: %w", c.Namespace, err)
+	}
+	s := &Storage{}
+	for i := range list.Items {
+		vsl := &list.Items[i]
+		if vsl.Spec.Provider != zfssnap.Provider {
+			continue
+		}
+		l, err := c.openLocation(ctx, vsl, opts)
+		if err != nil {
+			return nil, fmt.Errorf("open VolumeSnapshotLocation %s: %w", vsl.Name, err)
+		}
+		s.Locations = append(s.Locations, l)
+	}
+	if len(s.Locations) == 0 {
+		return nil, &Error{fmt.Errorf("%w in namespace %s of context %q", ErrNoLocation, c.Namespace, c.Context),
+			"Velero at the recovery site needs one with the name it has at the source: see examples/velero/volumesnapshotlocation.yaml"}
+	}
+	return s, nil
+}
+
+func (c *Cluster) openLocation(ctx context.Context, vsl *velerov1api.VolumeSnapshotLocation, opts AgentOptions) (Location, error) {
+	loc, err := zfssnap.ParseLocation(vsl.Spec.Config)
+	if err != nil {
+		return Location{}, err
+	}
+	for node, address := range opts.Addresses {
+		loc.Agents[node] = address
+	}
+	bundle, err := c.agentCredentials(ctx, vsl, opts)
+	if err != nil {
+		return Location{}, err
+	}
+	return Location{Name: vsl.Name, Location: loc, Agents: directory{agent.NewDirectoryWith(loc.Agents, bundle)}}, nil
+}
+
+func (c *Cluster) agentCredentials(ctx context.Context, vsl *velerov1api.VolumeSnapshotLocation, opts AgentOptions) (*agent.Bundle, error) {
+	if opts.Credentials != "" {
+		return agent.LoadBundle(opts.Credentials)
+	}
+	ref := vsl.Spec.Credential
+	if ref == nil {
+		return nil, &Error{errors.New("it has no credential"), "set spec.credential to a secret key with CA certificate, client certificate and key, or use --agent-credentials"}
+	}
+	secret := &corev1api.Secret{}
+	if err := c.Client.Get(ctx, client.ObjectKey{Namespace: vsl.Namespace, Name: ref.Name}, secret); err != nil {
+		return nil, fmt.Errorf("get its credential: %w", err)
+	}
+	if len(secret.Data[ref.Key]) == 0 {
+		return nil, fmt.Errorf("get its credential: secret %s has no key %q", ref.Name, ref.Key)
+	}
+	return agent.ParseBundle(secret.Data[ref.Key])
+}
+
+// RecoveryNodes returns the nodes on which volumes are recovered: restoreNode,
+// or else the target of replication. A location with neither recovers on the
+// node a snapshot was taken on.
+func (l Location) RecoveryNodes() []string {
+	switch {
+	case l.RestoreNode != "":
+		return []string{l.RestoreNode}
+	case l.Target != "":
+		return []string{l.Target}
+	}
+	return nil
+}
+
+func (l Location) nodesFor(id zfssnap.SnapshotID) []string {
+	if nodes := l.RecoveryNodes(); len(nodes) > 0 {
+		return nodes
+	}
+	return []string{id.Node}
+}
+
+// Copy is where a snapshot lies at the recovery site.
+type Copy struct {
+	Node     string
+	Dataset  string
+	Snapshot string // the part after '@'
+}
+
+// Find returns where the copy of a snapshot lies. The error wraps ErrNoCopy
+// when every host was asked and none has it.
+func (s *Storage) Find(ctx context.Context, id zfssnap.SnapshotID) (Copy, error) {
+	var errs []error
+	var asked []string
+	for _, l := range s.Locations {
+		hints := []string{id.Dataset}
+		if l.TargetPrefix != "" {
+			hints = []string{l.Replica(id.Dataset), id.Dataset}
+		}
+		for _, node := range l.nodesFor(id) {
+			if slices.Contains(asked, node) {
+				continue
+			}
+			asked = append(asked, node)
+			v, err := call(ctx, l, node, agentTimeout, func(ctx context.Context, a Agent) (*agentpb.Version, error) {
+				return a.FindSnapshot(ctx, &agentpb.FindSnapshotRequest{Guid: id.GUID, Hints: hints})
+			})
+			if err == nil {
+				return Copy{Node: node, Dataset: v.GetDataset(), Snapshot: v.GetName()}, nil
+			}
+			if !errors.Is(err, agent.ErrNotFound) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	if len(errs) > 0 {
+		return Copy{}, fmt.Errorf("look for a copy of %s: %w", id.Name(), errors.Join(errs...))
+	}
+	return Copy{}, fmt.Errorf("%w of %s (guid %d, looked on node %s)", ErrNoCopy, id.Name(), id.GUID, strings.Join(asked, ", "))
+}
+
+func call[T any](ctx context.Context, l Location, node string, timeout time.Duration, do func(context.Context, Agent) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	a, err := l.Agents.Agent(node)
+	if err != nil {
+		var none T
+		return none, err
+	}
+	return do(ctx, a)
+}
+
+// Host is what an agent says of its host.
+type Host struct {
+	Location string
+	Node     string
+	Info     *agentpb.InfoResponse
+	// Err is why the agent gave no answer.
+	Err error
+	// Asked and Answered are this machine's clock around the call.
+	Asked, Answered time.Time
+}
+
+// Skew returns how far the host's clock is ahead of this machine's, and by how
+// much that may be off.
+func (h Host) Skew() (skew, uncertainty time.Duration) {
+	half := h.Answered.Sub(h.Asked) / 2
+	return time.UnixMilli(h.Info.GetUnixTimeMs()).Sub(h.Asked.Add(half)), half
+}
+
+// Hosts asks the agents on every node that volumes are recovered on.
+func (s *Storage) Hosts(ctx context.Context, now func() time.Time) []Host {
+	var hosts []Host
+	seen := map[string]bool{}
+	for _, l := range s.Locations {
+		nodes := l.RecoveryNodes()
+		if len(nodes) == 0 {
+			nodes = slices.Sorted(maps.Keys(l.Location.Agents))
+		}
+		for _, node := range nodes {
+			if seen[node] {
+				continue
+			}
+			seen[node] = true
+			h := Host{Location: l.Name, Node: node, Asked: now()}
+			h.Info, h.Err = call(ctx, l, node, agentTimeout, func(ctx context.Context, a Agent) (*agentpb.InfoResponse, error) {
+				return a.Info(ctx, &agentpb.InfoRequest{})
+			})
+			h.Answered = now()
+			hosts = append(hosts, h)
+		}
+	}
+	return hosts
+}
+
+// Fence makes a replica refuse everything that is sent to it, or with by ""
+// lets it receive again.
+func (s *Storage) Fence(ctx context.Context, node, dataset, by string) error {
+	for _, l := range s.Locations {
+		if _, known := l.Location.Agents[node]; !known {
+			continue
+		}
+		_, err := call(ctx, l, node, agentTimeout, func(ctx context.Context, a Agent) (*agentpb.Dataset, error) {
+			return a.SetProperties(ctx, &agentpb.SetPropertiesRequest{
+				Dataset: dataset, Properties: map[string]string{zfssnap.PropFenced: by},
+			})
+		})
+		if err != nil {
+			return fmt.Errorf("fence %s on node %s: %w", dataset, node, err)
+		}
+		return nil
+	}
+	return &zfssnap.NoAgentError{Node: node}
+}
+
+// DestroyRun destroys the volumes that were made for a run and nothing else,
+// and returns their names as node:dataset. A volume that is busy, because its
+// last pod is just ending, is tried again until the context ends.
+func (s *Storage) DestroyRun(ctx context.Context, run string, interval time.Duration) ([]string, error) {
+	var destroyed []string
+	var errs []error
+	seen := map[string]bool{}
+	for _, l := range s.Locations {
+		nodes := l.RecoveryNodes()
+		if len(nodes) == 0 {
+			nodes = slices.Sorted(maps.Keys(l.Location.Agents))
+		}
+		for _, node := range nodes {
+			if seen[node] {
+				continue
+			}
+			seen[node] = true
+			names, err := destroyOn(ctx, l, node, run, interval)
+			destroyed = append(destroyed, names...)
+			if err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return destroyed, errors.Join(errs...)
+}
+
+func destroyOn(ctx context.Context, l Location, node, run string, interval time.Duration) ([]string, error) {
+	// By the run, and by the Restore of the same name for volumes whose Restore
+	// lost its label.
+	byName := map[string]map[string]string{}
+	for _, prop := range []string{zfssnap.PropRun, zfssnap.PropRestore} {
+		match := map[string]string{zfssnap.PropManaged: "true", prop: run}
+		resp, err := call(ctx, l, node, agentTimeout, func(ctx context.Context, a Agent) (*agentpb.ListDatasetsResponse, error) {
+			return a.ListDatasets(ctx, &agentpb.ListDatasetsRequest{Match: match})
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list volumes of run %s on node %s: %w", run, node, err)
+		}
+		for _, d := range resp.GetDatasets() {
+			byName[d.GetName()] = match
+		}
+	}
+	var destroyed []string
+	var errs []error
+	names := slices.Sorted(maps.Keys(byName))
+	slices.Reverse(names) // children first
+	for _, name := range names {
+		var busy error
+		err := wait.PollUntilContextCancel(ctx, interval, true, func(ctx context.Context) (bool, error) {
+			_, busy = call(ctx, l, node, destroyTimeout, func(ctx context.Context, a Agent) (*agentpb.DestroyVolumeResponse, error) {
+				return a.DestroyVolume(ctx, &agentpb.DestroyVolumeRequest{Dataset: name, Match: byName[name]})
+			})
+			if errors.Is(busy, agent.ErrBusy) {
+				return false, nil
+			}
+			return true, busy
+		})
+		if err != nil {
+			if busy != nil {
+				err = busy
+			}
+			errs = append(errs, fmt.Errorf("destroy %s on node %s: %w", name, node, err))
+			continue
+		}
+		destroyed = append(destroyed, node+":"+name)
+	}
+	return destroyed, errors.Join(errs...)
+}
