@@ -249,6 +249,6 @@ func (r *Rig) join(ctx context.Context, s site) error {
 	if s.taint == "" {
 		return nil
 	}
-	_, err = r.kubectl(ctx, s, nil, "taint", "--overwrite", object, s.taint)
+	_, err = r.kubectl(ctx, s, nil, "taint", "--overwrite", "node", n.name, s.taint)
 	return err
 }
