@@ -123,7 +123,10 @@ func (s *Server) init() {
 // Serve answers calls until Stop. Every connection must be mutual TLS 1.3.
 func (s *Server) Serve(l net.Listener) error {
 	s.init()
-	return s.grpc.Serve(l)
+	if err := s.grpc.Serve(l); !errors.Is(err, grpc.ErrServerStopped) {
+		return err
+	}
+	return nil
 }
 
 // Stop ends transfers, lets other calls finish until ctx ends, and then cuts

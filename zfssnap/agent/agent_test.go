@@ -1,0 +1,351 @@
+package agent_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kubectl-dr/kubectl-dr/zfssnap"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs/zfstest"
+)
+
+const (
+	source  = "znvm/k3s/pvc-1"
+	replica = "backup/replica/znvm/k3s/pvc-1"
+)
+
+var everything = agent.Grant{Name: "velero", Verbs: []agent.Verb{agent.AnyVerb}, Prefixes: []string{"*"}}
+
+// host is one node with its pools and its agent.
+type host struct {
+	node   string
+	pool   *zfstest.Pool
+	zfs    *zfs.Client
+	bundle *agent.Bundle
+	policy agent.Policy
+	addr   string
+	server *agent.Server
+	clock  *clock
+	events events
+	served chan error // nil when it is stopped
+}
+
+// world is two nodes of one CA, and a client that may do everything.
+type world struct {
+	ca             *agent.Authority
+	hassio, remote *host
+	client         *agent.Client // of hassio
+	far            *agent.Client // of remote
+}
+
+// clock moves when told to.
+type clock struct{ offset atomic.Int64 }
+
+func (c *clock) now() time.Time { return time.Now().Add(time.Duration(c.offset.Load())) }
+
+func (c *clock) advance(d time.Duration) { c.offset.Add(int64(d)) }
+
+type events struct {
+	mu  sync.Mutex
+	all []agent.TransferEvent
+}
+
+func (e *events) add(ev agent.TransferEvent) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.all = append(e.all, ev)
+}
+
+func (e *events) take() []agent.TransferEvent {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	all := e.all
+	e.all = nil
+	return all
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	ca, err := agent.NewAuthority(time.Now())
+	require.NoError(t, err)
+	w := &world{ca: ca}
+	w.hassio = newHost(t, ca, "hassio", agent.Policy{Identities: []agent.Grant{everything}}, "znvm", "nas")
+	w.remote = newHost(t, ca, "remote", agent.Policy{Identities: []agent.Grant{
+		everything,
+		{Name: "hassio", Verbs: []agent.Verb{agent.Read, agent.Receive}, Prefixes: []string{"backup/replica"}},
+	}}, "backup")
+	w.client = w.dial(t, w.hassio, "velero")
+	w.far = w.dial(t, w.remote, "velero")
+	require.NoError(t, w.hassio.zfs.Create(t.Context(), source, zfs.CreateOptions{Parents: true}))
+	require.NoError(t, w.hassio.pool.Write(source, "data", random(1<<20)))
+	return w
+}
+
+func newHost(t *testing.T, ca *agent.Authority, node string, policy agent.Policy, pools ...string) *host {
+	t.Helper()
+	pem, err := ca.Node(node, time.Now())
+	require.NoError(t, err)
+	bundle, err := agent.ParseBundle(pem)
+	require.NoError(t, err)
+	h := &host{node: node, pool: zfstest.NewPool(pools...), bundle: bundle, policy: policy, addr: "127.0.0.1:0", clock: &clock{}}
+	h.zfs = &zfs.Client{Runner: h.pool}
+	h.start(t)
+	t.Cleanup(func() { h.stop(t) })
+	return h
+}
+
+// start serves, at the same address as before.
+func (h *host) start(t *testing.T) {
+	t.Helper()
+	l, err := net.Listen("tcp", h.addr)
+	require.NoError(t, err)
+	h.addr = l.Addr().String()
+	out := io.Discard
+	if testing.Verbose() {
+		out = t.Output()
+	}
+	mounts := filepath.Join(t.TempDir(), "mounts")
+	require.NoError(t, os.WriteFile(mounts, []byte("znvm/old /data/wp zfs rw 0 0\nznvm/k3s/pvc-1 /data/wp zfs rw 0 0\n/dev/vda / ext4 rw 0 0\n"), 0o600))
+	h.server = &agent.Server{
+		Node: h.node, Bundle: h.bundle, Policy: h.policy, ZFS: h.zfs, Clock: h.clock.now, MountTable: mounts,
+		Log:        slog.New(slog.NewTextHandler(out, nil)).With("node", h.node),
+		RetryDelay: func(int) time.Duration { return time.Millisecond },
+		OnTransfer: h.events.add,
+	}
+	served := make(chan error, 1)
+	h.served = served
+	server := h.server
+	go func() { served <- server.Serve(l) }()
+}
+
+// stop ends the agent at once.
+func (h *host) stop(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	cancel()
+	h.server.Stop(ctx)
+	if h.served != nil {
+		err := <-h.served
+		h.served = nil
+		require.NoError(t, err)
+	}
+}
+
+// dial connects to a host as an identity.
+func (w *world) dial(t *testing.T, h *host, identity string) *agent.Client {
+	t.Helper()
+	pem, err := w.ca.Client(identity, time.Now())
+	require.NoError(t, err)
+	bundle, err := agent.ParseBundle(pem)
+	require.NoError(t, err)
+	c, err := agent.Dial(h.node, h.addr, bundle)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// snapshot takes one of the source for a backup.
+func (w *world) snapshot(t *testing.T, backup string) *agentpb.Version {
+	t.Helper()
+	resp, err := w.client.CreateSnapshots(t.Context(), &agentpb.CreateSnapshotsRequest{
+		Datasets: []string{source}, Name: zfssnap.SnapshotName(backup), Hold: zfssnap.HoldTag("backup"),
+		Properties: map[string]string{zfssnap.PropBackup: backup},
+	})
+	require.NoError(t, err)
+	require.Len(t, resp.GetSnapshots(), 1)
+	return resp.GetSnapshots()[0]
+}
+
+func (w *world) request(v *agentpb.Version) *agentpb.ReplicateRequest {
+	return &agentpb.ReplicateRequest{
+		Dataset: v.GetDataset(), Snapshot: v.GetName(), Guid: v.GetGuid(),
+		TargetNode: "remote", TargetAddress: w.remote.addr, TargetDataset: "backup/replica/" + v.GetDataset(),
+	}
+}
+
+// replicate runs a transfer to its end.
+func (w *world) replicate(t *testing.T, v *agentpb.Version) *agentpb.Transfer {
+	t.Helper()
+	return w.replicateAs(t, w.request(v))
+}
+
+func (w *world) replicateAs(t *testing.T, req *agentpb.ReplicateRequest) *agentpb.Transfer {
+	t.Helper()
+	tr, err := w.client.Replicate(t.Context(), req)
+	require.NoError(t, err)
+	return w.wait(t, tr.GetId())
+}
+
+func (w *world) wait(t *testing.T, id string) *agentpb.Transfer {
+	t.Helper()
+	return w.until(t, id, func(tr *agentpb.Transfer) bool { return tr.GetState() != agentpb.Transfer_RUNNING })
+}
+
+func (w *world) until(t *testing.T, id string, is func(*agentpb.Transfer) bool) *agentpb.Transfer {
+	t.Helper()
+	var tr *agentpb.Transfer
+	require.Eventually(t, func() bool {
+		var err error
+		tr, err = w.client.GetTransfer(t.Context(), &agentpb.GetTransferRequest{Id: id})
+		return err == nil && is(tr)
+	}, 20*time.Second, 2*time.Millisecond)
+	return tr
+}
+
+// forgotten waits until the agent answers that it knows no such transfer.
+func (w *world) forgotten(t *testing.T, id string) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		_, err := w.client.GetTransfer(t.Context(), &agentpb.GetTransferRequest{Id: id})
+		return errors.Is(err, agent.ErrNotFound)
+	}, 20*time.Second, 2*time.Millisecond)
+}
+
+// done replicates and requires success.
+func (w *world) done(t *testing.T, v *agentpb.Version) *agentpb.Transfer {
+	t.Helper()
+	tr := w.replicate(t, v)
+	require.NoError(t, agent.TransferError(tr))
+	require.Equal(t, agentpb.Transfer_DONE, tr.GetState())
+	return tr
+}
+
+// requireSame checks that a replica's snapshot has the data of its source's.
+func (w *world) requireSame(t *testing.T, v *agentpb.Version) {
+	t.Helper()
+	want, err := w.hassio.pool.Files(v.GetDataset() + "@" + v.GetName())
+	require.NoError(t, err)
+	got, err := w.remote.pool.Files("backup/replica/" + v.GetDataset() + "@" + v.GetName())
+	require.NoError(t, err)
+	require.Equal(t, len(want), len(got))
+	for name := range want {
+		require.True(t, bytes.Equal(want[name], got[name]), "file %s differs", name)
+	}
+}
+
+func random(n int) []byte {
+	b := make([]byte, n)
+	r := rand.NewChaCha8([32]byte{byte(n)})
+	_, _ = r.Read(b)
+	return b
+}
+
+func (h *host) holds(t *testing.T, snapshot string) []string {
+	t.Helper()
+	holds, err := h.zfs.Holds(t.Context(), snapshot)
+	require.NoError(t, err)
+	tags := []string{}
+	for _, hold := range holds {
+		tags = append(tags, hold.Tag)
+	}
+	return tags
+}
+
+func (h *host) bookmarks(t *testing.T, dataset string) []uint64 {
+	t.Helper()
+	vs, err := h.zfs.Versions(t.Context(), dataset)
+	require.NoError(t, err)
+	var guids []uint64
+	for _, v := range vs {
+		if v.Bookmark {
+			guids = append(guids, v.GUID)
+		}
+	}
+	return guids
+}
+
+func (h *host) props(t *testing.T, name string) map[string]string {
+	t.Helper()
+	props, err := h.zfs.UserProperties(t.Context(), name, zfs.SourceLocal)
+	require.NoError(t, err)
+	return props
+}
+
+// link is a connection that can be cut: it stands before a host.
+type link struct {
+	l     net.Listener
+	to    string
+	limit atomic.Int64 // bytes towards the host until it stalls, < 0 for never
+
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+func newLink(t *testing.T, to string) *link {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	k := &link{l: l, to: to}
+	k.limit.Store(-1)
+	t.Cleanup(func() {
+		_ = l.Close()
+		k.cut()
+	})
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go k.join(c)
+		}
+	}()
+	return k
+}
+
+func (k *link) addr() string { return k.l.Addr().String() }
+
+func (k *link) join(near net.Conn) {
+	far, err := net.Dial("tcp", k.to)
+	if err != nil {
+		_ = near.Close()
+		return
+	}
+	k.mu.Lock()
+	k.conns = append(k.conns, near, far)
+	k.mu.Unlock()
+	go func() {
+		_, _ = io.Copy(near, far)
+		_ = near.Close()
+	}()
+	buf := make([]byte, 16<<10)
+	for {
+		n, err := near.Read(buf)
+		if left := k.limit.Load(); left >= 0 && int64(n) > left {
+			k.limit.Store(-1)
+			_, _ = far.Write(buf[:left])
+			return
+		} else if left >= 0 {
+			k.limit.Add(-int64(n))
+		}
+		if _, werr := far.Write(buf[:n]); err != nil || werr != nil {
+			_ = far.Close()
+			return
+		}
+	}
+}
+
+// cut ends all connections; new ones can be made.
+func (k *link) cut() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, c := range k.conns {
+		_ = c.Close()
+	}
+	k.conns = nil
+}
