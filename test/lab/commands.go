@@ -19,16 +19,18 @@ type selection struct{ name, dir string }
 
 func (s *selection) open() (*rig.Rig, error) { return rig.Open(s.name, s.dir) }
 
+// beside is a path relative to this program's folder.
+func beside(elem ...string) string {
+	self, err := os.Executable()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(append([]string{filepath.Dir(self)}, elem...)...)
+}
+
 func newUp(which *selection) *cobra.Command {
 	var o rig.Options
 	var nodes int
-	beside := func(elem ...string) string {
-		self, err := os.Executable()
-		if err != nil {
-			return ""
-		}
-		return filepath.Join(append([]string{filepath.Dir(self)}, elem...)...)
-	}
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Bring the rig up: start what is not running and wait until all is ready",
@@ -130,7 +132,8 @@ func newEnv(which *selection) *cobra.Command {
 			for _, v := range r.Environment() {
 				fmt.Fprintf(cmd.OutOrStdout(), "export %s=%s\n", v.Name, quote(v.Value))
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "export PATH=%s:\"$PATH\"\n", quote(r.Bin()))
+			// The product's own programs lie beside this one: kubectl finds its plugin there.
+			fmt.Fprintf(cmd.OutOrStdout(), "export PATH=%s:%s:\"$PATH\"\n", quote(r.Bin()), quote(beside()))
 			return nil
 		},
 	}

@@ -189,11 +189,28 @@ func (r *Rig) Down(ctx context.Context, out io.Writer) error {
 			return err
 		}
 	}
-	if err := os.RemoveAll(r.Dir); err != nil {
+	if err := r.remove(); err != nil {
 		return err
 	}
 	r.progress.tell("rig "+r.state.Name, "down")
 	return nil
+}
+
+// remove removes the folder. The state goes last: as long as anything is left,
+// the rig is found and can be taken down again.
+func (r *Rig) remove() error {
+	entries, err := os.ReadDir(r.Dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if path := r.in(e.Name()); path != r.Paths.state() && path != r.lock() {
+			if err := os.RemoveAll(path); err != nil {
+				return err
+			}
+		}
+	}
+	return os.RemoveAll(r.Dir)
 }
 
 // Stop stops parts: "primary" and "dr" are a site's control plane with its
