@@ -134,7 +134,7 @@ func TestMachine_Progress(t *testing.T) {
 		{name: "another stage is not the one", console: "lab: stage pools 3.1s\r\n"},
 		{name: "the stage is found among other output", reached: true,
 			console: "[    0.1] hello\r\nlab: stage pools 3.1s\r\nlab: stage ready 9.0s\r\n"},
-		{name: "a service's end is no stage", console: "lab: kubelet ended after 3s: lab: stage ready\r\n"},
+		{name: "a service's end is no stage", console: "lab: kubelet ended at 3s: lab: stage ready\r\n"},
 		{name: "what was fatal is told", console: "lab: fatal: no pool\r\n", fatal: "no pool"},
 	}
 	for _, tt := range tests {

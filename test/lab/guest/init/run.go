@@ -41,7 +41,7 @@ func run() error {
 	if err := setUpNetwork(config); err != nil {
 		return err
 	}
-	s := &supervisor{}
+	s := &supervisor{logFile: guestcfg.LogFile}
 	defer s.shutDown()
 	if err := s.start(ctx, sshServer()); err != nil {
 		return err

@@ -23,6 +23,9 @@ const (
 
 // supervisor runs services and starts them again when they end.
 type supervisor struct {
+	// logFile is where the output of a service goes.
+	logFile func(service string) string
+
 	mu       sync.Mutex
 	running  map[string]*exec.Cmd
 	stopping bool
@@ -48,7 +51,7 @@ func (s *supervisor) start(ctx context.Context, service guestcfg.Service) error 
 			return err
 		}
 		if err := s.wait(service.Name, cmd); err != nil {
-			return fmt.Errorf("%s: %w (its output is in %s)", service.Name, err, guestcfg.LogFile(service.Name))
+			return fmt.Errorf("%s: %w (its output is in %s)", service.Name, err, s.logFile(service.Name))
 		}
 		return nil
 	}
@@ -64,7 +67,7 @@ func (s *supervisor) start(ctx context.Context, service guestcfg.Service) error 
 			if stopping {
 				return
 			}
-			fmt.Printf("lab: %s ended after %ss: %v\n", service.Name, uptime(), err)
+			fmt.Printf("lab: %s ended at %ss: %v\n", service.Name, uptime(), err)
 			time.Sleep(restartAfter)
 		}
 	})
@@ -78,7 +81,7 @@ func (s *supervisor) start(ctx context.Context, service guestcfg.Service) error 
 }
 
 func (s *supervisor) launch(service guestcfg.Service) (*exec.Cmd, error) {
-	log, err := os.OpenFile(guestcfg.LogFile(service.Name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	log, err := os.OpenFile(s.logFile(service.Name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, err
 	}
@@ -110,8 +113,8 @@ func (s *supervisor) wait(name string, cmd *exec.Cmd) error {
 	return err
 }
 
-// shutDown stops services, then everything else, and closes the pools.
-func (s *supervisor) shutDown() {
+// stop stops the services and returns when they have ended, or should have.
+func (s *supervisor) stop() {
 	s.mu.Lock()
 	s.stopping = true
 	for _, cmd := range s.running {
@@ -127,6 +130,11 @@ func (s *supervisor) shutDown() {
 	case <-ended:
 	case <-time.After(stopWithin):
 	}
+}
+
+// shutDown stops services, then everything else, and closes the pools.
+func (s *supervisor) shutDown() {
+	s.stop()
 	// Containers go on without containerd. This spares process 1 and the caller.
 	_ = unix.Kill(-1, unix.SIGKILL)
 	if err := command("umount", "-a", "-t", "zfs"); err != nil {
