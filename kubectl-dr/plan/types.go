@@ -247,6 +247,8 @@ type RecoveryRunStatus struct {
 	RTOMet  *bool    `json:"rtoMet,omitempty"`
 	Steps   []Step   `json:"steps,omitempty"`
 	Volumes []Volume `json:"volumes,omitempty"`
+	// RestoredTo is the oldest time that data goes back to.
+	RestoredTo *metav1.Time `json:"restoredTo,omitempty"`
 	// Message says in one sentence how the run ended or what it waits for.
 	Message string `json:"message,omitempty"`
 }

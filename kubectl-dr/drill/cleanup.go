@@ -1,0 +1,181 @@
+package drill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	corev1api "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/run"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap"
+)
+
+// Volumes destroys what was made for a run; *cluster.Storage does.
+type Volumes interface {
+	// DestroyRun destroys the volumes of a run and returns their names. None is
+	// success.
+	DestroyRun(ctx context.Context, run string, interval time.Duration) ([]string, error)
+}
+
+// Cleaner removes what a drill made and nothing else: everything it deletes
+// carries the run's name.
+type Cleaner struct {
+	Cluster  *cluster.Cluster
+	Volumes  Volumes
+	Hooks    run.Hooks
+	Interval time.Duration
+	// RecordTimeout is how long Velero may take to delete its record of the
+	// restore.
+	RecordTimeout time.Duration
+}
+
+var zfsVolumes = schema.GroupVersionKind{Group: "zfs.openebs.io", Version: "v1", Kind: "ZFSVolumeList"}
+
+// CleanUp removes a run's namespaces, volumes, clones and Velero's restore, in
+// this order. It goes on over errors and can be called again.
+func (c *Cleaner) CleanUp(ctx context.Context, runName string) (string, error) {
+	ofRun := client.MatchingLabels{zfssnap.LabelRun: runName}
+	namespaces, err := c.namespaces(ctx, ofRun)
+	if err != nil {
+		// Volumes are still mounted.
+		return "", err
+	}
+	volumes, errVolumes := c.persistentVolumes(ctx, runName)
+	errHandles := c.zfsVolumes(ctx, ofRun)
+	clones, errClones := c.Volumes.DestroyRun(ctx, runName, c.Interval)
+	left, errRestore := c.restore(ctx, runName)
+	message := fmt.Sprintf("deleted %d namespaces, %d volumes, %d clones", namespaces, volumes, len(clones))
+	if left != "" {
+		message += "; " + left
+	}
+	return message, errors.Join(errVolumes, errHandles, errClones, errRestore)
+}
+
+func (c *Cleaner) namespaces(ctx context.Context, ofRun client.ListOption) (int, error) {
+	list := &corev1api.NamespaceList{}
+	if err := c.Cluster.Client.List(ctx, list, ofRun); err != nil {
+		return 0, fmt.Errorf("list namespaces of the run: %w", err)
+	}
+	for i := range list.Items {
+		if err := client.IgnoreNotFound(c.Cluster.Client.Delete(ctx, &list.Items[i])); err != nil && !apierrors.IsConflict(err) {
+			return 0, fmt.Errorf("delete namespace %s: %w", list.Items[i].Name, err)
+		}
+	}
+	for i := range list.Items {
+		ns := &list.Items[i]
+		c.Hooks.Progressf("waiting for namespace %s to end", ns.Name)
+		if err := c.gone(ctx, ns); err != nil {
+			return i, fmt.Errorf("wait for namespace %s to end: %w%s", ns.Name, err, whatHolds(ns))
+		}
+	}
+	return len(list.Items), nil
+}
+
+// whatHolds says what a namespace that does not end waits for.
+func whatHolds(ns *corev1api.Namespace) string {
+	var why []string
+	for _, cond := range ns.Status.Conditions {
+		if cond.Status == corev1api.ConditionTrue && cond.Message != "" {
+			why = append(why, cond.Message)
+		}
+	}
+	if len(why) == 0 {
+		return ""
+	}
+	return ": " + strings.Join(why, " ")
+}
+
+// gone waits until an object is not there any more.
+func (c *Cleaner) gone(ctx context.Context, obj client.Object) error {
+	key := client.ObjectKeyFromObject(obj)
+	return wait.PollUntilContextCancel(ctx, c.Interval, true, func(ctx context.Context) (bool, error) {
+		err := c.Cluster.Client.Get(ctx, key, obj)
+		if apierrors.IsNotFound(err) {
+			return true, nil
+		}
+		return false, err
+	})
+}
+
+func (c *Cleaner) persistentVolumes(ctx context.Context, runName string) (int, error) {
+	seen := map[string]bool{}
+	for _, labels := range []client.MatchingLabels{{velerov1api.RestoreNameLabel: runName}, {zfssnap.LabelRun: runName}} {
+		list := &corev1api.PersistentVolumeList{}
+		if err := c.Cluster.Client.List(ctx, list, labels); err != nil {
+			return 0, fmt.Errorf("list volumes of the run: %w", err)
+		}
+		for i := range list.Items {
+			pv := &list.Items[i]
+			if seen[pv.Name] {
+				continue
+			}
+			seen[pv.Name] = true
+			if err := client.IgnoreNotFound(c.Cluster.Client.Delete(ctx, pv)); err != nil {
+				return 0, fmt.Errorf("delete volume %s: %w", pv.Name, err)
+			}
+			if err := c.gone(ctx, pv); err != nil {
+				return 0, fmt.Errorf("wait for volume %s to end: %w", pv.Name, err)
+			}
+		}
+	}
+	return len(seen), nil
+}
+
+func (c *Cleaner) zfsVolumes(ctx context.Context, ofRun client.ListOption) error {
+	list := &unstructured.UnstructuredList{}
+	list.SetGroupVersionKind(zfsVolumes)
+	err := c.Cluster.Client.List(ctx, list, ofRun)
+	if meta.IsNoMatchError(err) || runtime.IsNotRegisteredError(err) {
+		return nil // the driver isn't OpenEBS ZFS-LocalPV
+	}
+	if err != nil {
+		return fmt.Errorf("list ZFSVolumes of the run: %w", err)
+	}
+	for i := range list.Items {
+		zv := &list.Items[i]
+		if err := client.IgnoreNotFound(c.Cluster.Client.Delete(ctx, zv)); err != nil {
+			return fmt.Errorf("delete ZFSVolume %s: %w", client.ObjectKeyFromObject(zv), err)
+		}
+	}
+	return nil
+}
+
+// restore deletes Velero's Restore. Velero then deletes its files in object
+// storage, which it cannot while that refuses: what is left is harmless, and
+// said.
+func (c *Cleaner) restore(ctx context.Context, name string) (left string, _ error) {
+	r := &velerov1api.Restore{ObjectMeta: metav1.ObjectMeta{Namespace: c.Cluster.Namespace, Name: name}}
+	err := c.Cluster.Client.Get(ctx, client.ObjectKeyFromObject(r), r)
+	if apierrors.IsNotFound(err) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("get restore %s: %w", name, err)
+	}
+	if r.Labels[zfssnap.LabelRun] != name {
+		return "", fmt.Errorf("delete restore %s: it is not of this run", name)
+	}
+	if err := client.IgnoreNotFound(c.Cluster.Client.Delete(ctx, r)); err != nil {
+		return "", fmt.Errorf("delete restore %s: %w", name, err)
+	}
+	bounded, cancel := context.WithTimeout(ctx, c.RecordTimeout)
+	defer cancel()
+	err = c.gone(bounded, r)
+	if err != nil && ctx.Err() == nil && wait.Interrupted(err) {
+		return fmt.Sprintf("Velero still deletes its record of the restore; if restore %s stays, its object storage refuses deletion", name), nil
+	}
+	return "", err
+}

@@ -1,0 +1,275 @@
+// Package failover moves an application to the recovery site: after a disaster,
+// from what has arrived there, or planned, with the source stopped and a final
+// backup, so that nothing is lost.
+package failover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1api "k8s.io/api/core/v1"
+	networkingv1api "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/restorepoint"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/run"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap"
+)
+
+// Names of the steps that only a failover has.
+const (
+	StepFence    = "fence the copies"
+	StepTraffic  = "direct traffic"
+	StepRollBack = "roll back the source"
+)
+
+// Name returns the name of a failover that starts at a time.
+func Name(planName string, at time.Time) string {
+	return planName + "-failover-" + at.UTC().Format("20060102-150405")
+}
+
+// Fencer makes replicas refuse what is sent to them; *cluster.Storage does.
+type Fencer interface {
+	// Fence sets who fenced a replica; "" lets it receive again. Idempotent.
+	Fence(ctx context.Context, node, dataset, by string) error
+}
+
+// Failover is one failover.
+type Failover struct {
+	*run.Target
+	Finder *restorepoint.Finder
+	Fencer Fencer
+	// Source is the source's side of a planned failover, nil for a disaster.
+	Source *Source
+	// RollBackTimeout bounds giving the source back what it had.
+	RollBackTimeout time.Duration
+}
+
+// StoppedError says that a failover stopped and can go on.
+type StoppedError struct {
+	Run string
+	Err error
+}
+
+func (e *StoppedError) Error() string { return fmt.Sprintf("failover %s stopped at %s", e.Run, e.Err) }
+func (e *StoppedError) Unwrap() error { return e.Err }
+
+// Hint says how it goes on; what the cause knows comes first.
+func (e *StoppedError) Hint() string {
+	own := "run the same command again to go on from there, or with --abandon to end the run and leave everything as it is"
+	var cause interface{ Hint() string }
+	if errors.As(e.Err, &cause) && cause.Hint() != "" {
+		return cause.Hint() + "; then " + own
+	}
+	return own
+}
+
+// Steps returns all steps in order.
+func (f *Failover) Steps() []run.Step { return append(f.before(), f.recovery()...) }
+
+// before is what can be taken back.
+func (f *Failover) before() []run.Step {
+	var steps []run.Step
+	if f.Source != nil {
+		steps = f.Source.steps()
+	}
+	return append(steps, f.Select(f.Finder), f.fence())
+}
+
+func (f *Failover) recovery() []run.Step {
+	steps := append([]run.Step{f.Restore()}, f.Start(true)...)
+	steps = append(steps, f.Probes()...)
+	return append(steps, f.traffic(), f.Measure())
+}
+
+// Execute runs the failover to its end, or goes on with one begun earlier. The
+// error is a *StoppedError when it can go on. A planned failover that does not
+// reach the restore gives the source back what it had, and is over.
+func (f *Failover) Execute(ctx context.Context, j *run.Journal) error {
+	if err := j.Begin(ctx); err != nil {
+		return err
+	}
+	err := j.Do(ctx, f.before()...)
+	if err != nil && f.Source != nil {
+		return f.rollBack(ctx, j, err)
+	}
+	if err == nil {
+		err = j.Do(ctx, f.recovery()...)
+	}
+	if err != nil {
+		stopped := &StoppedError{Run: f.Run.Name, Err: err}
+		return errors.Join(stopped, j.Note(ctx, stopped.Error()))
+	}
+	return j.Finish(ctx, plan.PhasePassed, "passed")
+}
+
+func (f *Failover) rollBack(ctx context.Context, j *run.Journal, cause error) error {
+	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.RollBackTimeout)
+	defer cancel()
+	f.Hooks.Warnf("%s; giving the source back what it had", cause)
+	err := j.Do(after, run.Step{Name: StepRollBack, Do: func(ctx context.Context) (string, error) {
+		return "the source runs again", errors.Join(f.unfence(ctx), f.Source.rollBack(ctx))
+	}})
+	if err != nil {
+		stopped := &StoppedError{Run: f.Run.Name, Err: errors.Join(cause, err)}
+		return errors.Join(stopped, j.Note(after, stopped.Error()))
+	}
+	return errors.Join(fmt.Errorf("planned failover %s rolled back: %w", f.Run.Name, cause),
+		j.Finish(after, plan.PhaseFailed, "rolled back: "+cause.Error()))
+}
+
+// replicas returns the datasets that received the run's copies.
+func (f *Failover) replicas() []cluster.Copy {
+	var replicas []cluster.Copy
+	for _, v := range f.Run.Status.Volumes {
+		dataset, _, _ := strings.Cut(v.Snapshot, "@")
+		id, err := zfssnap.ParseSnapshotID(v.SnapshotID)
+		if err != nil || dataset == "" || id.Node == v.Node {
+			continue
+		}
+		replicas = append(replicas, cluster.Copy{Node: v.Node, Dataset: dataset})
+	}
+	return replicas
+}
+
+func (f *Failover) fence() run.Step {
+	return run.Step{
+		Name:  StepFence,
+		About: "make the copies refuse a source that comes back and goes on sending",
+		Do: func(ctx context.Context) (string, error) {
+			var names []string
+			for _, r := range f.replicas() {
+				if err := f.Fencer.Fence(ctx, r.Node, r.Dataset, f.Run.Name); err != nil {
+					return "", err
+				}
+				names = append(names, r.Node+":"+r.Dataset)
+			}
+			if len(names) == 0 {
+				return "there is no copy to fence", nil
+			}
+			return strings.Join(names, ", "), nil
+		},
+	}
+}
+
+func (f *Failover) unfence(ctx context.Context) error {
+	var errs []error
+	for _, r := range f.replicas() {
+		errs = append(errs, f.Fencer.Fence(ctx, r.Node, r.Dataset, ""))
+	}
+	return errors.Join(errs...)
+}
+
+func (f *Failover) traffic() run.Step {
+	about := "nothing: the plan says nothing of traffic"
+	if t := f.Run.Spec.PlanSpec.Traffic; t != nil {
+		about = fmt.Sprintf("point %s here (%s)", strings.Join(t.Hosts, ", "), t.Method)
+	}
+	return run.Step{Name: StepTraffic, About: about, Do: func(ctx context.Context) (string, error) {
+		t := f.Run.Spec.PlanSpec.Traffic
+		if t == nil {
+			return "the plan says nothing of it", nil
+		}
+		hosts := strings.Join(t.Hosts, ", ")
+		if t.Method == plan.TrafficExternalDNS {
+			return fmt.Sprintf("external-dns of this cluster publishes %s", hosts), nil
+		}
+		addresses, err := f.addresses(ctx)
+		if err != nil {
+			return "", err
+		}
+		to := "the recovery site (no load balancer here has an address yet)"
+		if len(addresses) > 0 {
+			to = strings.Join(addresses, ", ")
+		}
+		f.Hooks.Warnf("point %s to %s", hosts, to)
+		return fmt.Sprintf("to do by hand: point %s to %s", hosts, to), nil
+	}}
+}
+
+// addresses returns what load balancers gave the restored objects.
+func (f *Failover) addresses(ctx context.Context) ([]string, error) {
+	var found []string
+	for _, ns := range f.Namespaces() {
+		services := &corev1api.ServiceList{}
+		ingresses := &networkingv1api.IngressList{}
+		if err := errors.Join(f.Cluster.Client.List(ctx, services, client.InNamespace(ns)), f.Cluster.Client.List(ctx, ingresses, client.InNamespace(ns))); err != nil {
+			return nil, fmt.Errorf("list addresses in namespace %s: %w", ns, err)
+		}
+		for _, s := range services.Items {
+			for _, in := range s.Status.LoadBalancer.Ingress {
+				found = append(found, in.IP+in.Hostname)
+			}
+		}
+		for _, i := range ingresses.Items {
+			for _, in := range i.Status.LoadBalancer.Ingress {
+				found = append(found, in.IP+in.Hostname)
+			}
+		}
+	}
+	slices.Sort(found)
+	return slices.Compact(found), nil
+}
+
+// OccupiedError says that data is where the application would go.
+type OccupiedError struct {
+	Namespace string
+	Claims    []string
+}
+
+func (e *OccupiedError) Error() string {
+	return fmt.Sprintf("namespace %s of the recovery cluster holds claims already: %s", e.Namespace, strings.Join(e.Claims, ", "))
+}
+
+// Hint says why that matters.
+func (e *OccupiedError) Hint() string {
+	return "Velero restores nothing over what exists, so the old data would stay: the application may run here already; if not, delete the namespace first"
+}
+
+// CheckTarget refuses namespaces that hold claims: Velero would leave those as
+// they are and say nothing.
+func CheckTarget(ctx context.Context, c client.Reader, namespaces []string) error {
+	for _, ns := range namespaces {
+		claims := &corev1api.PersistentVolumeClaimList{}
+		if err := c.List(ctx, claims, client.InNamespace(ns)); err != nil {
+			return fmt.Errorf("list claims in namespace %s: %w", ns, err)
+		}
+		if len(claims.Items) == 0 {
+			continue
+		}
+		occupied := &OccupiedError{Namespace: ns}
+		for _, claim := range claims.Items {
+			occupied.Claims = append(occupied.Claims, claim.Name)
+		}
+		return occupied
+	}
+	return nil
+}
+
+// CheckSides refuses a source that is the recovery cluster itself.
+func CheckSides(ctx context.Context, source, recovery client.Reader) error {
+	var uid [2]string
+	for i, c := range []client.Reader{source, recovery} {
+		ns := &corev1api.Namespace{}
+		err := c.Get(ctx, client.ObjectKey{Name: metav1.NamespaceSystem}, ns)
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("look at the %s cluster: %w", []string{"source", "recovery"}[i], err)
+		}
+		uid[i] = string(ns.UID)
+	}
+	if uid[0] != "" && uid[0] == uid[1] {
+		return errors.New("source and recovery cluster are the same; --source-context names the cluster the application runs in now")
+	}
+	return nil
+}

@@ -1,0 +1,280 @@
+package failover
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	corev1api "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/run"
+	"github.com/kubectl-dr/kubectl-dr/restore/rules"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap"
+)
+
+// Names of the steps at the source.
+const (
+	StepPause  = "pause the schedule"
+	StepStop   = "stop the source"
+	StepBackup = "final backup"
+	StepArrive = "wait for the backup here"
+)
+
+// stoppedBy marks what a planned failover stopped or paused, with the run's
+// name, so that a rollback starts nothing else.
+const stoppedBy = zfssnap.Domain + "/stopped-by"
+
+// Source is the side that a planned failover leaves.
+type Source struct {
+	Cluster  *cluster.Cluster
+	Recovery *cluster.Cluster
+	Run      *plan.RecoveryRun
+	Hooks    run.Hooks
+	Interval time.Duration
+	// StopTimeout, BackupTimeout and ArriveTimeout bound the steps.
+	StopTimeout, BackupTimeout, ArriveTimeout time.Duration
+}
+
+func (s *Source) steps() []run.Step {
+	spec := s.Run.Spec.PlanSpec.Source
+	return []run.Step{
+		{Name: StepPause, About: fmt.Sprintf("pause schedule %s at the source", spec.Schedule), Do: s.pause},
+		{Name: StepStop, About: fmt.Sprintf("stop every workload in %s at the source, remembering what it had", strings.Join(spec.Namespaces, ", ")), Do: s.stop},
+		{Name: StepBackup, About: fmt.Sprintf("take backup %s from schedule %s and wait until its copies are here", s.Run.Spec.Backup, spec.Schedule), Do: s.backup},
+		{Name: StepArrive, About: "wait until Velero here knows the backup", Do: s.arrive},
+	}
+}
+
+func (s *Source) schedule(ctx context.Context) (*velerov1api.Schedule, error) {
+	schedule := &velerov1api.Schedule{}
+	key := client.ObjectKey{Namespace: s.Cluster.Namespace, Name: s.Run.Spec.PlanSpec.Source.Schedule}
+	if err := s.Cluster.Client.Get(ctx, key, schedule); err != nil {
+		return nil, fmt.Errorf("get schedule %s at the source: %w", key, err)
+	}
+	return schedule, nil
+}
+
+func (s *Source) pause(ctx context.Context) (string, error) {
+	schedule, err := s.schedule(ctx)
+	if err != nil {
+		return "", err
+	}
+	if schedule.Spec.Paused {
+		return "it is paused", nil
+	}
+	before := schedule.DeepCopy()
+	schedule.Spec.Paused = true
+	metav1.SetMetaDataAnnotation(&schedule.ObjectMeta, stoppedBy, s.Run.Name)
+	if err := s.Cluster.Client.Patch(ctx, schedule, client.MergeFrom(before)); err != nil {
+		return "", fmt.Errorf("pause schedule %s: %w", schedule.Name, err)
+	}
+	return "paused", nil
+}
+
+func (s *Source) stop(ctx context.Context) (string, error) {
+	var stopped []string
+	for _, ns := range s.Run.Spec.PlanSpec.Source.Namespaces {
+		workloads, err := run.Workloads(ctx, s.Cluster.Client, ns)
+		if err != nil {
+			return "", err
+		}
+		for _, obj := range workloads {
+			done, err := s.stopOne(ctx, obj)
+			if err != nil {
+				return "", err
+			}
+			if done {
+				stopped = append(stopped, strings.ToLower(obj.GetKind())+"/"+obj.GetName())
+			}
+		}
+	}
+	if err := s.awaitStopped(ctx); err != nil {
+		return "", err
+	}
+	if len(stopped) == 0 {
+		return "nothing was running", nil
+	}
+	return strings.Join(stopped, ", "), nil
+}
+
+func (s *Source) stopOne(ctx context.Context, obj *unstructured.Unstructured) (bool, error) {
+	what := fmt.Sprintf("%s %s/%s", strings.ToLower(obj.GetKind()), obj.GetNamespace(), obj.GetName())
+	if obj.GetKind() == "Pod" {
+		if phase, _, _ := unstructured.NestedString(obj.Object, "status", "phase"); phase == "Succeeded" || phase == "Failed" {
+			return false, nil
+		}
+		return false, fmt.Errorf("stop %s: no controller would start it again; stop it yourself", what)
+	}
+	if obj.GetKind() == "Job" && finished(obj) || rules.OnStandby(obj) {
+		return obj.GetAnnotations()[stoppedBy] == s.Run.Name, nil
+	}
+	held, err := rules.Standby(obj)
+	if err != nil {
+		return false, err
+	}
+	annotations := held.GetAnnotations()
+	annotations[stoppedBy] = s.Run.Name
+	held.SetAnnotations(annotations)
+	if err := s.Cluster.Client.Patch(ctx, held, client.MergeFrom(obj)); err != nil {
+		return false, fmt.Errorf("stop %s: %w", what, err)
+	}
+	return true, nil
+}
+
+func finished(job *unstructured.Unstructured) bool {
+	conditions, _, _ := unstructured.NestedSlice(job.Object, "status", "conditions")
+	return slices.ContainsFunc(conditions, func(c any) bool {
+		m, _ := c.(map[string]any)
+		return (m["type"] == "Complete" || m["type"] == "Failed") && m["status"] == "True"
+	})
+}
+
+func (s *Source) awaitStopped(ctx context.Context) error {
+	var running []string
+	err := wait.PollUntilContextTimeout(ctx, s.Interval, s.StopTimeout, true, func(ctx context.Context) (bool, error) {
+		before := strings.Join(running, ", ")
+		running = nil
+		for _, ns := range s.Run.Spec.PlanSpec.Source.Namespaces {
+			pods := &corev1api.PodList{}
+			if err := s.Cluster.Client.List(ctx, pods, client.InNamespace(ns)); err != nil {
+				return false, fmt.Errorf("list pods in namespace %s: %w", ns, err)
+			}
+			for _, p := range pods.Items {
+				if p.Status.Phase != corev1api.PodSucceeded && p.Status.Phase != corev1api.PodFailed {
+					running = append(running, ns+"/"+p.Name)
+				}
+			}
+		}
+		if now := strings.Join(running, ", "); now != "" && now != before {
+			s.Hooks.Progressf("still running at the source: %s", now)
+		}
+		return len(running) == 0, nil
+	})
+	if err != nil && ctx.Err() == nil && wait.Interrupted(err) {
+		return fmt.Errorf("wait for the source to stop: after %s still running: %s", s.StopTimeout, strings.Join(running, ", "))
+	}
+	return err
+}
+
+func (s *Source) backup(ctx context.Context) (string, error) {
+	schedule, err := s.schedule(ctx)
+	if err != nil {
+		return "", err
+	}
+	labels := maps.Clone(schedule.Spec.Template.Labels)
+	if labels == nil {
+		labels = maps.Clone(schedule.Labels)
+	}
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	labels[velerov1api.ScheduleNameLabel] = schedule.Name
+	labels[zfssnap.LabelRun] = s.Run.Name
+	b := &velerov1api.Backup{
+		ObjectMeta: metav1.ObjectMeta{Namespace: s.Cluster.Namespace, Name: s.Run.Spec.Backup, Labels: labels},
+		Spec:       schedule.Spec.Template,
+	}
+	if err := s.Cluster.Client.Create(ctx, b); err != nil && !apierrors.IsAlreadyExists(err) {
+		return "", fmt.Errorf("create backup %s: %w", b.Name, err)
+	}
+	seen := velerov1api.BackupPhase("")
+	err = wait.PollUntilContextTimeout(ctx, s.Interval, s.BackupTimeout, true, func(ctx context.Context) (bool, error) {
+		if err := s.Cluster.Client.Get(ctx, client.ObjectKeyFromObject(b), b); err != nil {
+			return false, err
+		}
+		if b.Status.Phase != seen {
+			seen = b.Status.Phase
+			s.Hooks.Progressf("backup %s is %s", b.Name, seen)
+		}
+		switch b.Status.Phase {
+		case velerov1api.BackupPhaseCompleted:
+			return true, nil
+		case velerov1api.BackupPhaseFailed, velerov1api.BackupPhasePartiallyFailed, velerov1api.BackupPhaseFailedValidation, velerov1api.BackupPhaseDeleting:
+			why := append(slices.Clone(b.Status.ValidationErrors), b.Status.FailureReason)
+			return false, errors.New(strings.TrimSuffix(fmt.Sprintf("it is %s with %d errors: %s", b.Status.Phase, b.Status.Errors, strings.TrimSuffix(strings.Join(why, "; "), "; ")), ": "))
+		}
+		return false, nil
+	})
+	if err != nil && ctx.Err() == nil && wait.Interrupted(err) {
+		err = fmt.Errorf("still %s after %s", seen, s.BackupTimeout)
+	}
+	if err != nil {
+		return "", fmt.Errorf("final backup %s: %w", b.Name, err)
+	}
+	return fmt.Sprintf("backup %s completed", b.Name), nil
+}
+
+func (s *Source) arrive(ctx context.Context) (string, error) {
+	key := client.ObjectKey{Namespace: s.Recovery.Namespace, Name: s.Run.Spec.Backup}
+	err := wait.PollUntilContextTimeout(ctx, s.Interval, s.ArriveTimeout, true, func(ctx context.Context) (bool, error) {
+		b := &velerov1api.Backup{}
+		err := s.Recovery.Client.Get(ctx, key, b)
+		if apierrors.IsNotFound(err) {
+			return false, nil
+		}
+		return b.Status.Phase == velerov1api.BackupPhaseCompleted, err
+	})
+	switch {
+	case err != nil && ctx.Err() == nil && wait.Interrupted(err):
+		return "", &cluster.Unsynced{Backup: key.Name, After: s.ArriveTimeout}
+	case err != nil:
+		return "", fmt.Errorf("wait for backup %s at the recovery site: %w", key.Name, err)
+	}
+	return "known here", nil
+}
+
+// rollBack gives the source back what this run took.
+func (s *Source) rollBack(ctx context.Context) error {
+	var errs []error
+	for _, ns := range s.Run.Spec.PlanSpec.Source.Namespaces {
+		held, err := run.Held(ctx, s.Cluster.Client, ns)
+		errs = append(errs, err)
+		for _, obj := range held {
+			if obj.GetAnnotations()[stoppedBy] != s.Run.Name {
+				continue
+			}
+			if err := run.Activate(ctx, s.Cluster.Client, obj); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			errs = append(errs, s.unmark(ctx, obj))
+		}
+	}
+	return errors.Join(append(errs, s.resume(ctx))...)
+}
+
+func (s *Source) resume(ctx context.Context) error {
+	schedule, err := s.schedule(ctx)
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil || schedule.Annotations[stoppedBy] != s.Run.Name {
+		return err
+	}
+	before := schedule.DeepCopy()
+	schedule.Spec.Paused = false
+	delete(schedule.Annotations, stoppedBy)
+	return s.Cluster.Client.Patch(ctx, schedule, client.MergeFrom(before))
+}
+
+func (s *Source) unmark(ctx context.Context, obj client.Object) error {
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]any{stoppedBy: nil}}})
+	if err != nil {
+		return err
+	}
+	return s.Cluster.Client.Patch(ctx, obj, client.RawPatch(types.MergePatchType, patch))
+}

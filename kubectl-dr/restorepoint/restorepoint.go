@@ -1,0 +1,337 @@
+// Package restorepoint finds the points that a plan's application can be
+// recovered to: Velero backups whose every volume has a copy at the recovery
+// site.
+package restorepoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap"
+)
+
+// Replicas finds copies of snapshots at the recovery site; *cluster.Storage
+// does.
+type Replicas interface {
+	// Find returns where the copy of a snapshot lies. Its error wraps
+	// cluster.ErrNoCopy when it was looked for everywhere and is not there.
+	Find(ctx context.Context, id zfssnap.SnapshotID) (cluster.Copy, error)
+}
+
+// Point is a backup and its volumes in the plan's namespaces.
+type Point struct {
+	Backup      string
+	CompletedAt time.Time
+	// StartedAt is when Velero began to read the objects.
+	StartedAt time.Time
+	Volumes   []plan.Volume
+	// Problem says why the point as a whole cannot be used.
+	Problem string
+}
+
+// Recoverable reports whether every volume has a copy.
+func (p *Point) Recoverable() bool { return len(p.Problems()) == 0 }
+
+// Problems says why the point cannot be used.
+func (p *Point) Problems() []string {
+	var problems []string
+	if p.Problem != "" {
+		problems = append(problems, p.Problem)
+	}
+	for _, v := range p.Volumes {
+		if v.Problem != "" && !v.Unprotected {
+			problems = append(problems, fmt.Sprintf("volume %s/%s: %s", v.Namespace, v.Claim, v.Problem))
+		}
+	}
+	return problems
+}
+
+// Unprotected returns the volumes that come back empty.
+func (p *Point) Unprotected() []plan.Volume {
+	var lost []plan.Volume
+	for _, v := range p.Volumes {
+		if v.Unprotected {
+			lost = append(lost, v)
+		}
+	}
+	return lost
+}
+
+// At returns the oldest time that data goes back to: that of the oldest
+// volume's snapshot, of the objects when there is no volume.
+func (p *Point) At() time.Time {
+	at := p.StartedAt
+	for _, v := range p.Volumes {
+		if !v.Unprotected && v.SnapshotAt.Time.Before(at) {
+			at = v.SnapshotAt.Time
+		}
+	}
+	return at
+}
+
+// Finder finds points.
+type Finder struct {
+	Client    client.Reader
+	Namespace string // Velero's
+	Files     cluster.Files
+	Replicas  Replicas
+	// Limit is how many backups to look into for a recoverable one; 10 when zero.
+	Limit int
+}
+
+// NoBackupError says that a schedule has no backup to recover from.
+type NoBackupError struct {
+	Schedule string
+	Context  string
+	// Others are backups of the schedule that are not Completed, with phase.
+	Others []string
+}
+
+func (e *NoBackupError) Error() string {
+	msg := fmt.Sprintf("schedule %q has no completed backup", e.Schedule)
+	if len(e.Others) > 0 {
+		msg += "; not completed: " + strings.Join(e.Others, ", ")
+	}
+	return msg
+}
+
+// Hint says where to look.
+func (e *NoBackupError) Hint() string {
+	return "check spec.source.schedule of the plan, that the schedule runs at the source, and that Velero at the recovery site reads the same object storage (backups appear with its next sync, a minute by default)"
+}
+
+// UnrecoverableError says that no point can be recovered.
+type UnrecoverableError struct {
+	// Points are those looked at, newest first.
+	Points []Point
+}
+
+func (e *UnrecoverableError) Error() string {
+	if len(e.Points) == 1 {
+		p := &e.Points[0]
+		return fmt.Sprintf("backup %q cannot be recovered here: %s", p.Backup, strings.Join(p.Problems(), "; "))
+	}
+	var lines []string
+	for i := range e.Points {
+		lines = append(lines, fmt.Sprintf("%s: %s", e.Points[i].Backup, strings.Join(e.Points[i].Problems(), "; ")))
+	}
+	return "no backup can be recovered here: " + strings.Join(lines, " | ")
+}
+
+// Hint says what to look at.
+func (e *UnrecoverableError) Hint() string {
+	return "run kubectl dr check to see whether the agents answer and where copies are missing"
+}
+
+// Completed returns the completed backups of a plan's schedule, newest first;
+// a *NoBackupError when there is none.
+func (f *Finder) Completed(ctx context.Context, source plan.Source) ([]velerov1api.Backup, error) {
+	list := &velerov1api.BackupList{}
+	err := f.Client.List(ctx, list, client.InNamespace(f.Namespace), client.MatchingLabels{velerov1api.ScheduleNameLabel: source.Schedule})
+	if err != nil {
+		return nil, fmt.Errorf("list backups in namespace %s: %w", f.Namespace, err)
+	}
+	slices.SortFunc(list.Items, func(a, b velerov1api.Backup) int {
+		if c := completion(b).Compare(completion(a)); c != 0 {
+			return c
+		}
+		return strings.Compare(b.Name, a.Name)
+	})
+	noBackup := &NoBackupError{Schedule: source.Schedule}
+	var completed []velerov1api.Backup
+	for _, b := range list.Items {
+		if b.Status.Phase == velerov1api.BackupPhaseCompleted {
+			completed = append(completed, b)
+			continue
+		}
+		noBackup.Others = append(noBackup.Others, fmt.Sprintf("%s (%s)", b.Name, phaseOf(b)))
+	}
+	if len(completed) == 0 {
+		return nil, noBackup
+	}
+	return completed, nil
+}
+
+func phaseOf(b velerov1api.Backup) velerov1api.BackupPhase {
+	if b.Status.Phase == "" {
+		return velerov1api.BackupPhaseNew
+	}
+	return b.Status.Phase
+}
+
+func completion(b velerov1api.Backup) time.Time {
+	if b.Status.CompletionTimestamp != nil {
+		return b.Status.CompletionTimestamp.Time
+	}
+	return b.CreationTimestamp.Time
+}
+
+// Points returns completed backups, newest first, up to and including the first
+// that is recoverable.
+func (f *Finder) Points(ctx context.Context, source plan.Source) ([]Point, error) {
+	backups, err := f.Completed(ctx, source)
+	if err != nil {
+		return nil, err
+	}
+	limit := f.Limit
+	if limit == 0 {
+		limit = 10
+	}
+	var points []Point
+	for _, b := range backups[:min(len(backups), limit)] {
+		p, err := f.point(ctx, source, &b)
+		if err != nil {
+			return points, err
+		}
+		points = append(points, p)
+		if p.Recoverable() {
+			break
+		}
+	}
+	return points, nil
+}
+
+// Newest returns the newest recoverable point; an *UnrecoverableError when
+// there is none.
+func (f *Finder) Newest(ctx context.Context, source plan.Source) (Point, error) {
+	points, err := f.Points(ctx, source)
+	if err != nil {
+		return Point{}, err
+	}
+	if last := points[len(points)-1]; last.Recoverable() {
+		return last, nil
+	}
+	return Point{}, &UnrecoverableError{Points: points}
+}
+
+// Named returns the point of one backup, which may be PartiallyFailed; an
+// *UnrecoverableError when it cannot be used.
+func (f *Finder) Named(ctx context.Context, source plan.Source, name string) (Point, error) {
+	b := &velerov1api.Backup{}
+	if err := f.Client.Get(ctx, client.ObjectKey{Namespace: f.Namespace, Name: name}, b); err != nil {
+		return Point{}, fmt.Errorf("get backup %q in namespace %s: %w", name, f.Namespace, err)
+	}
+	if p := b.Status.Phase; p != velerov1api.BackupPhaseCompleted && p != velerov1api.BackupPhasePartiallyFailed {
+		return Point{}, fmt.Errorf("backup %q is %s; only a Completed or, named like this, a PartiallyFailed one can be restored", name, phaseOf(*b))
+	}
+	p, err := f.point(ctx, source, b)
+	if err != nil {
+		return Point{}, err
+	}
+	if !p.Recoverable() {
+		return p, &UnrecoverableError{Points: []Point{p}}
+	}
+	return p, nil
+}
+
+// volumeInfo is what Velero's file of volumes says of one.
+type volumeInfo struct {
+	PVCName        string `json:"pvcName"`
+	PVCNamespace   string `json:"pvcNamespace"`
+	PVName         string `json:"pvName"`
+	BackupMethod   string `json:"backupMethod"`
+	Skipped        bool   `json:"skipped"`
+	SkippedReason  string `json:"skippedReason"`
+	Result         string `json:"result"`
+	NativeSnapshot *struct {
+		SnapshotHandle string `json:"snapshotHandle"`
+	} `json:"nativeSnapshotInfo"`
+}
+
+const methodNativeSnapshot = "NativeSnapshot"
+
+func (f *Finder) point(ctx context.Context, source plan.Source, b *velerov1api.Backup) (Point, error) {
+	p := Point{Backup: b.Name, CompletedAt: completion(*b), StartedAt: b.CreationTimestamp.Time}
+	if b.Status.StartTimestamp != nil {
+		p.StartedAt = b.Status.StartTimestamp.Time
+	}
+	if missing := notIncluded(source.Namespaces, b); len(missing) > 0 {
+		p.Problem = fmt.Sprintf("it does not include namespace %s", strings.Join(missing, ", "))
+		return p, nil
+	}
+	infos, err := cluster.ReadJSON[[]volumeInfo](ctx, f.Files, velerov1api.DownloadTargetKindBackupVolumeInfos, b.Name)
+	if errors.Is(err, cluster.ErrNoFile) {
+		p.Problem = "object storage has no list of its volumes"
+		return p, nil
+	}
+	if err != nil {
+		return p, err
+	}
+	for _, info := range infos {
+		if slices.Contains(source.Namespaces, info.PVCNamespace) && !ours(p.Volumes, info) {
+			p.Volumes = append(p.Volumes, f.volume(ctx, source, p, info))
+		}
+	}
+	slices.SortFunc(p.Volumes, func(a, b plan.Volume) int {
+		return strings.Compare(a.Namespace+"/"+a.Claim, b.Namespace+"/"+b.Claim)
+	})
+	return p, ctx.Err()
+}
+
+// ours reports whether a claim was listed before.
+func ours(volumes []plan.Volume, info volumeInfo) bool {
+	return slices.ContainsFunc(volumes, func(v plan.Volume) bool {
+		return v.Namespace == info.PVCNamespace && v.Claim == info.PVCName
+	})
+}
+
+func (f *Finder) volume(ctx context.Context, source plan.Source, p Point, info volumeInfo) plan.Volume {
+	v := plan.Volume{Namespace: info.PVCNamespace, Claim: info.PVCName, SnapshotAt: metav1.NewTime(p.StartedAt)}
+	switch {
+	case info.Skipped:
+		v.Unprotected = true
+		if !source.IgnoresClaim(v.Namespace, v.Claim) {
+			v.Problem = "the backup does not hold its data"
+			if info.SkippedReason != "" {
+				v.Problem += ": " + strings.TrimSuffix(strings.TrimSpace(info.SkippedReason), ".")
+			}
+		}
+		return v
+	case info.BackupMethod != methodNativeSnapshot:
+		// Velero restores it from the backup's own storage.
+		if info.Result == "failed" {
+			v.Problem = "its backup failed"
+		}
+		return v
+	case info.NativeSnapshot == nil || info.NativeSnapshot.SnapshotHandle == "":
+		v.Problem = "its snapshot failed"
+		return v
+	}
+	v.SnapshotID = info.NativeSnapshot.SnapshotHandle
+	id, err := zfssnap.ParseSnapshotID(v.SnapshotID)
+	if err != nil {
+		v.Problem = err.Error()
+		return v
+	}
+	v.SnapshotAt = metav1.NewTime(id.Created)
+	found, err := f.Replicas.Find(ctx, id)
+	if err != nil {
+		v.Problem = err.Error()
+		return v
+	}
+	v.Node, v.Snapshot = found.Node, found.Dataset+"@"+found.Snapshot
+	return v
+}
+
+// notIncluded returns the namespaces that a backup leaves out.
+func notIncluded(namespaces []string, b *velerov1api.Backup) []string {
+	var missing []string
+	for _, ns := range namespaces {
+		in := len(b.Spec.IncludedNamespaces) == 0 ||
+			slices.Contains(b.Spec.IncludedNamespaces, "*") || slices.Contains(b.Spec.IncludedNamespaces, ns)
+		if !in || slices.Contains(b.Spec.ExcludedNamespaces, ns) {
+			missing = append(missing, ns)
+		}
+	}
+	return missing
+}

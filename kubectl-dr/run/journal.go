@@ -1,0 +1,256 @@
+// Package run executes the steps of a drill or a failover over a journal, a
+// RecoveryRun in the recovery cluster: killed at any step, the next execution
+// goes on where this one ended. Steps are therefore idempotent. The package
+// also holds the steps that drills and failovers share.
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/retry"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap"
+)
+
+// Step is one thing a run does. Do is idempotent and returns what it found or
+// did in a sentence.
+type Step struct {
+	Name string
+	// About says what Do would do, for a dry run.
+	About string
+	Do    func(ctx context.Context) (string, error)
+}
+
+// Hooks tell how a run goes on. Nil ones are not called.
+type Hooks struct {
+	StepStarted func(plan.Step)
+	StepEnded   func(plan.Step)
+	// StepKept is called for a step that an earlier execution completed.
+	StepKept func(plan.Step)
+	// Progress says what a step waits for; Warn what someone should look at.
+	Progress func(string)
+	Warn     func(string)
+}
+
+// Progressf reports progress.
+func (h Hooks) Progressf(format string, args ...any) {
+	if h.Progress != nil {
+		h.Progress(fmt.Sprintf(format, args...))
+	}
+}
+
+// Warnf reports a warning.
+func (h Hooks) Warnf(format string, args ...any) {
+	if h.Warn != nil {
+		h.Warn(fmt.Sprintf(format, args...))
+	}
+}
+
+// saveTimeout bounds writing the journal, which is done even when the run was
+// interrupted.
+const saveTimeout = 15 * time.Second
+
+// Journal is a RecoveryRun being executed.
+type Journal struct {
+	Run    *plan.RecoveryRun
+	Client client.Client
+	Now    func() time.Time
+	Hooks  Hooks
+}
+
+// NewRun returns a run that has not begun.
+func NewRun(name, namespace string, spec plan.RecoveryRunSpec, steps []Step) *plan.RecoveryRun {
+	r := &plan.RecoveryRun{
+		TypeMeta:   metav1.TypeMeta{APIVersion: plan.GroupVersion.String(), Kind: "RecoveryRun"},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace, Labels: map[string]string{zfssnap.LabelPlan: spec.Plan}},
+		Spec:       spec,
+	}
+	for _, s := range steps {
+		r.Status.Steps = append(r.Status.Steps, plan.Step{Name: s.Name, Phase: plan.PhasePending})
+	}
+	return r
+}
+
+// Begin creates the run in the cluster, or takes up one that is there.
+func (j *Journal) Begin(ctx context.Context) error {
+	if j.Run.Status.StartedAt == nil {
+		now := metav1.NewTime(j.Now())
+		j.Run.Status.StartedAt = &now
+	}
+	j.Run.Status.Phase = plan.PhaseRunning
+	if j.Run.ResourceVersion == "" {
+		status := *j.Run.Status.DeepCopy() // an API server drops it on creation
+		if err := j.Client.Create(ctx, j.Run); err != nil {
+			return fmt.Errorf("create run %q: %w", j.Run.Name, err)
+		}
+		j.Run.Status = status
+	}
+	return j.save(ctx)
+}
+
+// Do executes steps in turn, leaving out those completed before, and stops at
+// the first that fails.
+func (j *Journal) Do(ctx context.Context, steps ...Step) error {
+	for _, s := range steps {
+		if err := j.step(ctx, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Done reports whether a step is completed.
+func (j *Journal) Done(name string) bool {
+	i := j.index(name)
+	return i >= 0 && done(j.Run.Status.Steps[i])
+}
+
+// Begun reports whether a step was ever started.
+func (j *Journal) Begun(name string) bool {
+	i := j.index(name)
+	return i >= 0 && j.Run.Status.Steps[i].StartedAt != nil
+}
+
+func done(s plan.Step) bool { return s.Phase == plan.PhasePassed || s.Phase == plan.PhaseSkipped }
+
+func (j *Journal) index(name string) int {
+	return slices.IndexFunc(j.Run.Status.Steps, func(s plan.Step) bool { return s.Name == name })
+}
+
+// StepError is the error of a step.
+type StepError struct {
+	Run, Step string
+	Err       error
+}
+
+func (e *StepError) Error() string { return fmt.Sprintf("%s: %s", e.Step, e.Err) }
+func (e *StepError) Unwrap() error { return e.Err }
+
+func (j *Journal) step(ctx context.Context, s Step) error {
+	i := j.index(s.Name)
+	if i < 0 {
+		j.Run.Status.Steps = append(j.Run.Status.Steps, plan.Step{Name: s.Name, Phase: plan.PhasePending})
+		i = len(j.Run.Status.Steps) - 1
+	}
+	entry := &j.Run.Status.Steps[i]
+	if done(*entry) {
+		if j.Hooks.StepKept != nil {
+			j.Hooks.StepKept(*entry)
+		}
+		return nil
+	}
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	started := metav1.NewTime(j.Now())
+	*entry = plan.Step{Name: s.Name, Phase: plan.PhaseRunning, StartedAt: &started}
+	if j.Hooks.StepStarted != nil {
+		j.Hooks.StepStarted(*entry)
+	}
+	if err := j.save(ctx); err != nil {
+		return err
+	}
+	message, err := s.Do(ctx)
+	ended := metav1.NewTime(j.Now())
+	entry.EndedAt, entry.Message, entry.Phase = &ended, message, plan.PhasePassed
+	if err != nil {
+		entry.Phase, entry.Message = plan.PhaseFailed, err.Error()
+		if ctx.Err() != nil {
+			entry.Phase = plan.PhaseAborted
+			if errors.Is(err, ctx.Err()) {
+				err = context.Cause(ctx)
+			}
+		}
+		err = &StepError{Run: j.Run.Name, Step: s.Name, Err: err}
+	}
+	if j.Hooks.StepEnded != nil {
+		j.Hooks.StepEnded(*entry)
+	}
+	return errors.Join(err, j.save(ctx))
+}
+
+// Skip marks a step as one that is not done, and says why.
+func (j *Journal) Skip(ctx context.Context, name, why string) error {
+	i := j.index(name)
+	if i < 0 || done(j.Run.Status.Steps[i]) {
+		return nil
+	}
+	j.Run.Status.Steps[i].Phase, j.Run.Status.Steps[i].Message = plan.PhaseSkipped, why
+	return j.save(ctx)
+}
+
+// Note keeps a message for whoever looks at a run that goes on later.
+func (j *Journal) Note(ctx context.Context, message string) error {
+	j.Run.Status.Message = message
+	return j.save(ctx)
+}
+
+// Finish ends the run.
+func (j *Journal) Finish(ctx context.Context, phase plan.Phase, message string) error {
+	ended := metav1.NewTime(j.Now())
+	j.Run.Status.Phase, j.Run.Status.Message, j.Run.Status.EndedAt = phase, message, &ended
+	return j.save(ctx)
+}
+
+// save writes the journal, also after ctx was cancelled: what was done has been
+// done.
+func (j *Journal) save(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
+	defer cancel()
+	err := retry.OnError(retry.DefaultBackoff, retryable, func() error {
+		latest := &plan.RecoveryRun{}
+		if err := j.Client.Get(ctx, client.ObjectKeyFromObject(j.Run), latest); err != nil {
+			return err
+		}
+		latest.Status = *j.Run.Status.DeepCopy()
+		if err := j.Client.Status().Update(ctx, latest); err != nil {
+			return err
+		}
+		j.Run.ResourceVersion = latest.ResourceVersion
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("write the journal of run %q: %w", j.Run.Name, err)
+	}
+	return nil
+}
+
+func retryable(err error) bool {
+	return apierrors.IsConflict(err) || apierrors.IsServerTimeout(err) || apierrors.IsTooManyRequests(err) || apierrors.IsInternalError(err)
+}
+
+// Runs returns the runs of a plan, of all plans when it is "", newest first.
+func Runs(ctx context.Context, c client.Reader, namespace, planName string) ([]plan.RecoveryRun, error) {
+	list := &plan.RecoveryRunList{}
+	if err := c.List(ctx, list, client.InNamespace(namespace)); err != nil {
+		return nil, fmt.Errorf("list runs in namespace %s: %w", namespace, err)
+	}
+	runs := slices.DeleteFunc(list.Items, func(r plan.RecoveryRun) bool { return planName != "" && r.Spec.Plan != planName })
+	slices.SortStableFunc(runs, func(a, b plan.RecoveryRun) int { return began(b).Compare(began(a)) })
+	return runs, nil
+}
+
+func began(r plan.RecoveryRun) time.Time {
+	if r.Status.StartedAt != nil {
+		return r.Status.StartedAt.Time
+	}
+	return r.CreationTimestamp.Time
+}
+
+// InProgress returns the run of a plan that goes on, nil when there is none.
+func InProgress(runs []plan.RecoveryRun) *plan.RecoveryRun {
+	for i := range runs {
+		if runs[i].InProgress() {
+			return &runs[i]
+		}
+	}
+	return nil
+}
