@@ -11,7 +11,7 @@ COPY zfssnap zfssnap
 COPY kubectl-dr kubectl-dr
 RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
     CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH GOARM=${TARGETVARIANT#v} \
-    go build -trimpath -ldflags "-s -w -X github.com/kubectl-dr/kubectl-dr/zfssnap.Version=$VERSION" -o /out/ ./cmd/...
+    go build -trimpath -ldflags "-s -w -X github.com/kubectl-dr/kubectl-dr/zfssnap/names.Version=$VERSION" -o /out/ ./cmd/...
 
 # Velero starts this image as an init container with the plugins folder at /target.
 FROM scratch AS plugin

@@ -6,7 +6,7 @@ SHELL       := /bin/bash
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 REGISTRY ?= ghcr.io/kubectl-dr
 PLATFORMS ?= linux/amd64,linux/arm64
-LDFLAGS  := -s -w -X github.com/kubectl-dr/kubectl-dr/zfssnap.Version=$(VERSION)
+LDFLAGS  := -s -w -X github.com/kubectl-dr/kubectl-dr/zfssnap/names.Version=$(VERSION)
 BIN      := $(CURDIR)/bin
 LAB      := $(BIN)/lab
 GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'

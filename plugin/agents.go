@@ -18,5 +18,19 @@ func connect(loc zfssnap.Location, pem []byte) (zfssnap.Agents, error) {
 	if err != nil {
 		return nil, err
 	}
-	return agent.NewDirectoryWith(loc.Agents, bundle), nil
+	return agents{agent.NewDirectoryWith(loc.Agents, bundle)}, nil
+}
+
+// agents is a directory of agents as zfssnap wants it.
+type agents struct{ *agent.Directory }
+
+func (a agents) Agent(node string) (zfssnap.Agent, error) {
+	c, err := a.Client(node)
+	switch {
+	case errors.Is(err, agent.ErrNotFound):
+		return nil, &zfssnap.NoAgentError{Node: node}
+	case err != nil:
+		return nil, err
+	}
+	return c, nil
 }

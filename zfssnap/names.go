@@ -1,43 +1,23 @@
 package zfssnap
 
-// Domain is the DNS domain under which every name this project gives to
-// Kubernetes or Velero objects lies: plugin names, labels, annotations and
-// API groups.
-const Domain = "kubectl-dr.io"
+import "github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 
-// Labels and annotations put on Kubernetes and Velero objects.
+// The names of package names, for those who work with this one.
 const (
-	// LabelRun carries the name of the RecoveryRun that made an object.
-	LabelRun = Domain + "/run"
-	// LabelPlan carries the name of the RecoveryPlan an object belongs to.
-	LabelPlan = Domain + "/plan"
-	// AnnotationProfile (or the label of the same name) on a Velero Restore
-	// names the rewrite profile that the restore uses.
-	AnnotationProfile = Domain + "/profile"
-	// LabelVolume marks a PersistentVolume made by the volume snapshotter.
-	LabelVolume = Domain + "/volume"
+	Domain            = names.Domain
+	LabelRun          = names.LabelRun
+	LabelPlan         = names.LabelPlan
+	AnnotationProfile = names.AnnotationProfile
+	LabelVolume       = names.LabelVolume
+	PropManaged       = names.PropManaged
+	PropBackup        = names.PropBackup
+	PropVolume        = names.PropVolume
+	PropRestore       = names.PropRestore
+	PropRun           = names.PropRun
+	PropSource        = names.PropSource
+	PropFenced        = names.PropFenced
 )
 
-// ZFS user properties that mark what this project made. A dataset or snapshot
-// without a local value of PropManaged is never destroyed.
-const (
-	// PropManaged is "true" on every dataset and snapshot made by us.
-	PropManaged = "io.kubectl-dr:managed"
-	// PropBackup is the Velero backup a snapshot was taken for.
-	PropBackup = "io.kubectl-dr:backup"
-	// PropVolume is the PersistentVolume a snapshot or clone belongs to.
-	PropVolume = "io.kubectl-dr:volume"
-	// PropRestore is the Velero restore a clone was made for.
-	PropRestore = "io.kubectl-dr:restore"
-	// PropRun is the RecoveryRun a clone was made for.
-	PropRun = "io.kubectl-dr:run"
-	// PropSource is "node:dataset" on the root of a replica: where it comes from.
-	PropSource = "io.kubectl-dr:source"
-	// PropFenced, when set on a replica, makes the agent refuse every receive
-	// into it; its value says who fenced it.
-	PropFenced = "io.kubectl-dr:fenced"
-)
-
-// HoldTag returns the hold tag that keeps a snapshot for the given purpose,
-// for example "backup" or "replication".
-func HoldTag(purpose string) string { return "kubectl-dr:" + purpose }
+// HoldTag returns the hold tag that keeps a snapshot for the given purpose, for
+// example "backup" or "replication".
+func HoldTag(purpose string) string { return names.HoldTag(purpose) }

@@ -1,4 +1,6 @@
 package zfssnap
 
-// Version of this build, set by the linker; all three programs report it.
-var Version = "dev"
+import "github.com/kubectl-dr/kubectl-dr/zfssnap/names"
+
+// Version of this build; all three programs report it.
+var Version = names.Version

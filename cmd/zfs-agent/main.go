@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/kubectl-dr/kubectl-dr/zfssnap"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 )
 
 func main() {
@@ -39,7 +39,7 @@ func newCommand() *cobra.Command {
 		Short: "Print the version",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), zfssnap.Version)
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), names.Version)
 			return err
 		},
 	})

@@ -7,8 +7,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 )
 
 // metrics are what the agent tells Prometheus. The labels are direction, "sent"
@@ -42,7 +42,7 @@ func newMetrics(node string, bundle *agent.Bundle) *metrics {
 	}
 	info := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "info", Help: "Always 1.",
-		ConstLabels: prometheus.Labels{"node": node, "version": zfssnap.Version},
+		ConstLabels: prometheus.Labels{"node": node, "version": names.Version},
 	}, func() float64 { return 1 })
 	expiry := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "certificate_expiry_timestamp_seconds", Help: "When the agent's certificate expires.",

@@ -13,8 +13,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
 )
 
@@ -119,7 +119,7 @@ func (o *serveOptions) run(ctx context.Context, log *slog.Logger) error {
 			}
 		}()
 	}
-	log.Info("serving", "version", zfssnap.Version, "node", o.node, "address", listener.Addr().String(),
+	log.Info("serving", "version", names.Version, "node", o.node, "address", listener.Addr().String(),
 		"identities", len(policy.Identities), "certificate_expires", bundle.Expires().Format(time.RFC3339))
 
 	served := make(chan error, 1)

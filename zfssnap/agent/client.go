@@ -11,7 +11,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
 
-	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
 )
 
@@ -92,8 +91,6 @@ type Directory struct {
 	clients map[string]*Client
 }
 
-var _ zfssnap.Agents = (*Directory)(nil)
-
 // NewDirectory returns a directory of agents, node to host:port, with the
 // identity of a bundle file.
 func NewDirectory(addresses map[string]string, bundlePath string) (*Directory, error) {
@@ -109,12 +106,12 @@ func NewDirectoryWith(addresses map[string]string, bundle *Bundle) *Directory {
 	return &Directory{addresses: maps.Clone(addresses), bundle: bundle, clients: map[string]*Client{}}
 }
 
-// Client returns the client of a node's agent, a *zfssnap.NoAgentError when no
+// Client returns the client of a node's agent, ErrNotFound when no
 // address is known. It does not touch the network.
 func (d *Directory) Client(node string) (*Client, error) {
 	address, ok := d.addresses[node]
 	if !ok {
-		return nil, &zfssnap.NoAgentError{Node: node}
+		return nil, fmt.Errorf("agent of node %q: address %w", node, ErrNotFound)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -126,15 +123,6 @@ func (d *Directory) Client(node string) (*Client, error) {
 		return nil, err
 	}
 	d.clients[node] = c
-	return c, nil
-}
-
-// Agent implements [zfssnap.Agents].
-func (d *Directory) Agent(node string) (zfssnap.Agent, error) {
-	c, err := d.Client(node)
-	if err != nil {
-		return nil, err
-	}
 	return c, nil
 }
 

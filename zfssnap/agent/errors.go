@@ -9,8 +9,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/replicate"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
 )
@@ -111,7 +111,7 @@ func toStatus(err error) error {
 	if reason == "" {
 		return s.Err()
 	}
-	info := &errdetails.ErrorInfo{Reason: reason, Domain: zfssnap.Domain}
+	info := &errdetails.ErrorInfo{Reason: reason, Domain: names.Domain}
 	var hinter interface{ Hint() string }
 	if errors.As(err, &hinter) {
 		info.Metadata = map[string]string{"hint": hinter.Hint()}
@@ -143,7 +143,7 @@ func fromStatus(node, address string, handshake, err error) error {
 	}
 	e := &Error{Node: node, Address: address, status: s}
 	for _, d := range s.Details() {
-		if info, ok := d.(*errdetails.ErrorInfo); ok && info.GetDomain() == zfssnap.Domain {
+		if info, ok := d.(*errdetails.ErrorInfo); ok && info.GetDomain() == names.Domain {
 			e.Cause, e.hint = cause(info.GetReason()), info.GetMetadata()["hint"]
 		}
 	}

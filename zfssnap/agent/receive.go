@@ -9,14 +9,14 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
 )
 
 // replicaHold keeps the newest snapshot of a replica: the next increment can be
 // received onto nothing else.
-var replicaHold = zfssnap.HoldTag("replica")
+var replicaHold = names.HoldTag("replica")
 
 // settleTimeout bounds what a receive does after its stream has ended: letting
 // zfs receive save what arrived, or completing what it got.
@@ -37,18 +37,18 @@ func (s *Server) replica(ctx context.Context, dataset string) (replica, error) {
 	if errors.Is(err, ErrNotFound) {
 		// The fence may stand above.
 		for up := zfs.Parent(dataset); up != ""; up = zfs.Parent(up) {
-			props, err := s.ZFS.Get(ctx, up, zfssnap.PropFenced)
+			props, err := s.ZFS.Get(ctx, up, names.PropFenced)
 			if errors.Is(err, ErrNotFound) {
 				continue
 			}
-			return replica{fenced: set(props[zfssnap.PropFenced])}, err
+			return replica{fenced: set(props[names.PropFenced])}, err
 		}
 		return replica{}, nil
 	}
 	if err != nil {
 		return replica{}, err
 	}
-	props, err := s.ZFS.Get(ctx, dataset, zfssnap.PropManaged, zfssnap.PropSource, zfssnap.PropFenced)
+	props, err := s.ZFS.Get(ctx, dataset, names.PropManaged, names.PropSource, names.PropFenced)
 	if err != nil {
 		return replica{}, err
 	}
@@ -58,9 +58,9 @@ func (s *Server) replica(ctx context.Context, dataset string) (replica, error) {
 	}
 	return replica{
 		exists: true, token: ds.ReceiveResumeToken, versions: vs,
-		managed: local(props[zfssnap.PropManaged]) == "true",
-		source:  local(props[zfssnap.PropSource]),
-		fenced:  set(props[zfssnap.PropFenced]),
+		managed: local(props[names.PropManaged]) == "true",
+		source:  local(props[names.PropSource]),
+		fenced:  set(props[names.PropFenced]),
 	}, nil
 }
 
@@ -265,7 +265,7 @@ var errReceiveEnded = errors.New("zfs receive has ended")
 func receiveOptions(h *agentpb.ReceiveHeader) zfs.ReceiveOptions {
 	o := zfs.ReceiveOptions{
 		Target: h.GetDataset() + "@" + h.GetSnapshot(), Resumable: true, Unmounted: true,
-		Set: map[string]string{"readonly": "on", zfssnap.PropManaged: "true", zfssnap.PropSource: h.GetSource()},
+		Set: map[string]string{"readonly": "on", names.PropManaged: "true", names.PropSource: h.GetSource()},
 	}
 	if zfs.Type(h.GetType()) == zfs.Filesystem {
 		o.Set["canmount"] = "noauto"
@@ -292,7 +292,7 @@ func (s *Server) complete(ctx context.Context, h *agentpb.ReceiveHeader, vs []zf
 	if props == nil {
 		props = map[string]string{}
 	}
-	props[zfssnap.PropManaged], props[zfssnap.PropSource] = "true", h.GetSource()
+	props[names.PropManaged], props[names.PropSource] = "true", h.GetSource()
 	if err := s.ZFS.Set(ctx, v.FullName(), props); err != nil {
 		return err
 	}

@@ -23,8 +23,8 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/peer"
 
-	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
 )
 
@@ -216,7 +216,7 @@ func (s *Server) Info(ctx context.Context, _ *agentpb.InfoRequest) (*agentpb.Inf
 		return nil, err
 	}
 	resp := &agentpb.InfoResponse{
-		Node: s.Node, AgentVersion: zfssnap.Version, ZfsVersion: release.Userland, UnixTimeMs: s.Clock().UnixMilli(),
+		Node: s.Node, AgentVersion: names.Version, ZfsVersion: release.Userland, UnixTimeMs: s.Clock().UnixMilli(),
 	}
 	for _, p := range pools {
 		for _, root := range roots {
@@ -279,22 +279,22 @@ func (s *Server) mountedAt(ctx context.Context, dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	var names []string
+	var candidates []string
 	for _, d := range all {
 		if d.Mountpoint == dir {
 			if d.Mounted {
 				return d.Name, nil
 			}
-			names = append(names, d.Name)
+			candidates = append(candidates, d.Name)
 		}
 	}
-	switch len(names) {
+	switch len(candidates) {
 	case 0:
 		return "", fmt.Errorf("dataset at mountpoint %s: %w", dir, ErrNotFound)
 	case 1:
-		return names[0], nil
+		return candidates[0], nil
 	default:
-		return "", fmt.Errorf("dataset at mountpoint %s: %w: none of %s is mounted", dir, ErrMismatch, strings.Join(names, ", "))
+		return "", fmt.Errorf("dataset at mountpoint %s: %w: none of %s is mounted", dir, ErrMismatch, strings.Join(candidates, ", "))
 	}
 }
 
@@ -356,11 +356,11 @@ func (s *Server) ListDatasets(ctx context.Context, req *agentpb.ListDatasetsRequ
 func (s *Server) tagged(ctx context.Context, root string, match map[string]string) (func(string) bool, error) {
 	count := map[string]int{}
 	for prop := range match {
-		names, err := s.ZFS.Tagged(ctx, root, prop)
+		tagged, err := s.ZFS.Tagged(ctx, root, prop)
 		if err != nil {
 			return nil, err
 		}
-		for _, n := range names {
+		for _, n := range tagged {
 			count[n]++
 		}
 	}
@@ -462,7 +462,7 @@ func (s *Server) SetProperties(ctx context.Context, req *agentpb.SetPropertiesRe
 	set := map[string]string{}
 	for name, value := range req.GetProperties() {
 		// They decide what may be destroyed and what may be written to.
-		if name == zfssnap.PropManaged || name == zfssnap.PropSource {
+		if name == names.PropManaged || name == names.PropSource {
 			return nil, fmt.Errorf("set properties of %s: %w: %s is set by the agent alone", req.GetDataset(), ErrInvalid, name)
 		}
 		if value != "" {

@@ -657,14 +657,13 @@ func TestDirectory(t *testing.T) {
 	dir := agent.NewDirectoryWith(map[string]string{"hassio": w.hassio.addr, "gone": "127.0.0.1:1"}, bundle)
 	one, err := dir.Client("hassio")
 	require.NoError(t, err)
-	two, err := dir.Agent("hassio")
+	two, err := dir.Client("hassio")
 	require.NoError(t, err)
 	assert.Same(t, one, two)
 	_, err = dir.Client("gone")
 	require.NoError(t, err, "the network is not touched")
 	_, err = dir.Client("none")
-	var missing *zfssnap.NoAgentError
-	require.ErrorAs(t, err, &missing)
+	require.ErrorIs(t, err, agent.ErrNotFound)
 	require.NoError(t, dir.Close())
 }
 

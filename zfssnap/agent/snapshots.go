@@ -10,14 +10,14 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/replicate"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
 )
 
 // holdPrefix begins every hold tag that is ours.
-var holdPrefix = zfssnap.HoldTag("")
+var holdPrefix = names.HoldTag("")
 
 // maxProcesses bounds how many zfs(8) processes one request runs at a time.
 const maxProcesses = 8
@@ -32,7 +32,7 @@ func (s *Server) CreateSnapshots(ctx context.Context, req *agentpb.CreateSnapsho
 	if len(req.GetDatasets()) == 0 {
 		return nil, fmt.Errorf("create snapshots: %w: no datasets", ErrInvalid)
 	}
-	names := make([]string, 0, len(req.GetDatasets()))
+	full := make([]string, 0, len(req.GetDatasets()))
 	for _, d := range req.GetDatasets() {
 		if err := s.allow(ctx, Snapshot, d); err != nil {
 			return nil, err
@@ -43,10 +43,10 @@ func (s *Server) CreateSnapshots(ctx context.Context, req *agentpb.CreateSnapsho
 			}
 		}
 		name := d + "@" + req.GetName()
-		if slices.Contains(names, name) {
+		if slices.Contains(full, name) {
 			return nil, fmt.Errorf("create snapshots: %w: %s is named twice", ErrInvalid, d)
 		}
-		names = append(names, name)
+		full = append(full, name)
 	}
 	if err := checkOurs(req.GetProperties()); err != nil {
 		return nil, err
@@ -58,19 +58,19 @@ func (s *Server) CreateSnapshots(ctx context.Context, req *agentpb.CreateSnapsho
 	}
 	props := map[string]string{}
 	maps.Copy(props, req.GetProperties())
-	props[zfssnap.PropManaged] = "true"
+	props[names.PropManaged] = "true"
 
-	err := s.ZFS.Snapshot(ctx, names, props)
+	err := s.ZFS.Snapshot(ctx, full, props)
 	if errors.Is(err, ErrExists) {
-		err = s.createMissing(ctx, names, props)
+		err = s.createMissing(ctx, full, props)
 	}
 	if err != nil {
 		return nil, err
 	}
-	resp := &agentpb.CreateSnapshotsResponse{Snapshots: make([]*agentpb.Version, len(names))}
+	resp := &agentpb.CreateSnapshotsResponse{Snapshots: make([]*agentpb.Version, len(full))}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(maxProcesses)
-	for i, name := range names {
+	for i, name := range full {
 		if req.GetHold() != "" {
 			g.Go(func() error { return s.ZFS.Hold(ctx, req.GetHold(), name) })
 		}
@@ -83,25 +83,25 @@ func (s *Server) CreateSnapshots(ctx context.Context, req *agentpb.CreateSnapsho
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	s.Log.Info("snapshots taken", "snapshots", names, "backup", props[zfssnap.PropBackup])
+	s.Log.Info("snapshots taken", "snapshots", full, "backup", props[names.PropBackup])
 	return resp, nil
 }
 
 // createMissing takes those snapshots of a group that do not exist. The others
 // must be the same backup's.
-func (s *Server) createMissing(ctx context.Context, names []string, props map[string]string) error {
+func (s *Server) createMissing(ctx context.Context, full []string, props map[string]string) error {
 	var missing []string
-	for _, name := range names {
+	for _, name := range full {
 		have, err := s.ZFS.UserProperties(ctx, name, zfs.SourceLocal)
 		switch {
 		case errors.Is(err, ErrNotFound):
 			missing = append(missing, name)
 		case err != nil:
 			return err
-		case have[zfssnap.PropManaged] != "true":
+		case have[names.PropManaged] != "true":
 			return fmt.Errorf("snapshot %s %w and is not ours", name, ErrExists)
-		case have[zfssnap.PropBackup] != props[zfssnap.PropBackup]:
-			return fmt.Errorf("snapshot %s %w and is of backup %q, not %q", name, ErrExists, have[zfssnap.PropBackup], props[zfssnap.PropBackup])
+		case have[names.PropBackup] != props[names.PropBackup]:
+			return fmt.Errorf("snapshot %s %w and is of backup %q, not %q", name, ErrExists, have[names.PropBackup], props[names.PropBackup])
 		}
 	}
 	if len(missing) == 0 {
@@ -132,8 +132,8 @@ func (s *Server) DestroySnapshot(ctx context.Context, req *agentpb.DestroySnapsh
 	if err != nil {
 		return nil, err
 	}
-	if props[zfssnap.PropManaged] != "true" {
-		return nil, fmt.Errorf("destroy %s: %w: %s is not set on it", name, ErrForeign, zfssnap.PropManaged)
+	if props[names.PropManaged] != "true" {
+		return nil, fmt.Errorf("destroy %s: %w: %s is not set on it", name, ErrForeign, names.PropManaged)
 	}
 	if id := s.transfers.using(req.GetDataset(), v.GUID); id != "" {
 		return nil, fmt.Errorf("destroy %s: %w: transfer %s needs it", name, ErrBusy, id)
@@ -227,13 +227,13 @@ func (s *Server) ListHolds(ctx context.Context, req *agentpb.ListHoldsRequest) (
 	return resp, nil
 }
 
-// held names the snapshots that have holds.
+// held full the snapshots that have holds.
 func held(vs []zfs.Version) []string {
-	var names []string
+	var full []string
 	for _, v := range vs {
 		if !v.Bookmark && v.UserRefs > 0 {
-			names = append(names, v.FullName())
+			full = append(full, v.FullName())
 		}
 	}
-	return names
+	return full
 }

@@ -13,9 +13,15 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
+)
+
+// Ways of making a volume from a snapshot.
+const (
+	ModeClone = "clone"
+	ModeCopy  = "copy"
 )
 
 // propOrigin is, on a copied volume, the guid of the snapshot it was made from;
@@ -56,7 +62,7 @@ func (s *Server) CreateVolume(ctx context.Context, req *agentpb.CreateVolumeRequ
 	if props == nil {
 		props = map[string]string{}
 	}
-	props[zfssnap.PropManaged] = "true"
+	props[names.PropManaged] = "true"
 
 	have, err := s.ZFS.Dataset(ctx, req.GetDataset())
 	switch {
@@ -89,7 +95,7 @@ func (s *Server) sameVolume(ctx context.Context, have zfs.Dataset, snap zfs.Vers
 	}
 	origin := have.Origin == snap.FullName() || have.Origin == "" && got[propOrigin] == strconv.FormatUint(snap.GUID, 10)
 	switch {
-	case got[zfssnap.PropManaged] != "true":
+	case got[names.PropManaged] != "true":
 		return fmt.Errorf("create volume %s: dataset %w and is not ours", have.Name, ErrExists)
 	case !origin:
 		return fmt.Errorf("create volume %s: dataset %w and was not made from %s", have.Name, ErrExists, snap.FullName())
@@ -108,17 +114,17 @@ func (s *Server) makeVolume(ctx context.Context, req *agentpb.CreateVolumeReques
 	}
 	maps.Copy(props, native)
 	switch req.GetMode() {
-	case zfssnap.ModeClone:
+	case ModeClone:
 		if err := s.ZFS.Clone(ctx, snap.FullName(), req.GetDataset(), props); err != nil {
 			return err
 		}
-	case zfssnap.ModeCopy:
+	case ModeCopy:
 		props[propOrigin] = strconv.FormatUint(snap.GUID, 10)
 		if err := s.copyVolume(ctx, snap, req.GetDataset(), props); err != nil {
 			return err
 		}
 	default:
-		return fmt.Errorf("create volume %s: %w: mode %q is neither %q nor %q", req.GetDataset(), ErrInvalid, req.GetMode(), zfssnap.ModeClone, zfssnap.ModeCopy)
+		return fmt.Errorf("create volume %s: %w: mode %q is neither %q nor %q", req.GetDataset(), ErrInvalid, req.GetMode(), ModeClone, ModeCopy)
 	}
 	s.Log.Info("volume made", "dataset", req.GetDataset(), "snapshot", snap.FullName(), "guid", snap.GUID, "mode", req.GetMode(), "type", string(kind))
 	return nil
@@ -229,7 +235,7 @@ func (s *Server) makeParents(ctx context.Context, verb Verb, dataset string) err
 	}
 	for _, parent := range slices.Backward(missing) {
 		err := s.ZFS.Create(ctx, parent, zfs.CreateOptions{Properties: map[string]string{
-			"canmount": "off", "mountpoint": "none", zfssnap.PropManaged: "true",
+			"canmount": "off", "mountpoint": "none", names.PropManaged: "true",
 		}})
 		if err != nil && !errors.Is(err, ErrExists) {
 			return err
@@ -252,10 +258,10 @@ func (s *Server) DestroyVolume(ctx context.Context, req *agentpb.DestroyVolumeRe
 		return nil, err
 	}
 	switch {
-	case props[zfssnap.PropManaged] != "true":
-		return nil, fmt.Errorf("destroy %s: %w: %s is not set on it", name, ErrForeign, zfssnap.PropManaged)
-	case props[zfssnap.PropSource] != "":
-		return nil, fmt.Errorf("destroy %s: %w: it is the replica of %s, not a volume", name, ErrMismatch, props[zfssnap.PropSource])
+	case props[names.PropManaged] != "true":
+		return nil, fmt.Errorf("destroy %s: %w: %s is not set on it", name, ErrForeign, names.PropManaged)
+	case props[names.PropSource] != "":
+		return nil, fmt.Errorf("destroy %s: %w: it is the replica of %s, not a volume", name, ErrMismatch, props[names.PropSource])
 	}
 	for prop, want := range req.GetMatch() {
 		if props[prop] != want {

@@ -12,8 +12,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
 )
 
@@ -32,7 +32,7 @@ const (
 
 // holdTag keeps the snapshots that a transfer, or the next one, needs on the
 // source.
-var holdTag = zfssnap.HoldTag("replication")
+var holdTag = names.HoldTag("replication")
 
 // Job names a snapshot of this host and where a copy of it belongs.
 type Job struct {
