@@ -357,7 +357,8 @@ func (c *Client) SendSize(ctx context.Context, o SendOptions) (Estimate, error) 
 
 // Receive reads one stream from r. It never rolls back: a target that does not
 // match the base of an incremental is ErrDiverged, one that exists when a full
-// stream comes is ErrExists, and either is left as it was. A snapshot that is
+// stream comes, or that has another snapshot of the name, is ErrExists, and
+// either is left as it was. A snapshot that is
 // there already with the same guid is success for an incremental. ErrPartial
 // when an interrupted receive must be resumed or aborted first, ErrIncomplete
 // when r ended early; with Resumable the dataset then has a resume token.

@@ -151,6 +151,7 @@ var messages = []struct {
 
 	{regexp.MustCompile(`^cannot (create|create snapshot|rename|create bookmark) '[^']+': (dataset already|bookmark) exists$`), ErrExists},
 	{regexp.MustCompile(`^cannot receive new filesystem stream: destination '[^']+' exists$`), ErrExists},
+	{regexp.MustCompile(`^cannot restore to .+@.+: destination already exists$`), ErrExists},
 	{regexp.MustCompile(`^cannot promote '[^']+': conflicting snapshot '[^']+' from parent '[^']+'$`), ErrExists},
 
 	{regexp.MustCompile(`^cannot open '[^']+': (dataset does not exist|no such pool|no such pool or dataset)$`), ErrNotFound},

@@ -21,7 +21,7 @@ func TestMessagesOfZFSHaveACause(t *testing.T) {
 		"recv-full-noparent": ErrNotFound, "recv-origin-missing": ErrNotFound, "recv-other-resume-target": ErrNotFound,
 
 		"snapshot-exists": ErrExists, "bookmark-exists": ErrExists, "clone-exists": ErrExists, "create-exists": ErrExists,
-		"rename-exists": ErrExists, "recv-full-again": ErrExists, "promote-conflict": ErrExists,
+		"rename-exists": ErrExists, "recv-full-again": ErrExists, "recv-name-taken": ErrExists, "promote-conflict": ErrExists,
 
 		"destroy-held": ErrHeld, "destroy-children": ErrHasChildren,
 		"destroy-cloned": ErrHasClones, "destroy-cloned-r": ErrHasClones,

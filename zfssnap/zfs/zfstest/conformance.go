@@ -965,6 +965,20 @@ var conformance = []struct {
 		assert.ErrorIs(s, s.receive(replica+"@s2", full), zfs.ErrExists)
 		assert.Equal(s, []string{"@s1", "@mine"}, s.names(replica))
 	}},
+	{"a foreign snapshot on a replica does no harm unless it takes the name", func(s *suite) {
+		fs, replica := s.fs("fs"), s.dir+"/replica"
+		s.snap(fs, "s1")
+		data := random(1, mib)
+		s.write(fs, "f", data)
+		s.snap(fs, "s2")
+		require.NoError(s, s.receive(replica+"@s1", s.stream(zfs.SendOptions{To: fs + "@s1"})))
+		s.snap(replica, "foreign")
+		inc := s.stream(zfs.SendOptions{From: fs + "@s1", To: fs + "@s2"})
+		assert.ErrorIs(s, s.receive(replica+"@foreign", inc), zfs.ErrExists)
+		require.NoError(s, s.receive(replica+"@s2", inc))
+		assert.Equal(s, []string{"@s1", "@foreign", "@s2"}, s.names(replica))
+		s.contains(replica+"@s2", "f", data)
+	}},
 	{"a replica without the base is refused and untouched", func(s *suite) {
 		fs, other, replica := s.fs("fs"), s.fs("other"), s.dir+"/replica"
 		s.snap(fs, "s1")

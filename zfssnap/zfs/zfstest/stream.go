@@ -511,6 +511,8 @@ func (p *Pool) begin(f flags, target string, h header) (d *dataset, what string,
 			return d, what, true, nil
 		case d.partial != nil:
 			return no("destination %s contains partially-complete state from \"zfs receive -s\".", name)
+		case d.snapshot(snap) != nil:
+			return nil, what, false, fail("cannot restore to %s@%s: destination already exists", name, snap)
 		case d.byGUID(h.From) == nil:
 			return no("most recent snapshot of %s does not\nmatch incremental source", name)
 		case d.dirtyTXG > d.byGUID(h.From).txg:
