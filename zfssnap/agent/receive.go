@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
@@ -33,35 +35,45 @@ type replica struct {
 }
 
 func (s *Server) replica(ctx context.Context, dataset string) (replica, error) {
-	ds, err := s.ZFS.Dataset(ctx, dataset)
+	var ds zfs.Dataset
+	var props map[string]zfs.Property
+	r := replica{exists: true}
+	// Side by side: for a small increment, starting processes is most of it.
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		ds, err = s.ZFS.Dataset(gctx, dataset)
+		return err
+	})
+	g.Go(func() (err error) {
+		props, err = s.ZFS.Get(gctx, dataset, names.PropManaged, names.PropSource, names.PropFenced)
+		return err
+	})
+	g.Go(func() (err error) {
+		r.versions, err = s.ZFS.Versions(gctx, dataset)
+		return err
+	})
+	err := g.Wait()
 	if errors.Is(err, ErrNotFound) {
-		// The fence may stand above.
-		for up := zfs.Parent(dataset); up != ""; up = zfs.Parent(up) {
-			props, err := s.ZFS.Get(ctx, up, names.PropFenced)
-			if errors.Is(err, ErrNotFound) {
-				continue
-			}
+		return s.missingReplica(ctx, dataset)
+	}
+	if err != nil {
+		return replica{}, err
+	}
+	r.token = ds.ReceiveResumeToken
+	r.managed = local(props[names.PropManaged]) == "true"
+	r.source, r.fenced = local(props[names.PropSource]), set(props[names.PropFenced])
+	return r, nil
+}
+
+// missingReplica looks for a fence above a replica that is to be made.
+func (s *Server) missingReplica(ctx context.Context, dataset string) (replica, error) {
+	for up := zfs.Parent(dataset); up != ""; up = zfs.Parent(up) {
+		props, err := s.ZFS.Get(ctx, up, names.PropFenced)
+		if !errors.Is(err, ErrNotFound) {
 			return replica{fenced: set(props[names.PropFenced])}, err
 		}
-		return replica{}, nil
 	}
-	if err != nil {
-		return replica{}, err
-	}
-	props, err := s.ZFS.Get(ctx, dataset, names.PropManaged, names.PropSource, names.PropFenced)
-	if err != nil {
-		return replica{}, err
-	}
-	vs, err := s.ZFS.Versions(ctx, dataset)
-	if err != nil {
-		return replica{}, err
-	}
-	return replica{
-		exists: true, token: ds.ReceiveResumeToken, versions: vs,
-		managed: local(props[names.PropManaged]) == "true",
-		source:  local(props[names.PropSource]),
-		fenced:  set(props[names.PropFenced]),
-	}, nil
+	return replica{}, nil
 }
 
 // local is the value of a property that is set on the dataset itself.
@@ -293,30 +305,33 @@ func (s *Server) complete(ctx context.Context, h *agentpb.ReceiveHeader, vs []zf
 		props = map[string]string{}
 	}
 	props[names.PropManaged], props[names.PropSource] = "true", h.GetSource()
-	if err := s.ZFS.Set(ctx, v.FullName(), props); err != nil {
-		return err
-	}
 	newest := v
 	for _, o := range vs {
 		if !o.Bookmark && o.CreateTXG > newest.CreateTXG {
 			newest = o
 		}
 	}
-	if err := s.ZFS.Hold(ctx, replicaHold, newest.FullName()); err != nil {
-		return err
-	}
-	holds, err := s.ZFS.Holds(ctx, held(vs)...)
-	if err != nil {
-		return err
-	}
-	for _, o := range holds {
-		if o.Tag == replicaHold && o.Snapshot != newest.FullName() {
-			if err := s.ZFS.Release(ctx, replicaHold, o.Snapshot); err != nil && !errors.Is(err, ErrNotFound) {
-				return err
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.ZFS.Set(ctx, v.FullName(), props) })
+	// The new one is held before the old one is let go.
+	g.Go(func() error {
+		if err := s.ZFS.Hold(ctx, replicaHold, newest.FullName()); err != nil {
+			return err
+		}
+		holds, err := s.ZFS.Holds(ctx, held(vs)...)
+		if err != nil {
+			return err
+		}
+		for _, o := range holds {
+			if o.Tag == replicaHold && o.Snapshot != newest.FullName() {
+				if err := s.ZFS.Release(ctx, replicaHold, o.Snapshot); err != nil && !errors.Is(err, ErrNotFound) {
+					return err
+				}
 			}
 		}
-	}
-	return nil
+		return nil
+	})
+	return g.Wait()
 }
 
 // incoming is the part of a stream after its header.

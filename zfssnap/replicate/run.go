@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -69,26 +70,17 @@ type Runner struct {
 type run struct {
 	Runner
 	Job
-	raw   bool
-	kind  zfs.Type
-	props map[string]string // of the wanted snapshot
+	raw  bool
+	kind zfs.Type
 }
 
 // Run sees to it that the target has the snapshot. It may be repeated after any
 // failure, and continues from what has arrived.
 func (r Runner) Run(ctx context.Context, job Job) error {
-	ds, err := r.ZFS.Dataset(ctx, job.Dataset)
-	if err != nil {
-		return err
-	}
-	u := &run{Runner: r, Job: job, raw: ds.Encryption != "" && ds.Encryption != "off", kind: ds.Type}
+	u := &run{Runner: r, Job: job}
 	stale := false
 	for range maxSteps {
-		source, err := r.ZFS.Versions(ctx, job.Dataset)
-		if err != nil {
-			return err
-		}
-		target, err := u.target(ctx, stale)
+		source, target, err := u.look(ctx, stale)
 		if err != nil {
 			return err
 		}
@@ -102,7 +94,7 @@ func (r Runner) Run(ctx context.Context, job Job) error {
 					return err
 				}
 			}
-			return u.settle(ctx, source, target.Versions, plan.To)
+			return u.settle(ctx, source, target.Versions)
 		}
 		switch err := u.step(ctx, plan); {
 		case errors.Is(err, zfs.ErrResumeStale) && !stale:
@@ -120,10 +112,32 @@ func (r Runner) Run(ctx context.Context, job Job) error {
 			}
 			r.Log.Info("target has the snapshot in spite of an error", "snapshot", plan.To.FullName(), "target", job.TargetNode, "error", err)
 		case plan.To.GUID == job.GUID:
-			return u.settle(ctx, source, append(target.Versions, plan.To), plan.To)
+			u.tidy(ctx, source, plan.To)
+			return nil
 		}
 	}
 	return fmt.Errorf("replicate %s@%s to %s on %s: %w after %d steps", job.Dataset, job.Snapshot, job.TargetDataset, job.TargetNode, ErrIncomplete, maxSteps)
+}
+
+// look reads what both sides have. Processes and requests go side by side:
+// where little has changed, they are what a transfer takes its time for.
+func (u *run) look(ctx context.Context, ignoreToken bool) (source []zfs.Version, target Target, err error) {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		ds, err := u.ZFS.Dataset(ctx, u.Dataset)
+		u.raw, u.kind = ds.Encryption != "" && ds.Encryption != "off", ds.Type
+		return err
+	})
+	g.Go(func() (err error) {
+		source, err = u.ZFS.Versions(ctx, u.Dataset)
+		return err
+	})
+	g.Go(func() (err error) {
+		target, err = u.target(ctx, ignoreToken)
+		return err
+	})
+	err = g.Wait()
+	return source, target, err
 }
 
 // target asks what the target has. A token is decoded here, where its snapshots
@@ -168,6 +182,7 @@ func (u *run) step(ctx context.Context, plan Plan) error {
 		opts = zfs.SendOptions{Token: plan.Token}
 	}
 	var total uint64
+	var header *agentpb.ReceiveHeader
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return u.ZFS.Hold(gctx, holdTag, plan.To.FullName()) })
 	if plan.From.GUID != 0 && !plan.From.Bookmark {
@@ -181,6 +196,10 @@ func (u *run) step(ctx context.Context, plan Plan) error {
 		}
 		return nil
 	})
+	g.Go(func() (err error) {
+		header, err = u.header(gctx, plan)
+		return err
+	})
 	if err := g.Wait(); err != nil {
 		return err
 	}
@@ -188,10 +207,6 @@ func (u *run) step(ctx context.Context, plan Plan) error {
 	u.Log.Info("sending", "snapshot", plan.To.FullName(), "from", plan.Base(), "action", string(plan.Action),
 		"target", u.TargetNode, "replica", u.TargetDataset, "estimate", total)
 
-	header, err := u.header(ctx, plan)
-	if err != nil {
-		return err
-	}
 	sent, err := u.send(ctx, header, opts)
 	if err != nil {
 		return fmt.Errorf("send %s to %s on %s: %w", plan.To.FullName(), u.TargetDataset, u.TargetNode, err)
@@ -287,26 +302,35 @@ func received(stream agentpb.Agent_ReceiveClient, header *agentpb.ReceiveHeader,
 	return nil
 }
 
-// settle leaves the source ready for the next increment: the newest snapshot
-// both sides have is bookmarked and held, and nothing older is, on behalf of
-// this replica. What it cannot remove the next run removes.
-func (u *run) settle(ctx context.Context, source, target []zfs.Version, done zfs.Version) error {
-	base := done
+// settle leaves the source ready for the next increment when it finds the
+// wanted snapshot there: the newest one that both sides have is bookmarked and
+// held. A step does that before it sends.
+func (u *run) settle(ctx context.Context, source, target []zfs.Version) error {
+	var base zfs.Version
 	for _, v := range snapshots(source) {
 		if _, ok := find(target, v.GUID, true); ok {
 			base = v
 		}
 	}
-	if err := u.ZFS.Bookmark(ctx, base.FullName(), u.cursor(base.GUID)); err != nil {
-		return err
+	cursor := u.cursor(base.GUID)
+	if !slices.ContainsFunc(source, func(v zfs.Version) bool { return v.FullName() == cursor }) {
+		if err := u.ZFS.Bookmark(ctx, base.FullName(), cursor); err != nil {
+			return err
+		}
 	}
 	if err := u.ZFS.Hold(ctx, holdTag, base.FullName()); err != nil {
 		return err
 	}
+	u.tidy(ctx, source, base)
+	return nil
+}
+
+// tidy drops what was kept for this replica and is older than what it has. What
+// cannot be dropped now is dropped after the next transfer.
+func (u *run) tidy(ctx context.Context, source []zfs.Version, base zfs.Version) {
 	if err := u.forget(ctx, source, base); err != nil {
 		u.Log.Warn("older holds or bookmarks of a replica stay until its next transfer", "dataset", u.Dataset, "target", u.TargetNode, "error", err)
 	}
-	return nil
 }
 
 // forget drops older holds and this replica's older cursors.
