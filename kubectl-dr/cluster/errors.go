@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"time"
 
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -76,19 +75,4 @@ func (e *explained) Patch(ctx context.Context, obj client.Object, patch client.P
 
 func (e *explained) Delete(ctx context.Context, obj client.Object, opts ...client.DeleteOption) error {
 	return explain(e.Client.Delete(ctx, obj, opts...), e.cluster)
-}
-
-// Unsynced says that Velero of the recovery cluster does not know a backup.
-type Unsynced struct {
-	Backup string
-	After  time.Duration
-}
-
-func (e *Unsynced) Error() string {
-	return fmt.Sprintf("backup %s is not known at the recovery site after %s", e.Backup, e.After)
-}
-
-// Hint says what keeps backups from arriving.
-func (e *Unsynced) Hint() string {
-	return "Velero there reads the list of backups from object storage every spec.backupSyncPeriod of its BackupStorageLocation (a minute by default); is the location Available and the same bucket and prefix?"
 }

@@ -230,7 +230,7 @@ func (s *Source) arrive(ctx context.Context) (string, error) {
 	})
 	switch {
 	case err != nil && ctx.Err() == nil && wait.Interrupted(err):
-		return "", &cluster.Unsynced{Backup: key.Name, After: s.ArriveTimeout}
+		return "", &UnsyncedError{Backup: key.Name, After: s.ArriveTimeout}
 	case err != nil:
 		return "", fmt.Errorf("wait for backup %s at the recovery site: %w", key.Name, err)
 	}
@@ -277,4 +277,19 @@ func (s *Source) unmark(ctx context.Context, obj client.Object) error {
 		return err
 	}
 	return s.Cluster.Client.Patch(ctx, obj, client.RawPatch(types.MergePatchType, patch))
+}
+
+// UnsyncedError says that Velero of the recovery cluster does not know a backup.
+type UnsyncedError struct {
+	Backup string
+	After  time.Duration
+}
+
+func (e *UnsyncedError) Error() string {
+	return fmt.Sprintf("backup %s is not known at the recovery site after %s", e.Backup, e.After)
+}
+
+// Hint says what keeps backups from arriving.
+func (e *UnsyncedError) Hint() string {
+	return "Velero there reads the list of backups from object storage every spec.backupSyncPeriod of its BackupStorageLocation (a minute by default); is the location Available and the same bucket and prefix?"
 }

@@ -1,0 +1,119 @@
+// Package check says whether a plan could be carried out now. It looks from the
+// recovery site alone: what a check needs the source for would be worth nothing
+// on the day.
+package check
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/restorepoint"
+	"github.com/kubectl-dr/kubectl-dr/restore/rules"
+)
+
+// Checker checks plans.
+type Checker struct {
+	Cluster *cluster.Cluster
+	// Storage is nil when it could not be opened; StorageErr says why.
+	Storage    *cluster.Storage
+	StorageErr error
+	Finder     *restorepoint.Finder
+	Now        func() time.Time
+	// Interval is how often an answer of Velero's server is looked for, and
+	// ServerTimeout for how long.
+	Interval, ServerTimeout time.Duration
+}
+
+// inspection is one check of a plan under way.
+type inspection struct {
+	*Checker
+	plan   *plan.RecoveryPlan
+	group  string
+	groups []report.Group
+
+	backups  []velerov1api.Backup
+	contents map[string][]string // of the newest backup: "apps/v1/Deployment" to "namespace/name"
+	rules    *rules.Set
+}
+
+// Check looks at everything, and returns an error only when the recovery
+// cluster can't be asked at all.
+func (c *Checker) Check(ctx context.Context, p *plan.RecoveryPlan) (*report.Check, error) {
+	in := &inspection{Checker: c, plan: p}
+	in.load(ctx)
+	for _, subject := range []struct {
+		name string
+		look func(context.Context)
+	}{
+		{"plan", in.lint},
+		{"velero", in.velero},
+		{"storage", in.storage},
+		{"restore point", in.restorePoint},
+		{"profiles", in.profiles},
+		{"cluster", in.cluster},
+		{"drills", in.drills},
+	} {
+		in.group = subject.name
+		subject.look(ctx)
+		if err := ctx.Err(); err != nil {
+			return nil, context.Cause(ctx)
+		}
+	}
+	r := &report.Check{
+		TypeMeta:   report.TypeMeta("CheckReport"),
+		ObjectMeta: metav1.ObjectMeta{Name: p.Name},
+		At:         metav1.NewTime(c.Now()),
+		State:      report.OK,
+		Groups:     in.groups,
+	}
+	for _, g := range r.Groups {
+		slices.SortStableFunc(g.Items, func(a, b report.Item) int { return cmp.Compare(a.Name, b.Name) })
+		for _, item := range g.Items {
+			r.State = report.Worse(r.State, item.State)
+			switch item.State {
+			case report.OK:
+				r.OK++
+			case report.Warning:
+				r.Warnings++
+			case report.Problem:
+				r.Problems++
+			}
+		}
+	}
+	return r, nil
+}
+
+func (in *inspection) add(state report.State, name, message, remedy string) {
+	if state == report.OK || state == report.Skipped {
+		remedy = ""
+	}
+	item := report.Item{Name: name, State: state, Message: strings.ReplaceAll(message, "\n", "; "), Remedy: remedy}
+	if n := len(in.groups); n > 0 && in.groups[n-1].Name == in.group {
+		in.groups[n-1].Items = append(in.groups[n-1].Items, item)
+		return
+	}
+	in.groups = append(in.groups, report.Group{Name: in.group, Items: []report.Item{item}})
+}
+
+func (in *inspection) ok(name, message string)   { in.add(report.OK, name, message, "") }
+func (in *inspection) skip(name, message string) { in.add(report.Skipped, name, message, "") }
+func (in *inspection) warn(name, message, remedy string) {
+	in.add(report.Warning, name, message, remedy)
+}
+func (in *inspection) problem(name, message, remedy string) {
+	in.add(report.Problem, name, message, remedy)
+}
+
+// failed reports an error with what it knows to do about it.
+func (in *inspection) failed(name string, err error, remedy string) {
+	in.problem(name, err.Error(), hintOr(err, remedy))
+}

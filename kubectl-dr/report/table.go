@@ -1,0 +1,260 @@
+package report
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/duration"
+	"k8s.io/cli-runtime/pkg/printers"
+
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
+)
+
+// TableOptions say how tables are printed.
+type TableOptions struct {
+	Wide      bool
+	NoHeaders bool
+}
+
+// Print prints a report or an object of plan for people.
+func Print(w io.Writer, obj runtime.Object, opts TableOptions) error {
+	p := &printer{w: w, opts: opts}
+	switch o := obj.(type) {
+	case *RPO:
+		p.rpo(o)
+	case *Check:
+		p.check(o)
+	case *Status:
+		p.status(o)
+	case *Version:
+		p.version(o)
+	case *plan.RecoveryRunList:
+		p.history(o)
+	case *plan.RecoveryRun:
+		p.run(o)
+	default:
+		return fmt.Errorf("no table for %T", obj)
+	}
+	return p.err
+}
+
+// printer keeps the first error.
+type printer struct {
+	w    io.Writer
+	opts TableOptions
+	err  error
+}
+
+func (p *printer) line(format string, args ...any) {
+	if p.err == nil {
+		_, p.err = fmt.Fprintf(p.w, strings.TrimRight(format, " ")+"\n", args...)
+	}
+}
+
+// table prints rows; a header in lower case is for -o wide alone.
+func (p *printer) table(headers []string, rows [][]any) {
+	if p.err != nil {
+		return
+	}
+	t := &metav1.Table{}
+	for _, h := range headers {
+		c := metav1.TableColumnDefinition{Name: strings.ToUpper(h), Type: "string"}
+		if h != c.Name {
+			c.Priority = 1
+		}
+		t.ColumnDefinitions = append(t.ColumnDefinitions, c)
+	}
+	for _, cells := range rows {
+		t.Rows = append(t.Rows, metav1.TableRow{Cells: cells})
+	}
+	p.err = printers.NewTablePrinter(printers.PrintOptions{Wide: p.opts.Wide, NoHeaders: p.opts.NoHeaders}).PrintObj(t, p.w)
+}
+
+const none = "-"
+
+// Age words a duration for people.
+func Age(d time.Duration) string { return duration.HumanDuration(max(0, d)) }
+
+func age(d *metav1.Duration) string {
+	if d == nil {
+		return none
+	}
+	return Age(d.Duration)
+}
+
+func at(t *metav1.Time) string {
+	if t == nil {
+		return none
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+func or(s string) string {
+	if s == "" {
+		return none
+	}
+	return s
+}
+
+func (p *printer) rpo(r *RPO) {
+	rows := [][]any{}
+	for _, v := range r.Volumes {
+		rows = append(rows, []any{v.Namespace + "/" + v.Claim, age(v.Age), Age(r.Objective.Duration), string(v.State), or(v.Backup), or(v.Message), or(v.Node), or(v.Snapshot)})
+	}
+	if m := r.Metadata; m != nil {
+		rows = append(rows, []any{"(objects)", age(&m.Age), Age(r.Objective.Duration), string(m.State), m.Backup, none, none, none})
+	}
+	p.table([]string{"VOLUME", "AGE", "OBJECTIVE", "STATE", "BACKUP", "MESSAGE", "node", "snapshot"}, rows)
+	p.line("")
+	p.line("%s: %s", r.State, r.Message)
+	for _, n := range r.Notes {
+		p.line("note: %s", n)
+	}
+}
+
+func (p *printer) check(c *Check) {
+	for i, g := range c.Groups {
+		if i > 0 {
+			p.line("")
+		}
+		p.line("%s", g.Name)
+		for _, item := range g.Items {
+			if item.Message == "" {
+				p.line("  %-8s %s", item.State, item.Name)
+			} else {
+				p.line("  %-8s %s: %s", item.State, item.Name, item.Message)
+			}
+			if item.Remedy != "" {
+				p.line("           → %s", item.Remedy)
+			}
+		}
+	}
+	p.line("")
+	p.line("%d ok, %s, %s", c.OK, count(c.Warnings, "warning"), count(c.Problems, "problem"))
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+func (p *printer) status(s *Status) {
+	fields := [][2]string{{"Plan", s.Name}, {"Role", s.Role}}
+	summary := func(name string, r *RunSummary) {
+		value := "none"
+		if r != nil {
+			value = fmt.Sprintf("%s  %s", r.Phase, r.Name)
+			if r.StartedAt != nil {
+				value += fmt.Sprintf("  %s ago", Age(s.At.Sub(r.StartedAt.Time)))
+			}
+			if r.RTO != nil {
+				value += fmt.Sprintf("  (RTO %s)", Age(r.RTO.Duration))
+			}
+		}
+		fields = append(fields, [2]string{name, value})
+	}
+	if s.Running != nil {
+		summary("Running", s.Running)
+	}
+	summary("Last drill", s.LastDrill)
+	summary("Last failover", s.LastFailover)
+	point := "none"
+	if r := s.RestorePoint; r != nil {
+		point = fmt.Sprintf("%s  data as of %s, %s ago", r.Backup, at(&r.RestoresTo), Age(r.Age.Duration))
+	}
+	fields = append(fields, [2]string{"Restore point", point})
+	if r := s.RPO; r != nil {
+		fields = append(fields, [2]string{"RPO", fmt.Sprintf("%s  %s (objective %s)", r.State, r.Message, Age(r.Objective.Duration))})
+	}
+	for i, next := range s.Next {
+		name := ""
+		if i == 0 {
+			name = "Next"
+		}
+		fields = append(fields, [2]string{name, next})
+	}
+	for _, f := range fields {
+		p.line("%-15s%s", f[0], f[1])
+	}
+}
+
+func (p *printer) version(v *Version) {
+	p.line("%-12s %s", "kubectl dr", v.Client)
+	if v.Server != "" {
+		p.line("%-12s %s", "velero", v.Server)
+	}
+	for _, a := range v.Agents {
+		if a.Error != "" {
+			p.line("%-12s %s", "agent "+a.Node, a.Error)
+			continue
+		}
+		p.line("%-12s %s (OpenZFS %s)", "agent "+a.Node, a.Version, a.ZFS)
+	}
+}
+
+func objective(d *metav1.Duration, met *bool) string {
+	if d == nil {
+		return none
+	}
+	if met != nil && !*met {
+		return Age(d.Duration) + " (missed)"
+	}
+	return Age(d.Duration)
+}
+
+func (p *printer) history(l *plan.RecoveryRunList) {
+	rows := [][]any{}
+	for i := range l.Items {
+		r := &l.Items[i]
+		rows = append(rows, []any{
+			r.Name, string(r.Spec.Kind), r.Spec.Plan, at(r.Status.StartedAt), or(string(r.Status.Phase)),
+			objective(r.Status.RPO, r.Status.RPOMet), objective(r.Status.RTO, r.Status.RTOMet), or(r.Spec.Backup), or(r.Status.Message),
+		})
+	}
+	p.table([]string{"NAME", "KIND", "PLAN", "STARTED", "PHASE", "RPO", "RTO", "backup", "message"}, rows)
+}
+
+func (p *printer) run(r *plan.RecoveryRun) {
+	s := r.Status
+	o := r.Spec.PlanSpec.Objectives
+	fields := [][2]string{
+		{"Run", r.Name},
+		{"Kind", string(r.Spec.Kind)},
+		{"Plan", r.Spec.Plan},
+		{"Backup", or(r.Spec.Backup)},
+		{"Started", at(s.StartedAt)},
+		{"Ended", at(s.EndedAt)},
+		{"Phase", or(string(s.Phase))},
+		{"Message", or(s.Message)},
+		{"RPO", fmt.Sprintf("%s (objective %s)", objective(s.RPO, s.RPOMet), Age(o.RPO.Duration))},
+		{"RTO", fmt.Sprintf("%s (objective %s)", objective(s.RTO, s.RTOMet), Age(o.RTO.Duration))},
+	}
+	for _, f := range fields {
+		p.line("%-10s%s", f[0], f[1])
+	}
+	p.line("")
+	steps := [][]any{}
+	for _, step := range s.Steps {
+		took := none
+		if step.StartedAt != nil && step.EndedAt != nil {
+			took = Age(step.EndedAt.Sub(step.StartedAt.Time))
+		}
+		steps = append(steps, []any{step.Name, string(step.Phase), took, or(step.Message), at(step.StartedAt)})
+	}
+	p.table([]string{"STEP", "PHASE", "TOOK", "MESSAGE", "started"}, steps)
+	if len(s.Volumes) == 0 {
+		return
+	}
+	p.line("")
+	volumes := [][]any{}
+	for _, v := range s.Volumes {
+		volumes = append(volumes, []any{v.Namespace + "/" + v.Claim, at(&v.SnapshotAt), or(v.Node), or(v.Snapshot)})
+	}
+	p.table([]string{"VOLUME", "SNAPSHOT TAKEN", "NODE", "SNAPSHOT"}, volumes)
+}

@@ -1,0 +1,182 @@
+// Package report holds what kubectl dr answers with, as objects that print as
+// JSON and YAML, and the tables of them.
+//
+// +kubebuilder:object:generate=true
+package report
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
+)
+
+//go:generate go run sigs.k8s.io/controller-tools/cmd/controller-gen@v0.18.0 object paths=.
+
+// State of something that was looked at.
+type State string
+
+// The states, from good to bad. Skipped things could not be looked at, or
+// need not be.
+const (
+	OK      State = "ok"
+	Skipped State = "skipped"
+	Warning State = "warning"
+	Problem State = "problem"
+)
+
+var severity = map[State]int{Skipped: 0, OK: 1, Warning: 2, Problem: 3}
+
+// Worse returns the worse of two states.
+func Worse(a, b State) State {
+	if severity[b] > severity[a] {
+		return b
+	}
+	return a
+}
+
+// RPO says how much a failover would lose.
+//
+// +kubebuilder:object:root=true
+type RPO struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// At is when it was measured.
+	At        metav1.Time     `json:"at"`
+	Objective metav1.Duration `json:"objective"`
+	// State is ok up to the objective, warning up to twice as much, else
+	// problem.
+	State State `json:"state"`
+	// Message says it in one sentence.
+	Message string `json:"message"`
+	// RestorePoint is what a failover would recover to.
+	RestorePoint *RestorePoint `json:"restorePoint,omitempty"`
+	// Metadata is the newest backup of the Kubernetes objects.
+	Metadata *Metadata   `json:"metadataBackup,omitempty"`
+	Volumes  []VolumeRPO `json:"volumes,omitempty"`
+	// Notes are what to know before trusting the numbers, as clocks that differ.
+	Notes []string `json:"notes,omitempty"`
+}
+
+// RestorePoint is a backup that can be recovered.
+type RestorePoint struct {
+	Backup string `json:"backup"`
+	// RestoresTo is the oldest time that data goes back to.
+	RestoresTo metav1.Time     `json:"restoresTo"`
+	Age        metav1.Duration `json:"age"`
+}
+
+// Metadata is a backup of objects.
+type Metadata struct {
+	Backup      string          `json:"backup"`
+	CompletedAt metav1.Time     `json:"completedAt"`
+	Age         metav1.Duration `json:"age"`
+	State       State           `json:"state"`
+}
+
+// VolumeRPO is how far back one volume goes.
+type VolumeRPO struct {
+	Namespace string `json:"namespace"`
+	Claim     string `json:"claim"`
+	State     State  `json:"state"`
+	// Backup is the newest from which the volume can be recovered.
+	Backup     string           `json:"backup,omitempty"`
+	SnapshotAt *metav1.Time     `json:"snapshotAt,omitempty"`
+	Age        *metav1.Duration `json:"age,omitempty"`
+	Node       string           `json:"node,omitempty"`
+	Snapshot   string           `json:"snapshot,omitempty"`
+	// Message says why a newer one, or none, can't be recovered.
+	Message string `json:"message,omitempty"`
+}
+
+// Check says whether a plan could be carried out now.
+//
+// +kubebuilder:object:root=true
+type Check struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	At       metav1.Time `json:"at"`
+	State    State       `json:"state"`
+	OK       int         `json:"ok"`
+	Warnings int         `json:"warnings"`
+	Problems int         `json:"problems"`
+	Groups   []Group     `json:"groups"`
+}
+
+// Group is checks of one subject.
+type Group struct {
+	Name  string `json:"name"`
+	Items []Item `json:"items"`
+}
+
+// Item is one check.
+type Item struct {
+	Name    string `json:"name"`
+	State   State  `json:"state"`
+	Message string `json:"message,omitempty"`
+	// Remedy says what to do about a warning or problem.
+	Remedy string `json:"remedy,omitempty"`
+}
+
+// Status is where a plan stands.
+//
+// +kubebuilder:object:root=true
+type Status struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	At metav1.Time `json:"at"`
+	// Role of the recovery cluster: standby, failing over, or active.
+	Role string `json:"role"`
+	// Running, LastDrill and LastFailover are names of runs.
+	Running      *RunSummary   `json:"running,omitempty"`
+	LastDrill    *RunSummary   `json:"lastDrill,omitempty"`
+	LastFailover *RunSummary   `json:"lastFailover,omitempty"`
+	RestorePoint *RestorePoint `json:"restorePoint,omitempty"`
+	RPO          *RPOSummary   `json:"rpo,omitempty"`
+	// Next says what to do.
+	Next []string `json:"next,omitempty"`
+}
+
+// RunSummary is a run in short.
+type RunSummary struct {
+	Name      string           `json:"name"`
+	Phase     plan.Phase       `json:"phase"`
+	StartedAt *metav1.Time     `json:"startedAt,omitempty"`
+	RTO       *metav1.Duration `json:"rto,omitempty"`
+	Message   string           `json:"message,omitempty"`
+}
+
+// RPOSummary is an RPO in short.
+type RPOSummary struct {
+	State     State           `json:"state"`
+	Objective metav1.Duration `json:"objective"`
+	Message   string          `json:"message"`
+}
+
+// Version says what runs.
+//
+// +kubebuilder:object:root=true
+type Version struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Client string `json:"client"`
+	// Server is Velero's in the recovery cluster.
+	Server string      `json:"server,omitempty"`
+	Agents []AgentInfo `json:"agents,omitempty"`
+}
+
+// AgentInfo is what an agent says of itself.
+type AgentInfo struct {
+	Node    string `json:"node"`
+	Version string `json:"version,omitempty"`
+	ZFS     string `json:"zfs,omitempty"`
+	Error   string `json:"error,omitempty"`
+}
+
+// TypeMeta returns the type of a report of a kind.
+func TypeMeta(kind string) metav1.TypeMeta {
+	return metav1.TypeMeta{APIVersion: plan.GroupVersion.String(), Kind: kind}
+}

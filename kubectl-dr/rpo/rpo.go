@@ -1,0 +1,135 @@
+// Package rpo measures how much a failover would lose now, from the surviving
+// site alone.
+package rpo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/failover"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/restorepoint"
+)
+
+// Meter measures.
+type Meter struct {
+	Finder *restorepoint.Finder
+	// Hosts asks the agents at the recovery site, for their clocks.
+	Hosts func(context.Context) []cluster.Host
+	Now   func() time.Time
+}
+
+// state judges an age: ok up to the objective, a problem above twice as much.
+func state(age, objective time.Duration) report.State {
+	switch {
+	case age <= objective:
+		return report.OK
+	case age <= 2*objective:
+		return report.Warning
+	}
+	return report.Problem
+}
+
+// Measure returns how far back each volume and the objects of a plan go.
+func (m *Meter) Measure(ctx context.Context, p *plan.RecoveryPlan) (*report.RPO, error) {
+	points, err := m.Finder.Points(ctx, p.Spec.Source)
+	if err != nil {
+		return nil, err
+	}
+	now := m.Now()
+	objective := p.Spec.Objectives.RPO
+	r := &report.RPO{
+		TypeMeta:   report.TypeMeta("RPOReport"),
+		ObjectMeta: metav1.ObjectMeta{Name: p.Name},
+		At:         metav1.NewTime(now),
+		Objective:  objective,
+		Metadata: &report.Metadata{
+			Backup:      points[0].Backup,
+			CompletedAt: metav1.NewTime(points[0].CompletedAt),
+			Age:         rounded(now.Sub(points[0].CompletedAt)),
+			State:       state(now.Sub(points[0].StartedAt), objective.Duration),
+		},
+	}
+	r.State = r.Metadata.State
+	for _, v := range points[0].Volumes {
+		row := volume(points, v, now, objective.Duration)
+		r.State = report.Worse(r.State, row.State)
+		r.Volumes = append(r.Volumes, row)
+	}
+	if last := points[len(points)-1]; last.Recoverable() {
+		age := now.Sub(last.At())
+		r.RestorePoint = &report.RestorePoint{Backup: last.Backup, RestoresTo: metav1.NewTime(last.At()), Age: rounded(age)}
+		r.State = report.Worse(r.State, state(age, objective.Duration))
+		r.Message = failover.Preview(last, now).String()
+	} else {
+		r.State = report.Problem
+		r.Message = (&restorepoint.UnrecoverableError{Points: points}).Error()
+	}
+	r.Notes = m.clocks(ctx)
+	return r, ctx.Err()
+}
+
+// volume finds the newest point from which one volume can be recovered.
+func volume(points []restorepoint.Point, v plan.Volume, now time.Time, objective time.Duration) report.VolumeRPO {
+	row := report.VolumeRPO{Namespace: v.Namespace, Claim: v.Claim}
+	switch {
+	case v.Unprotected && v.Problem == "":
+		row.State, row.Message = report.Skipped, "left out of backups, as the plan says"
+		return row
+	case v.Unprotected:
+		row.State, row.Message = report.Problem, v.Problem
+		return row
+	}
+	row.Message = v.Problem
+	for _, p := range points {
+		for _, have := range p.Volumes {
+			if have.Namespace != v.Namespace || have.Claim != v.Claim || have.Problem != "" || have.Unprotected {
+				continue
+			}
+			age := rounded(now.Sub(have.SnapshotAt.Time))
+			at := have.SnapshotAt
+			row.Backup, row.SnapshotAt, row.Age, row.Node, row.Snapshot = p.Backup, &at, &age, have.Node, have.Snapshot
+			row.State = state(now.Sub(have.SnapshotAt.Time), objective)
+			return row
+		}
+	}
+	row.State = report.Problem
+	return row
+}
+
+func rounded(d time.Duration) metav1.Duration {
+	return metav1.Duration{Duration: max(0, d).Round(time.Second)}
+}
+
+// Noticeable is by how much clocks may differ before it is worth a note.
+const Noticeable = 5 * time.Second
+
+func (m *Meter) clocks(ctx context.Context) []string {
+	var notes []string
+	for _, h := range m.Hosts(ctx) {
+		if h.Err != nil {
+			if !errors.Is(h.Err, context.Canceled) {
+				notes = append(notes, h.Err.Error())
+			}
+			continue
+		}
+		if skew, uncertain := h.Skew(); skew.Abs() > Noticeable+uncertain {
+			notes = append(notes, fmt.Sprintf("the clock of node %s is %s; ages may be off by as much", h.Node, Skewed(skew)))
+		}
+	}
+	return notes
+}
+
+// Skewed words a difference of clocks.
+func Skewed(skew time.Duration) string {
+	if skew < 0 {
+		return fmt.Sprintf("%s behind this machine's", skew.Abs().Round(time.Second))
+	}
+	return fmt.Sprintf("%s ahead of this machine's", skew.Round(time.Second))
+}
