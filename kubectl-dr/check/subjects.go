@@ -140,21 +140,21 @@ func (in *inspection) velero(ctx context.Context) {
 		in.failed("backup storage locations", err, "")
 		return
 	}
-	used := velerov1api.DefaultNamespace // never a location's name
-	if len(in.backups) > 0 {
-		used = in.backups[0].Spec.StorageLocation
-	}
-	found := false
+	looked := 0
 	for i := range list.Items {
-		if bsl := &list.Items[i]; bsl.Name == used || len(in.backups) == 0 {
-			found = true
+		if bsl := &list.Items[i]; len(in.backups) == 0 || bsl.Name == in.backups[0].Spec.StorageLocation {
+			looked++
 			in.backupLocation(bsl)
 		}
 	}
-	if !found {
-		in.problem("backup storage location "+used, "there is none of that name, which the newest backup has",
-			"create it with the bucket and prefix it has at the source, and accessMode: ReadOnly")
+	if looked > 0 {
+		return
 	}
+	missing := "there is none"
+	if len(in.backups) > 0 {
+		missing = fmt.Sprintf("there is none named %q, as the newest backup has it", in.backups[0].Spec.StorageLocation)
+	}
+	in.problem("backup storage location", missing, "create it with the bucket and prefix it has at the source, and accessMode: ReadOnly")
 }
 
 func (in *inspection) backupLocation(bsl *velerov1api.BackupStorageLocation) {

@@ -20,6 +20,9 @@ import (
 // lease is how long a command that was killed keeps others from going on.
 const lease = 30 * time.Second
 
+// LockWait is enough for the lock of a command that was killed to end.
+const LockWait = lease + 5*time.Second
+
 // ErrLockLost is the cause of a context whose lock was taken by another.
 var ErrLockLost = errors.New("another kubectl dr took over this plan")
 
@@ -49,6 +52,8 @@ type Lock struct {
 	// Wait is how long to wait for another holder, and Interval how often to
 	// look.
 	Wait, Interval time.Duration
+	// Waiting is called when there is another holder to wait for.
+	Waiting func(*LockedError)
 }
 
 // Acquire takes the lock. The context it returns ends when the lock is lost;
@@ -57,10 +62,14 @@ func (l *Lock) Acquire(ctx context.Context) (_ context.Context, release func(), 
 	var locked *LockedError
 	err := wait.PollUntilContextTimeout(ctx, l.Interval, l.Wait, true, func(ctx context.Context) (bool, error) {
 		err := l.take(ctx)
-		if errors.As(err, &locked) {
-			return false, nil
+		first := locked == nil
+		if !errors.As(err, &locked) {
+			return err == nil, err
 		}
-		return err == nil, err
+		if first && l.Waiting != nil {
+			l.Waiting(locked)
+		}
+		return false, nil
 	})
 	switch {
 	case ctx.Err() != nil:

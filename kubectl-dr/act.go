@@ -1,0 +1,503 @@
+package kubectldr
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/drill"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/failover"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/probe"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/restorepoint"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/run"
+)
+
+// runFlags are those of commands that begin a run.
+type runFlags struct {
+	*planFlags
+	out            *outputFlags
+	backup         string
+	dryRun         bool
+	resume         bool
+	restoreTimeout time.Duration
+	cleanUpTimeout time.Duration
+}
+
+func addRunFlags(c *cobra.Command, e *env, g *globalFlags) *runFlags {
+	f := &runFlags{planFlags: addPlanFlags(c, e, g), out: addOutputFlags(c)}
+	c.Flags().StringVar(&f.backup, "backup", "", "restore point, instead of the newest that is recoverable; may be PartiallyFailed")
+	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "print the steps and do nothing")
+	c.Flags().BoolVar(&f.resume, "resume", false, "go on with the run in progress, and never begin one")
+	c.Flags().DurationVar(&f.restoreTimeout, "restore-timeout", 30*time.Minute, "for Velero's restore")
+	c.Flags().DurationVar(&f.cleanUpTimeout, "cleanup-timeout", 5*time.Minute, "for cleaning up, or giving the source back what it had, also after an interrupt")
+	return f
+}
+
+func (f *runFlags) target(e *env, s *site, r *plan.RecoveryRun) *run.Target {
+	return &run.Target{
+		Cluster: s.cluster, Run: r, Hooks: e.hooks(), Interval: e.interval, RestoreTimeout: f.restoreTimeout,
+		Prober: &probe.Prober{Client: s.cluster.Client, Pods: s.cluster.Pods, Interval: e.interval},
+	}
+}
+
+// lock keeps others from working on the plan.
+func (e *env) lock(ctx context.Context, c *cluster.Cluster, planName string) (context.Context, func(), error) {
+	l := &run.Lock{
+		Client: c.Client, Namespace: c.Namespace, Plan: planName, Holder: e.holder, Now: e.now,
+		Wait: run.LockWait, Interval: e.interval,
+		Waiting: func(l *run.LockedError) { e.hooks().Warnf("%s; waiting", l) },
+	}
+	return l.Acquire(ctx)
+}
+
+// inProgress returns the run to go on with, nil when one is to begin.
+func (f *runFlags) inProgress(ctx context.Context, c *cluster.Cluster, planName string, kinds ...plan.RunKind) (*plan.RecoveryRun, error) {
+	runs, err := run.Runs(ctx, c.Client, c.Namespace, planName)
+	if err != nil {
+		return nil, err
+	}
+	r := run.InProgress(runs)
+	if r == nil {
+		if f.resume {
+			return nil, fmt.Errorf("there is no run of plan %q in progress", planName)
+		}
+		return nil, nil
+	}
+	for _, k := range kinds {
+		if r.Spec.Kind != k {
+			continue
+		}
+		if f.backup != "" && f.backup != r.Spec.Backup {
+			return nil, fmt.Errorf("run %s is in progress with backup %s, not %s", r.Name, r.Spec.Backup, f.backup)
+		}
+		return r, nil
+	}
+	verb := "drill"
+	if r.Spec.Kind != plan.RunDrill {
+		verb = "failover"
+	}
+	hint := fmt.Sprintf("end it first: kubectl dr %s %s --resume", verb, planName)
+	if verb == "drill" {
+		hint += ", or kubectl dr drill cleanup " + r.Name
+	}
+	return nil, withHint(hint, "%s %s of plan %q is in progress", strings.ToLower(string(r.Spec.Kind)), r.Name, planName)
+}
+
+func (s *site) point(ctx context.Context, p *plan.RecoveryPlan, backup string) (restorepoint.Point, error) {
+	if backup != "" {
+		return s.finder.Named(ctx, p.Spec.Source, backup)
+	}
+	return s.finder.Newest(ctx, p.Spec.Source)
+}
+
+// preview prints what would be done: on standard output it is the result.
+func (f *runFlags) preview(e *env, r *plan.RecoveryRun, steps []run.Step) error {
+	if printer, err := f.out.printer(); printer != nil || err != nil {
+		if err != nil {
+			return err
+		}
+		return printer.PrintObj(r, e.Out)
+	}
+	for i, s := range steps {
+		if _, err := fmt.Fprintf(e.Out, "%2d. %s: %s\n", i+1, s.Name, s.About); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func newCmdDrill(e *env, g *globalFlags) *cobra.Command {
+	c := &cobra.Command{
+		Use:     "drill [PLAN | -f FILE]",
+		Short:   "Rehearse a recovery beside production",
+		GroupID: groupAct,
+		Long: `Rehearse a recovery: restore the newest recoverable point into namespaces of its
+own on clones of the copies, start the application in waves, probe it, measure
+RPO and RTO, and remove everything again.
+
+Pods of a drill reach each other and DNS, nothing else. Jobs and CronJobs stay
+suspended. Production, its backups and replication are not touched. What the
+drill made is removed when it fails and when it is interrupted too, unless --keep
+is given; kubectl dr drill cleanup removes it later.
+
+A drill that was killed goes on when the command is run again. Only one run of a
+plan is in progress at a time.` + exitStatus,
+		Example: `  # Say what would be done
+  kubectl dr drill wordpress --dry-run
+
+  # Rehearse, and look around before cleaning up
+  kubectl dr drill wordpress --keep
+  kubectl dr drill cleanup wordpress-drill-20260102-030405`,
+	}
+	f := addRunFlags(c, e, g)
+	keep := c.Flags().Bool("keep", false, "leave everything in place")
+	c.RunE = g.run(func(ctx context.Context, args []string) error {
+		cl, p, err := f.load(ctx, e, args)
+		if err != nil {
+			return err
+		}
+		s, err := g.site(ctx, e, cl)
+		if err != nil {
+			return err
+		}
+		return f.drill(ctx, e, s, p, *keep)
+	})
+	c.AddCommand(newCmdDrillCleanup(e, g))
+	return c
+}
+
+func (f *runFlags) drill(ctx context.Context, e *env, s *site, p *plan.RecoveryPlan, keep bool) error {
+	if !f.dryRun {
+		locked, release, err := e.lock(ctx, s.cluster, p.Name)
+		if err != nil {
+			return err
+		}
+		defer release()
+		ctx = locked
+	}
+	r, err := f.inProgress(ctx, s.cluster, p.Name, plan.RunDrill)
+	if err != nil {
+		return err
+	}
+	fresh := r == nil
+	if fresh {
+		point, err := s.point(ctx, p, f.backup)
+		if err != nil {
+			return err
+		}
+		name := drill.Name(p.Name, e.now())
+		r = run.NewRun(name, s.cluster.Namespace, plan.RecoveryRunSpec{
+			Kind: plan.RunDrill, Plan: p.Name, PlanSpec: p.Spec, Backup: point.Backup, Keep: keep,
+			NamespaceMapping: drill.Mapping(name, p.Spec.Source.Namespaces),
+		}, nil)
+	}
+	d := &drill.Drill{
+		Target: f.target(e, s, r), Finder: s.finder, CleanUpTimeout: f.cleanUpTimeout,
+		Cleaner: cleaner(e, s),
+	}
+	if fresh {
+		r.Status = run.NewRun(r.Name, r.Namespace, r.Spec, d.Steps()).Status
+	}
+	if f.dryRun {
+		return f.preview(e, r, d.Steps())
+	}
+	e.begun(r, fresh)
+	err = d.Execute(ctx, &run.Journal{Run: r, Client: s.cluster.Client, Now: e.now, Hooks: e.hooks()})
+	err = errors.Join(err, f.out.result(e, typed(r)))
+	var failed *drill.FailedError
+	switch {
+	case errors.As(err, &failed):
+		return &unhealthyError{err}
+	case err == nil && (missed(r.Status.RPOMet) || missed(r.Status.RTOMet)):
+		return &unhealthyError{fmt.Errorf("drill %s passed, and missed an objective", r.Name)}
+	}
+	return err
+}
+
+func missed(met *bool) bool { return met != nil && !*met }
+
+func (e *env) begun(r *plan.RecoveryRun, fresh bool) {
+	verb := "begins"
+	if !fresh {
+		verb = "goes on"
+	}
+	fmt.Fprintf(e.ErrOut, "%s %s %s with backup %s\n", strings.ToLower(string(r.Spec.Kind)), r.Name, verb, r.Spec.Backup)
+}
+
+const recordTimeout = 30 * time.Second
+
+func cleaner(e *env, s *site) *drill.Cleaner {
+	return &drill.Cleaner{Cluster: s.cluster, Volumes: s.storage, Hooks: e.hooks(), Interval: e.interval, RecordTimeout: recordTimeout}
+}
+
+func newCmdDrillCleanup(e *env, g *globalFlags) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "cleanup RUN",
+		Short: "Remove what a drill left",
+		Long: `Remove what a drill left: its namespaces, volumes and clones, and Velero's record
+of the restore. Only what carries the run's name is removed. A drill that is
+still in progress is ended. Can be repeated.` + exitStatus,
+		Example: `  kubectl dr drill cleanup wordpress-drill-20260102-030405`,
+		Args:    cobra.ExactArgs(1),
+		ValidArgsFunction: func(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+			return names(c.Context(), e, g, runNames)
+		},
+	}
+	c.RunE = g.run(func(ctx context.Context, args []string) error {
+		cl, err := e.open(g.recovery, g.namespace(nil))
+		if err != nil {
+			return err
+		}
+		s, err := g.site(ctx, e, cl)
+		if err != nil {
+			return err
+		}
+		return e.cleanUp(ctx, s, args[0])
+	})
+	return c
+}
+
+func (e *env) cleanUp(ctx context.Context, s *site, name string) error {
+	r := &plan.RecoveryRun{}
+	err := s.cluster.Client.Get(ctx, client.ObjectKey{Namespace: s.cluster.Namespace, Name: name}, r)
+	switch {
+	case apierrors.IsNotFound(err):
+		return withHint("kubectl dr history lists runs", "there is no run %q in namespace %s", name, s.cluster.Namespace)
+	case err != nil:
+		return fmt.Errorf("get run %q: %w", name, err)
+	case r.Spec.Kind != plan.RunDrill:
+		return fmt.Errorf("run %s is a %s; only drills are cleaned up", name, strings.ToLower(string(r.Spec.Kind)))
+	}
+	ctx, release, err := e.lock(ctx, s.cluster, r.Spec.Plan)
+	if err != nil {
+		return err
+	}
+	defer release()
+	j := &run.Journal{Run: r, Client: s.cluster.Client, Now: e.now, Hooks: e.hooks()}
+	// It is done again even if the journal says that it was done.
+	for i := range r.Status.Steps {
+		if r.Status.Steps[i].Name == drill.StepCleanUp {
+			r.Status.Steps[i].Phase = plan.PhasePending
+		}
+	}
+	if err := j.Do(ctx, run.Step{Name: drill.StepCleanUp, Do: func(ctx context.Context) (string, error) {
+		return cleaner(e, s).CleanUp(ctx, name)
+	}}); err != nil {
+		return err
+	}
+	if r.InProgress() {
+		return j.Finish(ctx, plan.PhaseAborted, "ended by kubectl dr drill cleanup")
+	}
+	return nil
+}
+
+// failoverFlags are those of kubectl dr failover.
+type failoverFlags struct {
+	*runFlags
+	planned, disaster, yes, abandon bool
+	accept                          time.Duration
+	acceptGiven                     bool
+	stopTimeout                     time.Duration
+	backupTimeout                   time.Duration
+	arriveTimeout                   time.Duration
+}
+
+func newCmdFailover(e *env, g *globalFlags) *cobra.Command {
+	c := &cobra.Command{
+		Use:     "failover [PLAN | -f FILE] (--planned | --disaster)",
+		Short:   "Move an application to the recovery site",
+		GroupID: groupAct,
+		Long: `Move an application to the recovery site. One of two ways has to be chosen:
+
+--disaster: the source is gone, or does not count any more. What has arrived at
+the recovery site is restored; newer data is lost. How much is shown, and has to
+be accepted with --accept-data-loss. The source is neither asked nor stopped: if
+it may still run, stop it first. The copies are fenced, so that a source that
+comes back cannot send over them.
+
+--planned: the source works. Its schedule is paused, its workloads are stopped, a
+last backup is taken and waited for, and that is restored: nothing is lost. Needs
+--source-context. If a step before the restore fails, the source gets back what
+it had.
+
+Then, either way: restore, start in waves, probe, direct traffic, measure.
+Nothing at the recovery site is overwritten: namespaces that hold claims already
+are refused.
+
+Asks for the plan's name before it begins, unless --yes is given. A failover that
+stopped goes on when the command is run again; steps that were completed are not
+repeated. Only one run of a plan is in progress at a time.` + exitStatus,
+		Example: `  # What would be lost and done?
+  kubectl dr failover wordpress --disaster --dry-run
+
+  # The source is gone
+  kubectl dr failover wordpress --disaster --accept-data-loss=15m
+
+  # Move while both sites work
+  kubectl dr failover wordpress --planned --source-context=primary`,
+	}
+	f := &failoverFlags{runFlags: addRunFlags(c, e, g)}
+	fl := c.Flags()
+	fl.BoolVar(&f.planned, "planned", false, "the source works: stop it, take a last backup, lose nothing")
+	fl.BoolVar(&f.disaster, "disaster", false, "the source is gone: restore what has arrived")
+	fl.DurationVar(&f.accept, "accept-data-loss", 0, "the most that may be lost, as 15m; refused if it is more")
+	fl.BoolVar(&f.yes, "yes", false, "do not ask")
+	fl.BoolVar(&f.abandon, "abandon", false, "end the failover in progress and leave everything as it is")
+	fl.DurationVar(&f.stopTimeout, "stop-timeout", 5*time.Minute, "for workloads of the source to stop")
+	fl.DurationVar(&f.backupTimeout, "backup-timeout", time.Hour, "for the last backup and its copies")
+	fl.DurationVar(&f.arriveTimeout, "arrive-timeout", 10*time.Minute, "for Velero of the recovery site to know the last backup")
+	c.RunE = g.run(func(ctx context.Context, args []string) error {
+		f.acceptGiven = fl.Changed("accept-data-loss")
+		if err := f.validate(); err != nil {
+			return err
+		}
+		cl, p, err := f.load(ctx, e, args)
+		if err != nil {
+			return err
+		}
+		s, err := g.site(ctx, e, cl)
+		if err != nil {
+			return err
+		}
+		return f.failover(ctx, e, s, p)
+	})
+	return c
+}
+
+func (f *failoverFlags) validate() error {
+	switch {
+	case f.abandon:
+		return nil
+	case f.planned == f.disaster:
+		return withHint("--disaster: the source is gone, newer data is lost; --planned: the source works and nothing is lost",
+			"choose one of --planned and --disaster")
+	case f.planned && f.acceptGiven:
+		return errors.New("--accept-data-loss goes with --disaster: a planned failover loses nothing")
+	case f.planned && f.backup != "":
+		return errors.New("--backup goes with --disaster: a planned failover takes a backup of its own")
+	case f.planned && *f.global.source.Context == "" && *f.global.source.KubeConfig == "":
+		return withHint("if the source can't be reached any more, it is a --disaster", "--planned needs --source-context or --source-kubeconfig")
+	}
+	return nil
+}
+
+func (f *failoverFlags) kind() plan.RunKind {
+	if f.planned {
+		return plan.RunPlannedFailover
+	}
+	return plan.RunFailover
+}
+
+func (f *failoverFlags) failover(ctx context.Context, e *env, s *site, p *plan.RecoveryPlan) error {
+	if !f.dryRun {
+		locked, release, err := e.lock(ctx, s.cluster, p.Name)
+		if err != nil {
+			return err
+		}
+		defer release()
+		ctx = locked
+	}
+	kinds := []plan.RunKind{f.kind()}
+	if f.abandon {
+		f.resume, kinds = true, []plan.RunKind{plan.RunFailover, plan.RunPlannedFailover}
+	}
+	r, err := f.inProgress(ctx, s.cluster, p.Name, kinds...)
+	if err != nil {
+		return err
+	}
+	if f.abandon {
+		j := &run.Journal{Run: r, Client: s.cluster.Client, Now: e.now, Hooks: e.hooks()}
+		return errors.Join(j.Finish(ctx, plan.PhaseAborted, "abandoned"), f.out.result(e, typed(r)))
+	}
+	fresh := r == nil
+	var loss failover.Loss
+	if fresh {
+		if r, loss, err = f.fresh(ctx, e, s, p); err != nil {
+			return err
+		}
+	}
+	fo := &failover.Failover{Target: f.target(e, s, r), Finder: s.finder, Fencer: s.storage, RollBackTimeout: f.cleanUpTimeout}
+	j := &run.Journal{Run: r, Client: s.cluster.Client, Now: e.now, Hooks: e.hooks()}
+	if f.planned && !j.Done(failover.StepFence) {
+		if fo.Source, err = f.source(ctx, e, s, r); err != nil {
+			return err
+		}
+	}
+	if fresh {
+		r.Status = run.NewRun(r.Name, r.Namespace, r.Spec, fo.Steps()).Status
+		if err := f.agreed(ctx, e, s, fo, loss); err != nil || f.dryRun {
+			return err
+		}
+	} else if f.dryRun {
+		return f.preview(e, r, fo.Steps())
+	}
+	e.begun(r, fresh)
+	return errors.Join(fo.Execute(ctx, j), f.out.result(e, typed(r)))
+}
+
+// fresh returns a run to begin, and what it would lose.
+func (f *failoverFlags) fresh(ctx context.Context, e *env, s *site, p *plan.RecoveryPlan) (*plan.RecoveryRun, failover.Loss, error) {
+	name := failover.Name(p.Name, e.now())
+	spec := plan.RecoveryRunSpec{Kind: f.kind(), Plan: p.Name, PlanSpec: p.Spec, Backup: name}
+	var loss failover.Loss
+	if f.disaster {
+		point, err := s.point(ctx, p, f.backup)
+		if err != nil {
+			return nil, loss, err
+		}
+		loss, spec.Backup = failover.Preview(point, e.now()), point.Backup
+	}
+	return run.NewRun(name, s.cluster.Namespace, spec, nil), loss, nil
+}
+
+func (f *failoverFlags) source(ctx context.Context, e *env, s *site, r *plan.RecoveryRun) (*failover.Source, error) {
+	c, err := e.open(f.global.source, f.global.namespace(&plan.RecoveryPlan{Spec: r.Spec.PlanSpec}))
+	if err != nil {
+		return nil, fmt.Errorf("source cluster: %w", err)
+	}
+	if err := failover.CheckSides(ctx, c.Client, s.cluster.Client); err != nil {
+		return nil, err
+	}
+	return &failover.Source{
+		Cluster: c, Recovery: s.cluster, Run: r, Hooks: e.hooks(), Interval: e.interval,
+		StopTimeout: f.stopTimeout, BackupTimeout: f.backupTimeout, ArriveTimeout: f.arriveTimeout,
+	}, nil
+}
+
+// agreed shows what would be lost and done, and returns nil when that may
+// begin. A dry run ends with it.
+func (f *failoverFlags) agreed(ctx context.Context, e *env, s *site, fo *failover.Failover, loss failover.Loss) error {
+	if err := failover.CheckTarget(ctx, s.cluster.Client, fo.Namespaces()); err != nil {
+		return err
+	}
+	if f.disaster {
+		fmt.Fprintf(e.ErrOut, "%s (backup %s, objective %s)\n", loss, loss.Backup, report.Age(fo.Run.Spec.PlanSpec.Objectives.RPO.Duration))
+	}
+	if f.dryRun {
+		return f.preview(e, fo.Run, fo.Steps())
+	}
+	if f.disaster {
+		if err := loss.Accept(f.acceptGiven, f.accept); err != nil {
+			return err
+		}
+	}
+	if f.yes {
+		return nil
+	}
+	for i, step := range fo.Steps() {
+		fmt.Fprintf(e.ErrOut, "%2d. %s: %s\n", i+1, step.Name, step.About)
+	}
+	return e.confirm(ctx, fo.Run.Spec.Plan)
+}
+
+// confirm asks for the plan's name.
+func (e *env) confirm(ctx context.Context, name string) error {
+	if !e.interactive() {
+		return withHint("add --yes to begin without being asked", "there is no terminal to ask on")
+	}
+	fmt.Fprintf(e.ErrOut, "Type the plan's name to begin: ")
+	answer := make(chan string, 1)
+	go func() {
+		line, _ := bufio.NewReader(e.In).ReadString('\n')
+		answer <- strings.TrimSpace(line)
+	}()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case got := <-answer:
+		if got != name {
+			return fmt.Errorf("not begun: %q is not the plan's name", got)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,341 @@
+package kubectldr
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/check"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/rpo"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/run"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap"
+)
+
+const serverTimeout = 10 * time.Second
+
+func newCmdCheck(e *env, g *globalFlags) *cobra.Command {
+	c := &cobra.Command{
+		Use:     "check [PLAN | -f FILE]",
+		Short:   "See whether a plan could be carried out now",
+		GroupID: groupCheck,
+		Long: `See whether a plan could be carried out now: the plan itself, Velero, agents and
+pools, the newest restore point, rewrite profiles, nodes and storage classes, and
+how long ago the last drill was. Each is ok, a warning or a problem with what to
+do about it.
+
+Everything is looked at from the recovery site; the source is not asked. Nothing
+is changed.` + exitStatus,
+		Example: `  # The only plan there is
+  kubectl dr check
+
+  # A plan that is still a file
+  kubectl dr check -f plan.yaml`,
+	}
+	plans := addPlanFlags(c, e, g)
+	out := addOutputFlags(c)
+	strict := c.Flags().Bool("strict", false, "exit with status 2 on warnings too")
+	c.RunE = g.run(func(ctx context.Context, args []string) error {
+		cl, p, err := plans.load(ctx, e, args)
+		if p == nil || cl == nil {
+			return err
+		}
+		// A plan in the cluster that is not valid is what is to be shown.
+		storage, storageErr := e.storage(ctx, cl, g.agentOptions())
+		checker := &check.Checker{
+			Cluster: cl, Storage: storage, StorageErr: storageErr, Finder: finder(cl, storage),
+			Now: e.now, Interval: e.interval, ServerTimeout: serverTimeout,
+		}
+		r, err := checker.Check(ctx, p)
+		if err != nil {
+			return err
+		}
+		return e.judged(out.result(e, r), r.State, *strict)
+	})
+	return c
+}
+
+// judged turns a state into an exit status.
+func (e *env) judged(err error, state report.State, strict bool) error {
+	if err == nil && (state == report.Problem || strict && state == report.Warning) {
+		return &unhealthyError{}
+	}
+	return err
+}
+
+func newCmdRPO(e *env, g *globalFlags) *cobra.Command {
+	c := &cobra.Command{
+		Use:     "rpo [PLAN | -f FILE]",
+		Short:   "Measure how much a failover would lose now",
+		GroupID: groupCheck,
+		Long: `Measure how much a failover would lose now: the age of the newest point each
+volume can be recovered to at the recovery site, and of the newest backup of the
+Kubernetes objects.
+
+A point counts when the copy of the volume's snapshot was found on the recovery
+site's ZFS host. An age is ok up to the plan's RPO, a warning up to twice as
+much, and a problem above.` + exitStatus,
+		Example: `  # How much would be lost now?
+  kubectl dr rpo wordpress
+
+  # In a monitoring script: status 2 as soon as the objective is missed
+  kubectl dr rpo wordpress --strict -o json`,
+	}
+	plans := addPlanFlags(c, e, g)
+	out := addOutputFlags(c)
+	strict := c.Flags().Bool("strict", false, "exit with status 2 on warnings too")
+	c.RunE = g.run(func(ctx context.Context, args []string) error {
+		cl, p, err := plans.load(ctx, e, args)
+		if err != nil {
+			return err
+		}
+		r, err := e.rpo(ctx, g, cl, p)
+		if err != nil {
+			return err
+		}
+		return e.judged(out.result(e, r), r.State, *strict)
+	})
+	return c
+}
+
+func (e *env) rpo(ctx context.Context, g *globalFlags, cl *cluster.Cluster, p *plan.RecoveryPlan) (*report.RPO, error) {
+	s, err := g.site(ctx, e, cl)
+	if err != nil {
+		return nil, err
+	}
+	meter := &rpo.Meter{Finder: s.finder, Now: e.now, Hosts: func(ctx context.Context) []cluster.Host { return s.storage.Hosts(ctx, e.now) }}
+	return meter.Measure(ctx, p)
+}
+
+func newCmdStatus(e *env, g *globalFlags) *cobra.Command {
+	c := &cobra.Command{
+		Use:     "status [PLAN | -f FILE]",
+		Short:   "Show where a plan stands",
+		GroupID: groupCheck,
+		Long: `Show where a plan stands: the role of the recovery site, the run in progress, the
+last drill and failover, the newest restore point, the RPO, and what to do next.
+Nothing is changed.` + exitStatus,
+		Example: `  kubectl dr status wordpress`,
+	}
+	plans := addPlanFlags(c, e, g)
+	out := addOutputFlags(c)
+	c.RunE = g.run(func(ctx context.Context, args []string) error {
+		cl, p, err := plans.load(ctx, e, args)
+		if err != nil {
+			return err
+		}
+		runs, err := run.Runs(ctx, cl.Client, cl.Namespace, p.Name)
+		if err != nil {
+			return err
+		}
+		r, err := e.rpo(ctx, g, cl, p)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return out.result(e, e.status(p, runs, r, err))
+	})
+	return c
+}
+
+// The roles of a recovery site.
+const (
+	roleStandby     = "standby"
+	roleFailingOver = "failing over"
+	roleActive      = "active"
+)
+
+func (e *env) status(p *plan.RecoveryPlan, runs []plan.RecoveryRun, r *report.RPO, rpoErr error) *report.Status {
+	s := &report.Status{
+		TypeMeta:   report.TypeMeta("StatusReport"),
+		ObjectMeta: metav1.ObjectMeta{Name: p.Name},
+		At:         metav1.NewTime(e.now()),
+		Role:       roleStandby,
+	}
+	for i := range runs {
+		r := &runs[i]
+		switch {
+		case r.InProgress() && s.Running == nil:
+			s.Running = summary(r)
+			if r.Spec.Kind != plan.RunDrill {
+				s.Role = roleFailingOver
+			}
+		case r.InProgress():
+		case r.Spec.Kind == plan.RunDrill && s.LastDrill == nil:
+			s.LastDrill = summary(r)
+		case r.Spec.Kind != plan.RunDrill && s.LastFailover == nil:
+			s.LastFailover = summary(r)
+			if r.Status.Phase == plan.PhasePassed && s.Role == roleStandby {
+				s.Role = roleActive
+			}
+		}
+	}
+	if r != nil {
+		s.RestorePoint = r.RestorePoint
+		s.RPO = &report.RPOSummary{State: r.State, Objective: r.Objective, Message: r.Message}
+	} else if rpoErr != nil {
+		s.RPO = &report.RPOSummary{State: report.Problem, Objective: p.Spec.Objectives.RPO, Message: rpoErr.Error()}
+	}
+	s.Next = e.next(p, s)
+	return s
+}
+
+func summary(r *plan.RecoveryRun) *report.RunSummary {
+	return &report.RunSummary{Name: r.Name, Phase: r.Status.Phase, StartedAt: r.Status.StartedAt, RTO: r.Status.RTO, Message: r.Status.Message}
+}
+
+// next says what to do, most urgent first.
+func (e *env) next(p *plan.RecoveryPlan, s *report.Status) []string {
+	var next []string
+	switch {
+	case s.Role == roleFailingOver:
+		next = append(next, "kubectl dr failover "+p.Name+" --resume (plus the flags it was begun with)")
+	case s.Running != nil:
+		next = append(next, "kubectl dr drill "+p.Name+" --resume")
+	}
+	if s.Role == roleActive {
+		return append(next, "kubectl dr report "+s.LastFailover.Name)
+	}
+	if s.RPO != nil && s.RPO.State == report.Problem {
+		next = append(next, "kubectl dr check "+p.Name)
+	}
+	every := p.Spec.Objectives.DrillEvery
+	switch d := s.LastDrill; {
+	case d == nil:
+		next = append(next, "kubectl dr drill "+p.Name+" (there was none yet)")
+	case d.Phase != plan.PhasePassed:
+		next = append(next, "kubectl dr report "+d.Name, "kubectl dr drill "+p.Name)
+	case every != nil && d.StartedAt != nil && e.now().Sub(d.StartedAt.Time) > every.Duration:
+		next = append(next, fmt.Sprintf("kubectl dr drill %s (wanted every %s)", p.Name, report.Age(every.Duration)))
+	}
+	return next
+}
+
+func newCmdHistory(e *env, g *globalFlags) *cobra.Command {
+	c := &cobra.Command{
+		Use:     "history [PLAN]",
+		Short:   "List drills and failovers",
+		GroupID: groupCheck,
+		Long: `List drills and failovers, of one plan or of all, newest first, with the RPO and
+RTO that were measured.` + exitStatus,
+		Example: `  kubectl dr history
+  kubectl dr history wordpress -o wide`,
+		Args: cobra.MaximumNArgs(1),
+	}
+	out := addOutputFlags(c)
+	c.ValidArgsFunction = func(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		return names(c.Context(), e, g, func(ctx context.Context, cl *cluster.Cluster) ([]string, error) {
+			plans, err := cl.Plans(ctx)
+			return planNames(plans), err
+		})
+	}
+	c.RunE = g.run(func(ctx context.Context, args []string) error {
+		cl, err := e.open(g.recovery, g.namespace(nil))
+		if err != nil {
+			return err
+		}
+		runs, err := run.Runs(ctx, cl.Client, cl.Namespace, strings.Join(args, ""))
+		if err != nil {
+			return err
+		}
+		list := &plan.RecoveryRunList{Items: runs}
+		list.APIVersion, list.Kind = plan.GroupVersion.String(), "RecoveryRunList"
+		for i := range list.Items {
+			typed(&list.Items[i])
+		}
+		return out.result(e, list)
+	})
+	return c
+}
+
+// typed says of a run what it is: clients drop it on reading.
+func typed(r *plan.RecoveryRun) *plan.RecoveryRun {
+	r.APIVersion, r.Kind = plan.GroupVersion.String(), "RecoveryRun"
+	r.ManagedFields = nil
+	return r
+}
+
+func newCmdReport(e *env, g *globalFlags) *cobra.Command {
+	c := &cobra.Command{
+		Use:     "report [RUN]",
+		Short:   "Show a drill or failover step by step",
+		GroupID: groupCheck,
+		Long: `Show a drill or failover step by step: what was done and what was not, how long
+it took, what was measured, and which copies were used. Without a name it is the
+newest run.` + exitStatus,
+		Example: `  kubectl dr report
+  kubectl dr report wordpress-drill-20260102-030405 -o yaml`,
+		Args: cobra.MaximumNArgs(1),
+	}
+	out := addOutputFlags(c)
+	c.ValidArgsFunction = func(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		return names(c.Context(), e, g, runNames)
+	}
+	c.RunE = g.run(func(ctx context.Context, args []string) error {
+		cl, err := e.open(g.recovery, g.namespace(nil))
+		if err != nil {
+			return err
+		}
+		if len(args) == 0 {
+			runs, err := run.Runs(ctx, cl.Client, cl.Namespace, "")
+			if err != nil {
+				return err
+			}
+			if len(runs) == 0 {
+				return withHint("kubectl dr drill rehearses a plan", "there was no run yet in namespace %s", cl.Namespace)
+			}
+			return out.result(e, typed(&runs[0]))
+		}
+		r := &plan.RecoveryRun{}
+		if err := cl.Client.Get(ctx, client.ObjectKey{Namespace: cl.Namespace, Name: args[0]}, r); err != nil {
+			return fmt.Errorf("get run %q in namespace %s: %w", args[0], cl.Namespace, err)
+		}
+		return out.result(e, typed(r))
+	})
+	return c
+}
+
+func newCmdVersion(e *env, g *globalFlags) *cobra.Command {
+	c := &cobra.Command{
+		Use:     "version",
+		Short:   "Print versions",
+		GroupID: groupOther,
+		Long: `Print the version of kubectl dr and, with --remote, of Velero and the agents at
+the recovery site.` + exitStatus,
+		Example: `  kubectl dr version --remote`,
+		Args:    cobra.NoArgs,
+	}
+	out := addOutputFlags(c)
+	remote := c.Flags().Bool("remote", false, "ask Velero and the agents at the recovery site too")
+	c.RunE = g.run(func(ctx context.Context, _ []string) error {
+		v := &report.Version{TypeMeta: report.TypeMeta("VersionReport"), ObjectMeta: metav1.ObjectMeta{Name: "kubectl-dr"}, Client: zfssnap.Version}
+		if *remote {
+			cl, err := e.open(g.recovery, g.namespace(nil))
+			if err != nil {
+				return err
+			}
+			s, err := g.site(ctx, e, cl)
+			if err != nil {
+				return err
+			}
+			if v.Server, err = check.ServerVersion(ctx, cl, e.interval, serverTimeout); err != nil {
+				return err
+			}
+			for _, h := range s.storage.Hosts(ctx, e.now) {
+				info := report.AgentInfo{Node: h.Node, Version: h.Info.GetAgentVersion(), ZFS: h.Info.GetZfsVersion()}
+				if h.Err != nil {
+					info.Error = h.Err.Error()
+				}
+				v.Agents = append(v.Agents, info)
+			}
+		}
+		return out.result(e, v)
+	})
+	return c
+}
