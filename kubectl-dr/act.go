@@ -90,7 +90,7 @@ func (f *runFlags) inProgress(ctx context.Context, c *cluster.Cluster, planName 
 	if verb == "drill" {
 		hint += ", or kubectl dr drill cleanup " + r.Name
 	}
-	return nil, withHint(hint, "%s %s of plan %q is in progress", strings.ToLower(string(r.Spec.Kind)), r.Name, planName)
+	return nil, withHint(hint, "%s %s of plan %q is in progress", r.Spec.Kind.Words(), r.Name, planName)
 }
 
 func (s *site) point(ctx context.Context, p *plan.RecoveryPlan, backup string) (restorepoint.Point, error) {
@@ -211,7 +211,7 @@ func (e *env) begun(r *plan.RecoveryRun, fresh bool) {
 	if !fresh {
 		verb = "goes on"
 	}
-	fmt.Fprintf(e.ErrOut, "%s %s %s with backup %s\n", strings.ToLower(string(r.Spec.Kind)), r.Name, verb, r.Spec.Backup)
+	fmt.Fprintf(e.ErrOut, "%s %s %s with backup %s\n", r.Spec.Kind.Words(), r.Name, verb, r.Spec.Backup)
 }
 
 const recordTimeout = 30 * time.Second
@@ -256,7 +256,7 @@ func (e *env) cleanUp(ctx context.Context, s *site, name string) error {
 	case err != nil:
 		return fmt.Errorf("get run %q: %w", name, err)
 	case r.Spec.Kind != plan.RunDrill:
-		return fmt.Errorf("run %s is a %s; only drills are cleaned up", name, strings.ToLower(string(r.Spec.Kind)))
+		return fmt.Errorf("run %s is a %s; only drills are cleaned up", name, r.Spec.Kind.Words())
 	}
 	ctx, release, err := e.lock(ctx, s.cluster, r.Spec.Plan)
 	if err != nil {

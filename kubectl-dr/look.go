@@ -244,6 +244,9 @@ RTO that were measured.` + exitStatus,
 		if err != nil {
 			return err
 		}
+		if len(runs) == 0 {
+			fmt.Fprintf(e.ErrOut, "there was no run yet in namespace %s\n", cl.Namespace)
+		}
 		list := &plan.RecoveryRunList{Items: runs}
 		list.APIVersion, list.Kind = plan.GroupVersion.String(), "RecoveryRunList"
 		for i := range list.Items {

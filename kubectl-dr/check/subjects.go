@@ -63,7 +63,7 @@ func (in *inspection) lint(ctx context.Context) {
 	if err != nil {
 		in.failed("schedule "+in.plan.Spec.Source.Schedule, err, "")
 	} else {
-		in.ok("schedule "+in.plan.Spec.Source.Schedule, fmt.Sprintf("%d completed backups", len(in.backups)))
+		in.ok("schedule "+in.plan.Spec.Source.Schedule, report.Count(len(in.backups), "completed backup"))
 	}
 	if in.contents == nil {
 		in.skip("references", "what the newest backup holds is not known")
@@ -301,7 +301,7 @@ func (in *inspection) restorePoint(ctx context.Context) {
 		in.warn("newest", fmt.Sprintf("%s, because %s: %s", last.Backup, points[0].Backup, strings.Join(points[0].Problems(), "; ")),
 			"see whether replication runs at the source")
 	default:
-		in.ok("newest", fmt.Sprintf("%s, %d volumes", last.Backup, len(last.Volumes)))
+		in.ok("newest", fmt.Sprintf("%s, %s", last.Backup, report.Count(len(last.Volumes), "volume")))
 	}
 	for _, v := range last.Unprotected() {
 		name := fmt.Sprintf("volume %s/%s", v.Namespace, v.Claim)
@@ -478,7 +478,7 @@ func (in *inspection) drills(ctx context.Context) {
 		return
 	}
 	if r := run.InProgress(runs); r != nil {
-		in.warn("in progress", fmt.Sprintf("%s %s: %s", strings.ToLower(string(r.Spec.Kind)), r.Name, r.Status.Message), "run the same command again to end it; nothing else runs meanwhile")
+		in.warn("in progress", fmt.Sprintf("%s %s: %s", r.Spec.Kind.Words(), r.Name, r.Status.Message), "run the same command again to end it; nothing else runs meanwhile")
 	}
 	var last, passed *plan.RecoveryRun
 	for i := range runs {

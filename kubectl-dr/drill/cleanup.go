@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/run"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 )
@@ -57,7 +58,7 @@ func (c *Cleaner) CleanUp(ctx context.Context, runName string) (string, error) {
 	errHandles := c.zfsVolumes(ctx, ofRun)
 	clones, errClones := c.Volumes.DestroyRun(ctx, runName, c.Interval)
 	left, errRestore := c.restore(ctx, runName)
-	message := fmt.Sprintf("deleted %d namespaces, %d volumes, %d clones", namespaces, volumes, len(clones))
+	message := fmt.Sprintf("deleted %s, %s, %s", report.Count(namespaces, "namespace"), report.Count(volumes, "volume"), report.Count(len(clones), "clone"))
 	if left != "" {
 		message += "; " + left
 	}

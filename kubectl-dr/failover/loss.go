@@ -5,8 +5,7 @@ import (
 	"strings"
 	"time"
 
-	"k8s.io/apimachinery/pkg/util/duration"
-
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/restorepoint"
 )
 
@@ -43,20 +42,17 @@ func Preview(p restorepoint.Point, now time.Time) Loss {
 	return l
 }
 
-// Age words an age for people.
-func Age(d time.Duration) string { return duration.HumanDuration(max(0, d)) }
-
 // String says it in a sentence.
 func (l Loss) String() string {
 	var parts []string
 	for _, v := range l.Volumes {
-		parts = append(parts, fmt.Sprintf("%s in PVC %s", Age(v.Age), v.Claim))
+		parts = append(parts, fmt.Sprintf("%s in PVC %s", report.Age(v.Age), v.Claim))
 	}
 	for _, v := range l.Everything {
 		parts = append(parts, fmt.Sprintf("everything in PVC %s, which the backup does not hold", v))
 	}
 	if len(parts) == 0 {
-		parts = []string{fmt.Sprintf("%s of changes to its objects", Age(l.Objects))}
+		parts = []string{fmt.Sprintf("%s of changes to its objects", report.Age(l.Objects))}
 	}
 	return "a failover now loses " + strings.Join(parts, ", ")
 }
@@ -72,7 +68,7 @@ func (e *TooMuchError) Error() string {
 	if !e.Given {
 		return e.Loss.String() + "; that has to be accepted"
 	}
-	return fmt.Sprintf("%s; accepted is %s", e.Loss, Age(e.Accepted))
+	return fmt.Sprintf("%s; accepted is %s", e.Loss, report.Age(e.Accepted))
 }
 
 // Hint says what to accept.
@@ -81,7 +77,7 @@ func (e *TooMuchError) Hint() string {
 		return "list claims that may come back empty in spec.source.ignoreClaims of the plan, or choose another backup with --backup"
 	}
 	return fmt.Sprintf("accept it with --accept-data-loss=%s or more, or choose another backup with --backup",
-		(e.Loss.Most + time.Minute).Truncate(time.Minute))
+		strings.TrimSuffix((e.Loss.Most + time.Minute).Truncate(time.Minute).String(), "0s"))
 }
 
 // Accept returns a *TooMuchError unless everything that would be lost was

@@ -77,6 +77,17 @@ func (s RecoveryPlanSpec) Profile(kind RunKind) string {
 	return s.Profiles.Failover
 }
 
+// Words names a kind of run for people.
+func (k RunKind) Words() string {
+	switch k {
+	case RunDrill:
+		return "drill"
+	case RunPlannedFailover:
+		return "planned failover"
+	}
+	return "failover"
+}
+
 // InProgress reports whether a run goes on when its command is run again.
 func (r *RecoveryRun) InProgress() bool {
 	switch r.Status.Phase {

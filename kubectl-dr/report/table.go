@@ -134,10 +134,11 @@ func (p *printer) check(c *Check) {
 		}
 	}
 	p.line("")
-	p.line("%d ok, %s, %s", c.OK, count(c.Warnings, "warning"), count(c.Problems, "problem"))
+	p.line("%d ok, %s, %s", c.OK, Count(c.Warnings, "warning"), Count(c.Problems, "problem"))
 }
 
-func count(n int, what string) string {
+// Count words a number of things.
+func Count(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
 	}

@@ -117,20 +117,35 @@ type UnrecoverableError struct {
 }
 
 func (e *UnrecoverableError) Error() string {
-	if len(e.Points) == 1 {
-		p := &e.Points[0]
-		return fmt.Sprintf("backup %q cannot be recovered here: %s", p.Backup, strings.Join(p.Problems(), "; "))
+	p := &e.Points[0]
+	msg := fmt.Sprintf("backup %s cannot be recovered here: %s", p.Backup, strings.Join(p.Problems(), "; "))
+	if older := len(e.Points) - 1; older > 0 {
+		msg += fmt.Sprintf("; nor can the %d before it", older)
 	}
-	var lines []string
-	for i := range e.Points {
-		lines = append(lines, fmt.Sprintf("%s: %s", e.Points[i].Backup, strings.Join(e.Points[i].Problems(), "; ")))
-	}
-	return "no backup can be recovered here: " + strings.Join(lines, " | ")
+	return msg
 }
 
 // Hint says what to look at.
 func (e *UnrecoverableError) Hint() string {
-	return "run kubectl dr check to see whether the agents answer and where copies are missing"
+	return "see whether replication runs at the source; kubectl dr rpo shows each volume"
+}
+
+// UnknownError says that it could not be found out whether a copy exists.
+type UnknownError struct {
+	Backup string
+	Err    error
+}
+
+func (e *UnknownError) Error() string { return fmt.Sprintf("backup %s: %s", e.Backup, e.Err) }
+func (e *UnknownError) Unwrap() error { return e.Err }
+
+// Hint says what to look at; what the cause knows comes first.
+func (e *UnknownError) Hint() string {
+	var cause interface{ Hint() string }
+	if errors.As(e.Err, &cause) && cause.Hint() != "" {
+		return cause.Hint()
+	}
+	return "run kubectl dr check to see whether the agents answer"
 }
 
 // Completed returns the completed backups of a plan's schedule, newest first;
@@ -268,8 +283,12 @@ func (f *Finder) point(ctx context.Context, source plan.Source, b *velerov1api.B
 		return p, err
 	}
 	for _, info := range infos {
-		if slices.Contains(source.Namespaces, info.PVCNamespace) && !ours(p.Volumes, info) {
-			p.Volumes = append(p.Volumes, f.volume(ctx, source, p, info))
+		if slices.Contains(source.Namespaces, info.PVCNamespace) && !listed(p.Volumes, info) {
+			v, err := f.volume(ctx, source, p, info)
+			if err != nil {
+				return p, &UnknownError{Backup: b.Name, Err: err}
+			}
+			p.Volumes = append(p.Volumes, v)
 		}
 	}
 	slices.SortFunc(p.Volumes, func(a, b plan.Volume) int {
@@ -278,14 +297,14 @@ func (f *Finder) point(ctx context.Context, source plan.Source, b *velerov1api.B
 	return p, ctx.Err()
 }
 
-// ours reports whether a claim was listed before.
-func ours(volumes []plan.Volume, info volumeInfo) bool {
+// listed reports whether a claim is there already.
+func listed(volumes []plan.Volume, info volumeInfo) bool {
 	return slices.ContainsFunc(volumes, func(v plan.Volume) bool {
 		return v.Namespace == info.PVCNamespace && v.Claim == info.PVCName
 	})
 }
 
-func (f *Finder) volume(ctx context.Context, source plan.Source, p Point, info volumeInfo) plan.Volume {
+func (f *Finder) volume(ctx context.Context, source plan.Source, p Point, info volumeInfo) (plan.Volume, error) {
 	v := plan.Volume{Namespace: info.PVCNamespace, Claim: info.PVCName, SnapshotAt: metav1.NewTime(p.StartedAt)}
 	switch {
 	case info.Skipped:
@@ -296,31 +315,34 @@ func (f *Finder) volume(ctx context.Context, source plan.Source, p Point, info v
 				v.Problem += ": " + strings.TrimSuffix(strings.TrimSpace(info.SkippedReason), ".")
 			}
 		}
-		return v
+		return v, nil
 	case info.BackupMethod != methodNativeSnapshot:
 		// Velero restores it from the backup's own storage.
 		if info.Result == "failed" {
 			v.Problem = "its backup failed"
 		}
-		return v
+		return v, nil
 	case info.NativeSnapshot == nil || info.NativeSnapshot.SnapshotHandle == "":
 		v.Problem = "its snapshot failed"
-		return v
+		return v, nil
 	}
 	v.SnapshotID = info.NativeSnapshot.SnapshotHandle
 	id, err := zfssnap.ParseSnapshotID(v.SnapshotID)
 	if err != nil {
 		v.Problem = err.Error()
-		return v
+		return v, nil
 	}
 	v.SnapshotAt = metav1.NewTime(id.Created)
 	found, err := f.Replicas.Find(ctx, id)
-	if err != nil {
+	switch {
+	case errors.Is(err, cluster.ErrNoCopy):
 		v.Problem = err.Error()
-		return v
+		return v, nil
+	case err != nil:
+		return v, fmt.Errorf("volume %s/%s: %w", v.Namespace, v.Claim, err)
 	}
 	v.Node, v.Snapshot = found.Node, found.Dataset+"@"+found.Snapshot
-	return v
+	return v, nil
 }
 
 // notIncluded returns the namespaces that a backup leaves out.

@@ -7,6 +7,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/restorepoint"
 )
 
@@ -31,8 +32,8 @@ func (t *Target) Select(finder *restorepoint.Finder) Step {
 				t.Hooks.Warnf("volume %s/%s comes back empty: the backup does not hold its data", v.Namespace, v.Claim)
 			}
 			age := max(0, t.Run.Status.StartedAt.Sub(p.At()))
-			return fmt.Sprintf("backup %s, %d volumes, data as of %s (%s before the start)",
-				p.Backup, len(p.Volumes), p.At().UTC().Format(time.RFC3339), age.Round(time.Second)), nil
+			return fmt.Sprintf("backup %s, %s, data as of %s (%s before the start)",
+				p.Backup, report.Count(len(p.Volumes), "volume"), p.At().UTC().Format(time.RFC3339), report.Age(age)), nil
 		},
 	}
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/probe"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/restore/rules"
 )
 
@@ -60,11 +61,11 @@ func (t *Target) Start(jobs bool) []Step {
 		timeout := cmpOr(wave.Timeout.Duration, DefaultWaveTimeout)
 		steps = append(steps, Step{
 			Name:  "start " + wave.Name,
-			About: fmt.Sprintf("start %s and wait up to %s until ready", strings.Join(wave.Workloads, ", "), timeout),
+			About: fmt.Sprintf("start %s and wait up to %s until ready", strings.Join(wave.Workloads, ", "), report.Age(timeout)),
 			Do:    func(ctx context.Context) (string, error) { return t.startWave(ctx, wave, timeout) },
 		})
 	}
-	about := fmt.Sprintf("start what is in no wave and wait up to %s until ready", DefaultWaveTimeout)
+	about := fmt.Sprintf("start what is in no wave and wait up to %s until ready", report.Age(DefaultWaveTimeout))
 	if !jobs {
 		about += "; Jobs and CronJobs stay suspended"
 	}
@@ -270,7 +271,7 @@ func (t *Target) notReady(ctx context.Context, objects []*unstructured.Unstructu
 		}
 		lines = append(lines, line)
 	}
-	return &Error{fmt.Errorf("not ready after %s: %s", timeout, strings.Join(lines, "; ")),
+	return &Error{fmt.Errorf("not ready after %s: %s", report.Age(timeout), strings.Join(lines, "; ")),
 		"the workload's pods and events say more; a wave's timeout is spec.start[].timeout of the plan"}
 }
 
@@ -299,7 +300,7 @@ const StepMeasure = "measure"
 // before this one and proves something: the last probe, or else the last wave.
 func (t *Target) Measure() Step {
 	o := t.Run.Spec.PlanSpec.Objectives
-	return Step{Name: StepMeasure, About: fmt.Sprintf("compare with the objectives: RPO %s, RTO %s", o.RPO.Duration, o.RTO.Duration),
+	return Step{Name: StepMeasure, About: fmt.Sprintf("compare with the objectives: RPO %s, RTO %s", report.Age(o.RPO.Duration), report.Age(o.RTO.Duration)),
 		Do: func(context.Context) (string, error) {
 			s := &t.Run.Status
 			var recovered time.Time
@@ -317,7 +318,7 @@ func (t *Target) Measure() Step {
 			s.RPO, s.RTO = &metav1.Duration{Duration: rpo.Round(time.Second)}, &metav1.Duration{Duration: rto.Round(time.Second)}
 			s.RPOMet, s.RTOMet = ptr.To(rpo <= o.RPO.Duration), ptr.To(rto <= o.RTO.Duration)
 			return fmt.Sprintf("RPO %s (objective %s, %s), RTO %s (objective %s, %s)",
-				s.RPO.Duration, o.RPO.Duration, met(*s.RPOMet), s.RTO.Duration, o.RTO.Duration, met(*s.RTOMet)), nil
+				report.Age(rpo), report.Age(o.RPO.Duration), met(*s.RPOMet), report.Age(rto), report.Age(o.RTO.Duration), met(*s.RTOMet)), nil
 		}}
 }
 

@@ -1,0 +1,491 @@
+package kubectldr
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	appsv1api "k8s.io/api/apps/v1"
+	corev1api "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
+	"github.com/kubectl-dr/kubectl-dr/restore/rules"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap"
+)
+
+func TestHelp(t *testing.T) {
+	t.Parallel()
+	for _, command := range []string{"", "check", "status", "rpo", "drill", "drill cleanup", "failover", "history", "report", "version"} {
+		t.Run("help of "+command, func(t *testing.T) {
+			t.Parallel()
+			got := newWorld(t).run(t.Context(), append(strings.Fields(command), "--help")...)
+			assert.Zero(t, got.code)
+			assert.Contains(t, got.out, "Exit status:")
+			assert.NotContains(t, got.out, "kubectl-dr ", "users type kubectl dr")
+			golden(t, filepath.Join("help", "dr "+command), got.out)
+		})
+	}
+}
+
+func TestLook(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name    string
+		args    string
+		arrange func(*world)
+	}{
+		{"check of a site that is ready, but for a drill", "check", nil},
+		{"check as json", "check -o json", nil},
+		{"check with problems", "check wordpress", func(w *world) {
+			w.host.down, w.noServer = true, false
+			delete(w.files, "BackupResourceList/wordpress-2")
+			require.NoError(w.t, w.recovery.Client.Delete(w.t.Context(), &corev1api.Node{ObjectMeta: metav1.ObjectMeta{Name: "remote"}}))
+		}},
+		{"check of a plan that names what is not there", "check -f -", func(w *world) {
+			p := testPlan()
+			p.Spec.Source.Namespaces = []string{"shop"}
+			p.Spec.Profiles.Drill = "nope"
+			p.Spec.Start[0].Workloads = []string{"statefulset/gone"}
+			w.plan(p)
+		}},
+		{"rpo within the objective", "rpo wordpress", nil},
+		{"rpo wide", "rpo -o wide", nil},
+		{"rpo as json", "rpo -o json", nil},
+		{"rpo name", "rpo -o name", nil},
+		{"rpo above the objective is a warning", "rpo", func(w *world) { w.pass(10 * time.Minute) }},
+		{"rpo above the objective with --strict is not healthy", "rpo --strict", func(w *world) { w.pass(10 * time.Minute) }},
+		{"rpo above twice the objective is a problem", "rpo", func(w *world) { w.pass(time.Hour) }},
+		{"rpo of a newest backup whose copy is missing", "rpo", func(w *world) { delete(w.host.snapshots, 102) }},
+		{"rpo with a clock that is wrong", "rpo --no-headers", func(w *world) { w.host.skew = -time.Minute }},
+		{"rpo of a volume that the backup leaves out", "rpo", func(w *world) {
+			w.files["BackupVolumeInfos/wordpress-2"] = strings.Replace(w.files["BackupVolumeInfos/wordpress-2"],
+				`"backupMethod":"NativeSnapshot"`, `"skipped":true,"skippedReason":"no snapshotter found."`, 1)
+		}},
+		{"rpo with the agent down", "rpo", func(w *world) { w.host.down = true }},
+		{"status before any run", "status", nil},
+		{"history before any run", "history", nil},
+		{"version", "version", nil},
+		{"version of everything", "version --remote -o yaml", nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			if tt.arrange != nil {
+				tt.arrange(w)
+			}
+			golden(t, filepath.Join("look", tt.name), w.run(t.Context(), strings.Fields(tt.args)...).String())
+		})
+	}
+}
+
+// plan gives a plan on standard input.
+func (w *world) plan(p *plan.RecoveryPlan) {
+	content, err := yaml.Marshal(p)
+	require.NoError(w.t, err)
+	w.stdin = string(content)
+}
+
+func TestWrongInput(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name    string
+		args    string
+		arrange func(*world)
+		code    int
+		err     string // in standard error
+		hint    string
+	}{
+		{"an unknown plan", "rpo nope", nil, 1, `get plan "nope" in namespace velero`, ""},
+		{"an unknown flag", "rpo --fast", nil, 1, "unknown flag: --fast", "kubectl dr rpo --help"},
+		{"an unknown command", "fly", nil, 1, `unknown command "fly"`, ""},
+		{"a plan by name and by file", "drill wordpress -f plan.yaml", nil, 1, "not both", ""},
+		{"a file that is not there", "drill -f nope.yaml", nil, 1, "read plan: open nope.yaml", ""},
+		{"a plan with an unknown field", "drill -f -", func(w *world) { w.stdin = "apiVersion: kubectl-dr.io/v1alpha1\nkind: RecoveryPlan\nspek: {}\n" }, 1, `unknown field "spek"`, ""},
+		{"a plan without objectives", "drill -f -", func(w *world) {
+			p := testPlan()
+			p.Spec.Objectives.RPO.Duration = 0
+			w.plan(p)
+		}, 1, "spec.objectives.rpo: must be a duration above zero", ""},
+		{"a plan for a namespace that is not backed up", "drill -f -", func(w *world) {
+			p := testPlan()
+			p.Spec.Source.Namespaces, p.Spec.Start, p.Spec.Probes = []string{"shop"}, nil, nil
+			w.plan(p)
+		}, 1, "it does not include namespace shop", "kubectl dr check"},
+		{"a schedule without backups", "rpo -f -", func(w *world) {
+			p := testPlan()
+			p.Spec.Source.Schedule = "nightly"
+			w.plan(p)
+		}, 1, `schedule "nightly" has no completed backup`, "check spec.source.schedule"},
+		{"a schedule whose backups failed", "rpo", func(w *world) {
+			for _, name := range []string{"wordpress-1", "wordpress-2"} {
+				b := &velerov1api.Backup{}
+				require.NoError(w.t, w.recovery.Client.Get(w.t.Context(), client.ObjectKey{Namespace: veleroNS, Name: name}, b))
+				b.Status.Phase = velerov1api.BackupPhasePartiallyFailed
+				require.NoError(w.t, w.recovery.Client.Update(w.t.Context(), b))
+			}
+		}, 1, "not completed: wordpress-2 (PartiallyFailed), wordpress-1 (PartiallyFailed)", ""},
+		{"an agent that does not answer", "drill", func(w *world) { w.host.down = true }, 1, "agent is unreachable", "kubectl dr check"},
+		{"a cluster without the definitions", "rpo", func(w *world) { w.noCRDs = true }, 1, "no matches for kind", "kubectl apply -f examples/crds/"},
+		{"a cluster without the definitions, for a plan in a file", "drill -f testdata/plan.yaml", func(w *world) { w.noCRDs = true }, 1, "no matches for kind", "kubectl apply -f examples/crds/"},
+		{"a backup that is not there", "drill --backup nope", nil, 1, `get backup "nope"`, ""},
+		{"a drill to resume when there is none", "drill --resume", nil, 1, "no run of plan", ""},
+		{"a failover of neither kind", "failover", nil, 1, "choose one of --planned and --disaster", "--disaster: the source is gone"},
+		{"a failover of both kinds", "failover --planned --disaster", nil, 1, "choose one", ""},
+		{"a planned failover without a source", "failover --planned", nil, 1, "needs --source-context", "--disaster"},
+		{"a planned failover from the recovery cluster itself", "failover --planned --source-context dr --yes", nil, 1, "source and recovery cluster are the same", ""},
+		{"a disaster without accepting the loss", "failover --disaster --yes", nil, 1, "a failover now loses 7m12s in PVC wordpress-db", "--accept-data-loss=8m "},
+		{"a disaster that loses more than was accepted", "failover --disaster --yes --accept-data-loss=5m", nil, 1, "accepted is 5m", "--accept-data-loss=8m "},
+		{"a failover without a terminal", "failover --disaster --accept-data-loss=10m", nil, 1, "no terminal", "--yes"},
+		{"a failover that is not confirmed", "failover --disaster --accept-data-loss=10m", func(w *world) { w.tty, w.stdin = true, "yes\n" }, 1, `"yes" is not the plan's name`, ""},
+		{"a failover over data that is there", "failover --disaster --accept-data-loss=10m --yes", func(w *world) {
+			require.NoError(w.t, w.recovery.Client.Create(w.t.Context(), &corev1api.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "wordpress", Name: "wordpress-db"}}))
+		}, 1, "namespace wordpress of the recovery cluster holds claims already: wordpress-db", "delete the namespace first"},
+		{"a report of a run that is not there", "report nope", nil, 1, `get run "nope"`, ""},
+		{"cleaning up a run that is not there", "drill cleanup nope", nil, 1, `there is no run "nope"`, "kubectl dr history"},
+		{"an unknown format", "rpo -o xml", nil, 1, "unable to match a printer", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			if tt.arrange != nil {
+				tt.arrange(w)
+			}
+			got := w.run(t.Context(), strings.Fields(tt.args)...)
+			assert.Equal(t, tt.code, got.code)
+			assert.Empty(t, got.out)
+			lines := strings.Split(got.err, "hint: ")
+			assert.Contains(t, lines[0], "error: ")
+			assert.Contains(t, lines[0], tt.err)
+			if tt.hint != "" {
+				require.Len(t, lines, 2, got.err)
+				assert.Contains(t, lines[1], tt.hint)
+			}
+			assert.Empty(t, w.clones())
+		})
+	}
+}
+
+func TestDrill(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.host.busy = 2
+	before := len(w.host.datasets)
+	got := w.run(t.Context(), "drill", "wordpress")
+	golden(t, "act/drill", got.String())
+	assert.Empty(t, w.clones())
+	assert.Len(t, w.host.datasets, before, "replicas are where they were")
+	w.assertNothingLeft(t)
+	w.pass(time.Hour)
+	golden(t, "act/history after a drill", w.run(t.Context(), "history").String())
+	golden(t, "act/history after a drill, as json", w.run(t.Context(), "history", "-o", "json").String())
+	golden(t, "act/report of a drill", w.run(t.Context(), "report").String())
+	golden(t, "act/status after a drill", w.run(t.Context(), "status").String())
+}
+
+func (w *world) assertNothingLeft(t *testing.T) {
+	t.Helper()
+	var namespaces corev1api.NamespaceList
+	require.NoError(t, w.recovery.Client.List(context.Background(), &namespaces, client.HasLabels{zfssnap.LabelRun}))
+	assert.Empty(t, namespaces.Items)
+	var pvs corev1api.PersistentVolumeList
+	require.NoError(t, w.recovery.Client.List(context.Background(), &pvs))
+	assert.Empty(t, pvs.Items)
+	var restores velerov1api.RestoreList
+	require.NoError(t, w.recovery.Client.List(context.Background(), &restores))
+	assert.Empty(t, restores.Items)
+	assert.Empty(t, w.clones())
+}
+
+func (w *world) lastRun(t *testing.T) *plan.RecoveryRun {
+	t.Helper()
+	var runs plan.RecoveryRunList
+	require.NoError(t, w.recovery.Client.List(context.Background(), &runs))
+	require.Len(t, runs.Items, 1)
+	return &runs.Items[0]
+}
+
+func TestDrill_dryRunDoesNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.before = func(what string) error { return fmt.Errorf("%s in a dry run", what) }
+	golden(t, "act/drill --dry-run", w.run(t.Context(), "drill", "--dry-run").String())
+	golden(t, "act/failover --disaster --dry-run", w.run(t.Context(), "failover", "--disaster", "--dry-run").String())
+	golden(t, "act/failover --planned --dry-run", w.run(t.Context(), "failover", "--planned", "--source-context=primary", "--dry-run").String())
+	got := w.run(t.Context(), "drill", "--dry-run", "-o", "json")
+	var r plan.RecoveryRun
+	require.NoError(t, json.Unmarshal([]byte(got.out), &r), got.out)
+	assert.Equal(t, "RecoveryRun", r.Kind)
+	assert.Len(t, r.Status.Steps, 10)
+}
+
+func TestDrill_cleansUpWhenItFails(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name    string
+		arrange func(*world)
+		err     string
+	}{
+		{"the restore fails", func(w *world) { w.restorePhase = velerov1api.RestorePhasePartiallyFailed },
+			"is PartiallyFailed: 1 errors; wordpress: restore volume: no space left"},
+		{"pods do not become ready", func(w *world) { w.neverReady = true }, "pod wordpress-db-0: 0/1 nodes are available"},
+		{"a probe does not pass", func(w *world) {
+			w.answer = func(rw http.ResponseWriter, _ *http.Request) { http.Error(rw, "no database", http.StatusBadGateway) }
+		}, "answered 502 bad gateway, want 200"},
+		{"a namespace can not be made", func(w *world) {
+			w.before = func(what string) error {
+				if what == "dr create networkpolicy" {
+					return errors.New("quota exceeded")
+				}
+				return nil
+			}
+		}, "create NetworkPolicy"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			tt.arrange(w)
+			p := testPlan()
+			p.Spec.Start[0].Timeout.Duration, p.Spec.Probes[0].Timeout.Duration = 20*time.Millisecond, 50*time.Millisecond
+			w.plan(p)
+			got := w.run(t.Context(), "drill", "-f", "-")
+			assert.Equal(t, 2, got.code)
+			assert.Contains(t, got.err, "error: drill wordpress-drill-20260102-030405 failed: ")
+			assert.Contains(t, got.err, tt.err)
+			w.assertNothingLeft(t)
+			assert.Equal(t, plan.PhaseFailed, w.lastRun(t).Status.Phase)
+			assert.Contains(t, got.out, "Pending", "steps that were not executed are listed")
+		})
+	}
+}
+
+func TestDrill_keepsWhatItMadeWhenAsked(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	got := w.run(t.Context(), "drill", "--keep")
+	require.Zero(t, got.code, got.err)
+	assert.Len(t, w.clones(), 2)
+	got = w.run(t.Context(), "drill", "cleanup", "wordpress-drill-20260102-030405")
+	require.Zero(t, got.code, got.err)
+	w.assertNothingLeft(t)
+	assert.Equal(t, plan.PhasePassed, w.lastRun(t).Status.Phase)
+}
+
+func TestDrill_saysWhatIsLeftWhenCleaningUpFails(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.before = func(what string) error {
+		if what == "dr delete persistentvolume" {
+			return errors.New("the API server is gone")
+		}
+		return nil
+	}
+	got := w.run(t.Context(), "drill")
+	assert.Equal(t, 2, got.code)
+	assert.Contains(t, got.err, "something is left: clean up: delete volume")
+	assert.Contains(t, got.err, "hint: try again with: kubectl dr drill cleanup wordpress-drill-20260102-030405")
+	assert.Empty(t, w.clones(), "what could be removed was")
+	w.before = nil
+	assert.Zero(t, w.run(t.Context(), "drill", "cleanup", "wordpress-drill-20260102-030405").code)
+	w.assertNothingLeft(t)
+}
+
+func TestDrill_cleansUpWhenInterrupted(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ctx, interrupt := context.WithCancel(t.Context())
+	w.answer = func(rw http.ResponseWriter, _ *http.Request) { interrupt() }
+	got := w.run(ctx, "drill")
+	assert.Equal(t, 130, got.code)
+	w.assertNothingLeft(t)
+	assert.Equal(t, plan.PhaseAborted, w.lastRun(t).Status.Phase)
+}
+
+func TestDrill_endsWithItsTimeout(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.neverReady = true
+	got := w.run(t.Context(), "drill", "--timeout=300ms")
+	assert.Equal(t, 124, got.code, got.err)
+	w.assertNothingLeft(t)
+}
+
+func TestDrill_missedObjectiveIsNotHealthy(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.pass(time.Hour)
+	got := w.run(t.Context(), "drill")
+	assert.Equal(t, 2, got.code)
+	assert.Contains(t, got.err, "passed, and missed an objective")
+	assert.Equal(t, plan.PhasePassed, w.lastRun(t).Status.Phase)
+}
+
+// TestRunsGoOnFromEachStep kills a run after each of its steps, before that is
+// recorded: the step is done twice, and must not mind.
+func TestRunsGoOnFromEachStep(t *testing.T) {
+	t.Parallel()
+	for name, args := range map[string]string{
+		"a drill":            "drill",
+		"a disaster":         "failover --disaster --accept-data-loss=15m --yes",
+		"a planned failover": "failover --planned --source-context=primary --yes",
+	} {
+		for _, step := range stepsOf(t, args) {
+			t.Run(name+" killed after "+step, func(t *testing.T) {
+				t.Parallel()
+				w := newWorld(t)
+				w.dieAfter = step
+				first := w.run(t.Context(), strings.Fields(args)...)
+				require.NotZero(t, first.code, first.err)
+				w.revive()
+				done := 0
+				for _, s := range w.lastRun(t).Status.Steps {
+					if s.Phase == plan.PhasePassed {
+						done++
+					}
+				}
+				got := w.run(t.Context(), strings.Fields(args+" --resume")...)
+				require.Zero(t, got.code, got.err)
+				r := w.lastRun(t)
+				assert.Equal(t, len(r.Status.Steps)-done, strings.Count(got.err, "running  "), "what was recorded is not done again")
+				assert.Equal(t, plan.PhasePassed, r.Status.Phase)
+				for _, s := range r.Status.Steps {
+					assert.Equal(t, plan.PhasePassed, s.Phase, s.Name)
+				}
+				if args == "drill" {
+					w.assertNothingLeft(t)
+				} else {
+					assert.Len(t, w.clones(), 2)
+				}
+			})
+		}
+	}
+}
+
+// stepsOf returns the names of a command's steps.
+func stepsOf(t *testing.T, args string) []string {
+	t.Helper()
+	got := newWorld(t).run(t.Context(), strings.Fields(args+" --dry-run -o json")...)
+	var r plan.RecoveryRun
+	require.NoError(t, json.Unmarshal([]byte(got.out), &r), got.String())
+	var names []string
+	for _, s := range r.Status.Steps {
+		names = append(names, s.Name)
+	}
+	require.NotEmpty(t, names)
+	return names
+}
+
+func TestFailover_disaster(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.tty, w.stdin = true, "wordpress\n"
+	got := w.run(t.Context(), "failover", "--disaster", "--accept-data-loss=15m")
+	golden(t, "act/failover --disaster", got.String())
+	for _, claim := range []string{"wordpress-db", "wordpress-html"} {
+		assert.Equal(t, "wordpress-failover-20260102-030405", w.host.datasets["backup/replica/znvm/k3s/"+claim][zfssnap.PropFenced])
+	}
+	assert.Len(t, w.clones(), 2)
+	golden(t, "act/status after a failover", w.run(t.Context(), "status").String())
+	again := w.run(t.Context(), "failover", "--disaster", "--accept-data-loss=15m", "--yes")
+	assert.Equal(t, 1, again.code)
+	assert.Contains(t, again.err, "holds claims already")
+}
+
+func TestFailover_planned(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	got := w.run(t.Context(), "failover", "--planned", "--source-context=primary", "--yes")
+	golden(t, "act/failover --planned", got.String())
+	r := w.lastRun(t)
+	assert.Zero(t, r.Status.RPO.Duration)
+	var s velerov1api.Schedule
+	require.NoError(t, w.source.Client.Get(t.Context(), client.ObjectKey{Namespace: veleroNS, Name: "wordpress"}, &s))
+	assert.True(t, s.Spec.Paused)
+	assert.Equal(t, int32(0), *w.deployment(t, "wordpress-db").Spec.Replicas)
+}
+
+func (w *world) deployment(t *testing.T, name string) *appsv1api.Deployment {
+	t.Helper()
+	d := &appsv1api.Deployment{}
+	require.NoError(t, w.source.Client.Get(t.Context(), client.ObjectKey{Namespace: "wordpress", Name: name}, d))
+	return d
+}
+
+func TestFailover_plannedGivesTheSourceBackWhatItHad(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name    string
+		arrange func(*world)
+		err     string
+	}{
+		{"the last backup fails", func(w *world) { w.backupPhase = velerov1api.BackupPhasePartiallyFailed }, "it is PartiallyFailed"},
+		{"a copy can not be fenced", func(w *world) { w.host.refuse = "backup/replica/znvm/k3s/wordpress-html" },
+			"fence backup/replica/znvm/k3s/wordpress-html on node remote: not allowed"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			tt.arrange(w)
+			got := w.run(t.Context(), "failover", "--planned", "--source-context=primary", "--yes")
+			assert.Equal(t, 1, got.code)
+			assert.Contains(t, got.err, tt.err)
+			for _, name := range []string{"wordpress-db", "wordpress"} {
+				d := w.deployment(t, name)
+				assert.Equal(t, int32(1), *d.Spec.Replicas)
+				assert.NotContains(t, d.Annotations, rules.AnnotationOriginalState)
+				assert.NotContains(t, d.Annotations, "kubectl-dr.io/stopped-by")
+			}
+			var s velerov1api.Schedule
+			require.NoError(t, w.source.Client.Get(t.Context(), client.ObjectKey{Namespace: veleroNS, Name: "wordpress"}, &s))
+			assert.False(t, s.Spec.Paused)
+			for name, props := range w.host.datasets {
+				assert.NotContains(t, props, zfssnap.PropFenced, name)
+			}
+			assert.Empty(t, w.clones())
+		})
+	}
+}
+
+func TestFailover_oneRunAtATime(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.dieAfter = "restore"
+	require.NotZero(t, w.run(t.Context(), "failover", "--disaster", "--accept-data-loss=15m", "--yes").code)
+	w.revive()
+	got := w.run(t.Context(), "drill")
+	assert.Equal(t, 1, got.code)
+	assert.Contains(t, got.err, "failover wordpress-failover-20260102-030405 of plan \"wordpress\" is in progress")
+	golden(t, "act/status while failing over", w.run(t.Context(), "status").String())
+	got = w.run(t.Context(), "failover", "--abandon")
+	require.Zero(t, got.code, got.err)
+	assert.Equal(t, plan.PhaseAborted, w.lastRun(t).Status.Phase)
+}
+
+func TestExamples(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("../examples/*/plan.yaml")
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	for _, f := range files {
+		content, err := os.ReadFile(f)
+		require.NoError(t, err)
+		_, err = plan.Decode(content)
+		assert.NoError(t, err, f)
+	}
+}

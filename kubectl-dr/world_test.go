@@ -1,0 +1,604 @@
+package kubectldr
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	"google.golang.org/grpc"
+	appsv1api "k8s.io/api/apps/v1"
+	corev1api "k8s.io/api/core/v1"
+	storagev1api "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
+	"github.com/kubectl-dr/kubectl-dr/restore/rules"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// begin is when every test begins.
+var begin = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+// world is two sites in memory: a source that Velero backs up, and a recovery
+// cluster with Velero and a ZFS host. It behaves as those do as far as kubectl
+// dr can see.
+type world struct {
+	t        *testing.T
+	recovery *cluster.Cluster
+	source   *cluster.Cluster
+	host     *host
+	files    files
+	web      *httptest.Server
+	answer   func(w http.ResponseWriter, r *http.Request)
+
+	mu      sync.Mutex
+	clock   time.Time
+	stdin   string
+	tty     bool
+
+	// Ways in which things go wrong.
+	restorePhase velerov1api.RestorePhase
+	backupPhase  velerov1api.BackupPhase
+	neverReady   bool
+	noCRDs       bool
+	noServer     bool
+	before       func(what string) error // before writing to a cluster
+	dieAfter     string                  // a step; it is done, and not recorded
+	dead         bool
+	commands     int
+}
+
+func (w *world) now() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.clock
+}
+
+func (w *world) pass(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.clock = w.clock.Add(d)
+}
+
+const veleroNS = "velero"
+
+func testPlan() *plan.RecoveryPlan {
+	content, err := os.ReadFile("testdata/plan.yaml")
+	if err != nil {
+		panic(err)
+	}
+	p, err := plan.Decode(content)
+	if err != nil {
+		panic(err)
+	}
+	return p
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{t: t, clock: begin, files: files{}, restorePhase: velerov1api.RestorePhaseCompleted, backupPhase: velerov1api.BackupPhaseCompleted}
+	w.answer = func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprint(rw, "<title>Vegard's blog</title>") }
+	w.web = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		w.pass(2 * time.Second)
+		w.answer(rw, r)
+	}))
+	t.Cleanup(w.web.Close)
+	w.host = &host{now: w.now, snapshots: map[uint64]*agentpb.Version{}, datasets: map[string]map[string]string{}, skew: 40 * time.Millisecond}
+	w.recovery = w.cluster("dr", w.recoveryObjects())
+	w.source = w.cluster("primary", w.sourceObjects())
+	w.addBackup("wordpress-1", 20*time.Minute)
+	w.addBackup("wordpress-2", 7*time.Minute+12*time.Second)
+	return w
+}
+
+func (w *world) cluster(name string, objects []client.Object) *cluster.Cluster {
+	base := fake.NewClientBuilder().WithScheme(cluster.Scheme()).WithObjects(objects...).
+		WithStatusSubresource(&plan.RecoveryRun{}).Build()
+	c := interceptor.NewClient(base, interceptor.Funcs{
+		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+			if err := errors.Join(w.killed(), w.missing(obj)); err != nil {
+				return err
+			}
+			return c.Get(ctx, key, obj, opts...)
+		},
+		List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, opts ...client.ListOption) error {
+			if err := errors.Join(w.killed(), w.missing(list)); err != nil {
+				return err
+			}
+			return c.List(ctx, list, opts...)
+		},
+		SubResourceUpdate: func(ctx context.Context, c client.Client, sub string, obj client.Object, opts ...client.SubResourceUpdateOption) error {
+			if r, ok := obj.(*plan.RecoveryRun); ok {
+				w.recording(r)
+			}
+			if err := w.killed(); err != nil {
+				return err
+			}
+			return c.SubResource(sub).Update(ctx, obj, opts...)
+		},
+		Update: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.UpdateOption) error {
+			if err := w.killed(); err != nil {
+				return err
+			}
+			return c.Update(ctx, obj, opts...)
+		},
+		Create: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.CreateOption) error {
+			if err := w.fault(name, "create", obj); err != nil {
+				return err
+			}
+			if err := c.Create(ctx, obj, opts...); err != nil {
+				return err
+			}
+			return w.created(ctx, c, name, obj)
+		},
+		Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
+			if err := w.fault(name, "patch", obj); err != nil {
+				return err
+			}
+			if err := c.Patch(ctx, obj, patch, opts...); err != nil {
+				return err
+			}
+			return w.patched(ctx, c, obj)
+		},
+		Delete: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.DeleteOption) error {
+			if err := w.fault(name, "delete", obj); err != nil {
+				return err
+			}
+			if err := c.Delete(ctx, obj, opts...); err != nil {
+				return err
+			}
+			if _, ok := obj.(*corev1api.Namespace); ok {
+				return w.emptied(ctx, c, obj.GetName())
+			}
+			return nil
+		},
+	})
+	return &cluster.Cluster{Client: cluster.Explained(c, name), Namespace: veleroNS, Context: name, Pods: w, Files: w.files}
+}
+
+func (w *world) fault(clusterName, verb string, obj client.Object) error {
+	if err := w.killed(); err != nil || w.before == nil {
+		return err
+	}
+	kind := strings.ToLower(fmt.Sprintf("%T", obj))
+	if u, ok := obj.(*unstructured.Unstructured); ok {
+		kind = strings.ToLower(u.GetKind())
+	}
+	kind = kind[strings.LastIndex(kind, ".")+1:]
+	return w.before(clusterName + " " + verb + " " + kind)
+}
+
+// recording dies instead of recording that a step is done.
+func (w *world) recording(r *plan.RecoveryRun) {
+	for _, s := range r.Status.Steps {
+		if s.Name == w.dieAfter && s.EndedAt != nil {
+			w.dead, w.host.down = true, true
+		}
+	}
+}
+
+// killed fails whatever a dead process would do.
+func (w *world) killed() error {
+	if w.dead {
+		return errors.New("killed")
+	}
+	return nil
+}
+
+// revive lets the next command live.
+func (w *world) revive() {
+	w.dead, w.host.down, w.dieAfter = false, false, ""
+	w.pass(time.Minute)
+}
+
+// missing plays an API server without our definitions.
+func (w *world) missing(obj any) error {
+	if strings.HasPrefix(fmt.Sprintf("%T", obj), "*plan.") && w.noCRDs {
+		return &meta.NoKindMatchError{GroupKind: schema.GroupKind{Group: zfssnap.Domain, Kind: "RecoveryPlan"}, SearchedVersions: []string{"v1alpha1"}}
+	}
+	return nil
+}
+
+// created plays Velero.
+func (w *world) created(ctx context.Context, c client.Client, cluster string, obj client.Object) error {
+	switch o := obj.(type) {
+	case *velerov1api.ServerStatusRequest:
+		if w.noServer {
+			return nil
+		}
+		o.Status = velerov1api.ServerStatusRequestStatus{Phase: velerov1api.ServerStatusRequestPhaseProcessed, ServerVersion: "v1.18.3"}
+		return c.Update(ctx, o)
+	case *velerov1api.Restore:
+		return w.restore(ctx, c, o)
+	case *velerov1api.Backup:
+		if cluster != "primary" {
+			return nil
+		}
+		o.Status.Phase = w.backupPhase
+		if err := c.Update(ctx, o); err != nil || w.backupPhase != velerov1api.BackupPhaseCompleted {
+			return err
+		}
+		w.addBackup(o.Name, 0)
+	}
+	return nil
+}
+
+func (w *world) restore(ctx context.Context, c client.Client, r *velerov1api.Restore) error {
+	w.pass(20 * time.Second)
+	r.Status.Phase = w.restorePhase
+	r.Status.Progress = &velerov1api.RestoreProgress{ItemsRestored: 12, TotalItems: 12}
+	if w.restorePhase != velerov1api.RestorePhaseCompleted {
+		r.Status.Errors = 1
+		w.files["RestoreResults/"+r.Name] = `{"errors":{"namespaces":{"wordpress":["restore volume: no space left"]}}}`
+		return c.Update(ctx, r)
+	}
+	if err := c.Update(ctx, r); err != nil {
+		return err
+	}
+	target := r.Spec.NamespaceMapping["wordpress"]
+	if target == "" {
+		target = "wordpress"
+		_ = c.Create(ctx, &corev1api.Namespace{ObjectMeta: metav1.ObjectMeta{Name: target}})
+	}
+	var pvs []client.Object
+	for _, claim := range []string{"wordpress-db", "wordpress-html"} {
+		dataset := "backup/znvm/k3s/" + claim + "-0a1b2c3d-" + r.Name
+		w.host.datasets[dataset] = map[string]string{zfssnap.PropManaged: "true", zfssnap.PropRestore: r.Name, zfssnap.PropRun: r.Labels[zfssnap.LabelRun]}
+		pvs = append(pvs, &corev1api.PersistentVolume{ObjectMeta: metav1.ObjectMeta{
+			Name: claim + "-" + r.Name, Labels: map[string]string{velerov1api.RestoreNameLabel: r.Name},
+		}}, &corev1api.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: target, Name: claim}})
+	}
+	for _, o := range append(pvs, application(target, 0)...) {
+		if err := c.Create(ctx, o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// application returns what runs in a namespace; with no replicas it is on
+// standby.
+func application(ns string, replicas int32) []client.Object {
+	var objects []client.Object
+	for _, name := range []string{"wordpress-db", "wordpress"} {
+		labels := map[string]string{"app": name}
+		d := &appsv1api.Deployment{
+			ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name},
+			Spec:       appsv1api.DeploymentSpec{Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: labels}},
+		}
+		if replicas == 0 {
+			d.Annotations = map[string]string{rules.AnnotationOriginalState: rules.OriginalState{Replicas: ptr.To(int64(1))}.Encode()}
+		}
+		objects = append(objects, d, &corev1api.Service{
+			ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name},
+			Spec:       corev1api.ServiceSpec{Selector: labels, Ports: []corev1api.ServicePort{{Port: 80, TargetPort: intstr.FromInt32(8080)}}},
+		})
+	}
+	return objects
+}
+
+// patched plays the controller of deployments.
+func (w *world) patched(ctx context.Context, c client.Client, obj client.Object) error {
+	u, ok := obj.(*unstructured.Unstructured)
+	if !ok || u.GetKind() != "Deployment" {
+		return nil
+	}
+	d := &appsv1api.Deployment{}
+	if err := c.Get(ctx, client.ObjectKeyFromObject(u), d); err != nil {
+		return err
+	}
+	w.pass(5 * time.Second)
+	n := ptr.Deref(d.Spec.Replicas, 1)
+	pod := &corev1api.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: d.Namespace, Name: d.Name + "-0", Labels: d.Spec.Selector.MatchLabels,
+		OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: d.Name, Controller: ptr.To(true)}}}}
+	if n == 0 {
+		return client.IgnoreNotFound(c.Delete(ctx, pod))
+	}
+	if w.neverReady {
+		pod.Status.Conditions = []corev1api.PodCondition{{Type: corev1api.PodScheduled, Status: corev1api.ConditionFalse, Message: "0/1 nodes are available"}}
+		return c.Create(ctx, pod)
+	}
+	pod.Status.Phase = corev1api.PodRunning
+	pod.Status.Conditions = []corev1api.PodCondition{{Type: corev1api.PodReady, Status: corev1api.ConditionTrue}}
+	d.Status.AvailableReplicas, d.Status.UpdatedReplicas, d.Status.ReadyReplicas = n, n, n
+	if err := client.IgnoreAlreadyExists(c.Create(ctx, pod)); err != nil {
+		return err
+	}
+	return c.Status().Update(ctx, d)
+}
+
+// emptied plays the controller of namespaces.
+func (w *world) emptied(ctx context.Context, c client.Client, ns string) error {
+	for _, kind := range []client.Object{&corev1api.Pod{}, &appsv1api.Deployment{}, &corev1api.Service{}, &corev1api.PersistentVolumeClaim{}} {
+		if err := c.DeleteAllOf(ctx, kind, client.InNamespace(ns)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *world) recoveryObjects() []client.Object {
+	profiles, err := os.ReadFile("testdata/profiles.yaml")
+	require.NoError(w.t, err)
+	p := testPlan()
+	p.Namespace = veleroNS
+	return []client.Object{
+		p,
+		&corev1api.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "kube-system", UID: "dr"}},
+		&velerov1api.BackupStorageLocation{
+			ObjectMeta: metav1.ObjectMeta{Namespace: veleroNS, Name: "default"},
+			Spec:       velerov1api.BackupStorageLocationSpec{AccessMode: velerov1api.BackupStorageLocationAccessModeReadOnly},
+			Status:     velerov1api.BackupStorageLocationStatus{Phase: velerov1api.BackupStorageLocationPhaseAvailable},
+		},
+		&velerov1api.VolumeSnapshotLocation{
+			ObjectMeta: metav1.ObjectMeta{Namespace: veleroNS, Name: "zfs"},
+			Spec:       velerov1api.VolumeSnapshotLocationSpec{Provider: zfssnap.Provider},
+		},
+		&corev1api.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{Namespace: veleroNS, Name: "rewrite", Labels: map[string]string{"velero.io/plugin-config": "", "kubectl-dr.io/rewrite": "RestoreItemAction"}},
+			Data:       map[string]string{"wordpress.yaml": string(profiles)},
+		},
+		&storagev1api.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "zfs-storage-znvm-dr"}},
+		&corev1api.Node{
+			ObjectMeta: metav1.ObjectMeta{Name: "remote", Labels: map[string]string{"kubernetes.io/hostname": "remote"}},
+			Spec:       corev1api.NodeSpec{Taints: []corev1api.Taint{{Key: "dedicated", Value: "remote", Effect: corev1api.TaintEffectNoSchedule}}},
+			Status:     corev1api.NodeStatus{Conditions: []corev1api.NodeCondition{{Type: corev1api.NodeReady, Status: corev1api.ConditionTrue}}},
+		},
+	}
+}
+
+func (w *world) sourceObjects() []client.Object {
+	return append(application("wordpress", 1),
+		&corev1api.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "kube-system", UID: "primary"}},
+		&velerov1api.Schedule{
+			ObjectMeta: metav1.ObjectMeta{Namespace: veleroNS, Name: "wordpress"},
+			Spec:       velerov1api.ScheduleSpec{Template: velerov1api.BackupSpec{IncludedNamespaces: []string{"wordpress"}}},
+		})
+}
+
+// addBackup adds a backup to the recovery cluster whose copies are on the host.
+func (w *world) addBackup(name string, age time.Duration) {
+	w.t.Helper()
+	at := metav1.NewTime(w.now().Add(-age))
+	b := &velerov1api.Backup{
+		ObjectMeta: metav1.ObjectMeta{Namespace: veleroNS, Name: name, Labels: map[string]string{velerov1api.ScheduleNameLabel: "wordpress"}},
+		Spec:       velerov1api.BackupSpec{IncludedNamespaces: []string{"wordpress"}, StorageLocation: "default", VolumeSnapshotLocations: []string{"zfs"}},
+		Status: velerov1api.BackupStatus{
+			Phase: velerov1api.BackupPhaseCompleted, StartTimestamp: &at, CompletionTimestamp: ptr.To(metav1.NewTime(at.Add(30 * time.Second))),
+		},
+	}
+	require.NoError(w.t, w.recovery.Client.Create(context.Background(), b))
+	type native struct {
+		SnapshotHandle string `json:"snapshotHandle"`
+	}
+	type volume struct {
+		PVCName      string  `json:"pvcName"`
+		PVCNamespace string  `json:"pvcNamespace"`
+		BackupMethod string  `json:"backupMethod"`
+		Native       *native `json:"nativeSnapshotInfo"`
+	}
+	var infos []volume
+	for i, claim := range []string{"wordpress-db", "wordpress-html"} {
+		id := zfssnap.SnapshotID{
+			Node: "hassio", Dataset: "znvm/k3s/" + claim, Snapshot: zfssnap.SnapshotName(name),
+			GUID: uint64(len(w.host.snapshots) + 100), Created: at.Add(time.Duration(i) * time.Second),
+		}
+		w.host.snapshots[id.GUID] = &agentpb.Version{Dataset: "backup/replica/" + id.Dataset, Name: id.Snapshot, Guid: id.GUID}
+		w.host.datasets["backup/replica/"+id.Dataset] = map[string]string{zfssnap.PropSource: "hassio:" + id.Dataset}
+		infos = append(infos, volume{PVCName: claim, PVCNamespace: "wordpress", BackupMethod: "NativeSnapshot", Native: &native{id.String()}})
+	}
+	w.files.put(w.t, velerov1api.DownloadTargetKindBackupVolumeInfos, name, infos)
+	w.files.put(w.t, velerov1api.DownloadTargetKindBackupResourceList, name, map[string][]string{
+		"apps/v1/Deployment": {"wordpress/wordpress-db", "wordpress/wordpress"},
+		"v1/Service":         {"wordpress/wordpress-db", "wordpress/wordpress"},
+		"v1/Namespace":       {"wordpress"},
+	})
+}
+
+// files are what Velero keeps in object storage, by kind/name.
+type files map[string]string
+
+func (f files) put(t *testing.T, kind velerov1api.DownloadTargetKind, name string, value any) {
+	t.Helper()
+	content, err := json.Marshal(value)
+	require.NoError(t, err)
+	f[string(kind)+"/"+name] = string(content)
+}
+
+func (f files) File(_ context.Context, kind velerov1api.DownloadTargetKind, name string) ([]byte, error) {
+	if content, ok := f[string(kind)+"/"+name]; ok {
+		return []byte(content), nil
+	}
+	return nil, fmt.Errorf("download %s of %q: %w", kind, name, cluster.ErrNoFile)
+}
+
+// Forward and Exec play pods: each is the same web server.
+func (w *world) Forward(context.Context, string, string, int32) (cluster.Tunnel, error) {
+	return tunnel(w.web.Listener.Addr().String()), nil
+}
+
+type tunnel string
+
+func (t tunnel) Address() string { return string(t) }
+func (tunnel) Close() error      { return nil }
+
+func (w *world) Exec(context.Context, string, string, string, []string) (cluster.ExecResult, error) {
+	w.pass(time.Second)
+	return cluster.ExecResult{Output: "post-1: OK\n"}, nil
+}
+
+// host is the recovery site's agent.
+type host struct {
+	now       func() time.Time
+	snapshots map[uint64]*agentpb.Version
+	datasets  map[string]map[string]string
+	skew      time.Duration
+	down      bool
+	busy      int    // how many times a volume is still mounted
+	refuse    string // a dataset that can not be fenced
+}
+
+func (h *host) Agent(node string) (cluster.Agent, error) {
+	if node != "remote" {
+		return nil, &zfssnap.NoAgentError{Node: node}
+	}
+	return h, nil
+}
+
+func (h *host) up() error {
+	if h.down {
+		return fmt.Errorf("agent on node remote at 127.0.0.1:31002: %w", agent.ErrUnreachable)
+	}
+	return nil
+}
+
+func (h *host) Info(context.Context, *agentpb.InfoRequest, ...grpc.CallOption) (*agentpb.InfoResponse, error) {
+	return &agentpb.InfoResponse{
+		Node: "remote", AgentVersion: "v0.1.0", ZfsVersion: "2.1.11", UnixTimeMs: h.now().Add(h.skew).UnixMilli(),
+		Pools: []*agentpb.Pool{{Name: "backup", Health: "ONLINE", Size: 100, Free: 42}},
+	}, h.up()
+}
+
+func (h *host) FindSnapshot(_ context.Context, req *agentpb.FindSnapshotRequest, _ ...grpc.CallOption) (*agentpb.Version, error) {
+	if err := h.up(); err != nil {
+		return nil, err
+	}
+	if v, ok := h.snapshots[req.GetGuid()]; ok {
+		return v, nil
+	}
+	return nil, agent.ErrNotFound
+}
+
+func (h *host) ListDatasets(_ context.Context, req *agentpb.ListDatasetsRequest, _ ...grpc.CallOption) (*agentpb.ListDatasetsResponse, error) {
+	resp := &agentpb.ListDatasetsResponse{}
+	for _, name := range slices.Sorted(maps.Keys(h.datasets)) {
+		all := true
+		for k, v := range req.GetMatch() {
+			all = all && h.datasets[name][k] == v
+		}
+		if all {
+			resp.Datasets = append(resp.Datasets, &agentpb.Dataset{Name: name, Properties: h.datasets[name]})
+		}
+	}
+	return resp, h.up()
+}
+
+func (h *host) DestroyVolume(_ context.Context, req *agentpb.DestroyVolumeRequest, _ ...grpc.CallOption) (*agentpb.DestroyVolumeResponse, error) {
+	if err := h.up(); err != nil {
+		return nil, err
+	}
+	if h.busy > 0 {
+		h.busy--
+		return nil, agent.ErrBusy
+	}
+	delete(h.datasets, req.GetDataset())
+	return &agentpb.DestroyVolumeResponse{Existed: true}, nil
+}
+
+func (h *host) SetProperties(_ context.Context, req *agentpb.SetPropertiesRequest, _ ...grpc.CallOption) (*agentpb.Dataset, error) {
+	if err := h.up(); err != nil {
+		return nil, err
+	}
+	d := h.datasets[req.GetDataset()]
+	if req.GetDataset() == h.refuse && req.GetProperties()[zfssnap.PropFenced] != "" {
+		return nil, agent.ErrDenied
+	}
+	for k, v := range req.GetProperties() {
+		if v == "" {
+			delete(d, k)
+			continue
+		}
+		d[k] = v
+	}
+	return &agentpb.Dataset{Name: req.GetDataset()}, nil
+}
+
+// clones returns the volumes on the host that were made by a restore.
+func (w *world) clones() []string {
+	var names []string
+	for name, props := range w.host.datasets {
+		if props[zfssnap.PropManaged] == "true" {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// outcome is what a command did that a user sees.
+type outcome struct {
+	out, err string
+	code     int
+}
+
+func (o outcome) String() string {
+	return fmt.Sprintf("--- stdout\n%s--- stderr\n%s--- exit status %d\n", o.out, o.err, o.code)
+}
+
+// run runs kubectl dr in the world.
+func (w *world) run(ctx context.Context, args ...string) outcome {
+	var out, errOut bytes.Buffer
+	e := newEnv(genericiooptions.IOStreams{In: strings.NewReader(w.stdin), Out: &out, ErrOut: &errOut})
+	w.commands++
+	e.now, e.interval, e.holder = w.now, time.Millisecond, fmt.Sprintf("test:%d", w.commands)
+	e.interactive = func() bool { return w.tty }
+	e.open = func(getter cluster.RESTClientGetter, ns string) (*cluster.Cluster, error) {
+		c := *w.recovery
+		if f, ok := getter.(*genericclioptions.ConfigFlags); ok && *f.Context == "primary" {
+			c = *w.source
+		}
+		c.Namespace = ns
+		return &c, nil
+	}
+	e.storage = func(ctx context.Context, c *cluster.Cluster, _ cluster.AgentOptions) (*cluster.Storage, error) {
+		loc := zfssnap.Location{
+			Agents: map[string]string{"hassio": "127.0.0.1:31001", "remote": "127.0.0.1:31002"}, Target: "remote", TargetPrefix: "backup/replica", RestoreNode: "remote",
+		}
+		return &cluster.Storage{Locations: []cluster.Location{{Name: "zfs", Location: loc, Agents: w.host}}}, nil
+	}
+	code := execute(ctx, args, e)
+	return outcome{out: out.String(), err: errOut.String(), code: code}
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	file := filepath.Join("testdata", name+".golden")
+	if *update {
+		require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
+		require.NoError(t, os.WriteFile(file, []byte(got), 0o644))
+	}
+	want, err := os.ReadFile(file)
+	require.NoError(t, err)
+	assert.Equal(t, string(want), got)
+}
