@@ -160,7 +160,7 @@ func (r *Rig) planeParts(s site) []part {
 		"--service-account-key-file="+r.PKI().Key(pki.ServiceAccountKey),
 		"--service-account-signing-key-file="+r.PKI().Key(pki.ServiceAccountKey),
 		"--service-account-issuer=https://kubernetes.default.svc",
-		"--service-cluster-ip-range=10.0.0.0/24",
+		"--service-cluster-ip-range=10.0.0.0/24,fd00:10::/112",
 		"--endpoint-reconciler-type=none",
 		"--allow-privileged=true",
 		"--profiling=false",
