@@ -34,13 +34,13 @@ e2e: build ## conformance and end-to-end tests on a rig of their own
 	test/e2e/run
 
 .PHONY: bench
-bench: build ## ratios against what one would otherwise use, on the rig
+bench: 
 	test/e2e/run -bench
 
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "not gofmt'ed:"; echo "$$out"; exit 1; }
-	go vet ./... && go vet -tags e2e ./test/e2e/
+	go vet ./...
 	cd test/lab && go vet ./...
 	go run $(STATICCHECK) ./...
 	cd test/lab && go run $(STATICCHECK) ./...
