@@ -124,7 +124,7 @@ func TestWrongInput(t *testing.T) {
 			p := testPlan()
 			p.Spec.Source.Namespaces, p.Spec.Start, p.Spec.Probes = []string{"shop"}, nil, nil
 			w.plan(p)
-		}, 1, "it does not include namespace shop", "kubectl dr check"},
+		}, 1, "it does not include namespace shop", "kubectl dr rpo"},
 		{"a schedule without backups", "rpo -f -", func(w *world) {
 			p := testPlan()
 			p.Spec.Source.Schedule = "nightly"

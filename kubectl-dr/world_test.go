@@ -62,10 +62,10 @@ type world struct {
 	web      *httptest.Server
 	answer   func(w http.ResponseWriter, r *http.Request)
 
-	mu      sync.Mutex
-	clock   time.Time
-	stdin   string
-	tty     bool
+	mu    sync.Mutex
+	clock time.Time
+	stdin string
+	tty   bool
 
 	// Ways in which things go wrong.
 	restorePhase velerov1api.RestorePhase

@@ -77,7 +77,7 @@ func (e *TooMuchError) Hint() string {
 		return "list claims that may come back empty in spec.source.ignoreClaims of the plan, or choose another backup with --backup"
 	}
 	return fmt.Sprintf("accept it with --accept-data-loss=%s or more, or choose another backup with --backup",
-		strings.TrimSuffix((e.Loss.Most + time.Minute).Truncate(time.Minute).String(), "0s"))
+		strings.TrimSuffix((e.Loss.Most+time.Minute).Truncate(time.Minute).String(), "0s"))
 }
 
 // Accept returns a *TooMuchError unless everything that would be lost was

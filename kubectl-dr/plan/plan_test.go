@@ -1,0 +1,116 @@
+package plan
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func valid() *RecoveryPlan {
+	p := &RecoveryPlan{}
+	p.Name = "shop"
+	p.Spec = RecoveryPlanSpec{
+		Objectives: Objectives{RPO: metav1.Duration{Duration: time.Minute}, RTO: metav1.Duration{Duration: time.Minute}},
+		Source:     Source{Namespaces: []string{"shop", "shop-db"}, Schedule: "shop"},
+		Start:      []Wave{{Name: "db", Workloads: []string{"shop-db/statefulset/db"}}},
+		Probes:     []Probe{{Name: "page", Namespace: "shop", HTTP: &HTTPProbe{Service: "web"}}},
+		Traffic:    &Traffic{Hosts: []string{"shop.example.org"}, Method: TrafficManual},
+	}
+	return p
+}
+
+func TestLint(t *testing.T) {
+	t.Parallel()
+	require.Empty(t, valid().Lint())
+	tests := []struct {
+		name  string
+		spoil func(*RecoveryPlan)
+		want  string
+	}{
+		{"no name", func(p *RecoveryPlan) { p.Name = "" }, "metadata.name"},
+		{"a name too long for its runs", func(p *RecoveryPlan) { p.Name = strings.Repeat("a", MaxName+1) }, "so it may have 38"},
+		{"no RPO", func(p *RecoveryPlan) { p.Spec.Objectives.RPO.Duration = 0 }, "spec.objectives.rpo"},
+		{"a drill interval of nothing", func(p *RecoveryPlan) { p.Spec.Objectives.DrillEvery = &metav1.Duration{} }, "spec.objectives.drillEvery"},
+		{"no namespaces", func(p *RecoveryPlan) { *p = *valid(); p.Spec.Source.Namespaces = nil }, "lists no namespace"},
+		{"a namespace twice", func(p *RecoveryPlan) { p.Spec.Source.Namespaces = []string{"shop", "shop-db", "shop"} }, `"shop" is there twice`},
+		{"a namespace that is none", func(p *RecoveryPlan) { p.Spec.Source.Namespaces[0] = "Shop!" }, `"Shop!" is not a namespace`},
+		{"no schedule", func(p *RecoveryPlan) { p.Spec.Source.Schedule = "" }, "names no Velero Schedule"},
+		{"a wave without name", func(p *RecoveryPlan) { p.Spec.Start[0].Name = "" }, "spec.start[0]: has no name"},
+		{"a wave of nothing", func(p *RecoveryPlan) { p.Spec.Start[0].Workloads = nil }, "lists no workload"},
+		{"a workload whose namespace is not clear", func(p *RecoveryPlan) { p.Spec.Start[0].Workloads = []string{"deployment/x"} }, "say which of shop, shop-db"},
+		{"a workload of another namespace", func(p *RecoveryPlan) { p.Spec.Start[0].Workloads = []string{"other/deployment/x"} }, `"other" is not one of the plan's`},
+		{"a workload of a kind that can not be waited for", func(p *RecoveryPlan) { p.Spec.Start[0].Workloads = []string{"shop/job/x"} }, `kind "job" is not one of`},
+		{"a workload started twice", func(p *RecoveryPlan) {
+			p.Spec.Start = append(p.Spec.Start, Wave{Name: "again", Workloads: p.Spec.Start[0].Workloads})
+		}, "is started by spec.start[0].workloads[0] already"},
+		{"a probe of nothing", func(p *RecoveryPlan) { p.Spec.Probes[0].HTTP = nil }, "has 0 of http, tcp and exec"},
+		{"a probe of two things", func(p *RecoveryPlan) { p.Spec.Probes[0].TCP = &TCPProbe{Service: "web"} }, "has 2 of http, tcp and exec"},
+		{"a probe without service", func(p *RecoveryPlan) { p.Spec.Probes[0].HTTP.Service = "" }, "names no Service"},
+		{"a path that is not one", func(p *RecoveryPlan) { p.Spec.Probes[0].HTTP.Path = "index" }, "does not begin with a slash"},
+		{"a status that is not one", func(p *RecoveryPlan) { p.Spec.Probes[0].HTTP.Expect.Status = 20 }, "20 is not an HTTP status"},
+		{"a port that is not one", func(p *RecoveryPlan) { p.Spec.Probes[0].HTTP.Port = 70000 }, "70000 is not a port"},
+		{"an empty command", func(p *RecoveryPlan) {
+			p.Spec.Probes[0] = Probe{Name: "x", Exec: &ExecProbe{Workload: "shop/deployment/web"}}
+		}, "spec.probes[0].exec.command: is empty"},
+		{"a negative timeout", func(p *RecoveryPlan) { p.Spec.Probes[0].Timeout.Duration = -1 }, "timeout: is negative"},
+		{"traffic by an unknown way", func(p *RecoveryPlan) { p.Spec.Traffic.Method = "pigeon" }, `"pigeon" is neither`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			p := valid()
+			tt.spoil(p)
+			var invalid *InvalidError
+			require.ErrorAs(t, p.Validate(), &invalid)
+			assert.Contains(t, invalid.Error(), tt.want)
+		})
+	}
+}
+
+func TestParseWorkload(t *testing.T) {
+	t.Parallel()
+	w, err := ParseWorkload("deployment/web", []string{"shop"})
+	require.NoError(t, err)
+	assert.Equal(t, Workload{Namespace: "shop", Kind: "deployment", Name: "web"}, w)
+	assert.Equal(t, "shop/deployment/web", w.String())
+	again, err := ParseWorkload(w.String(), []string{"shop", "other"})
+	require.NoError(t, err)
+	assert.Equal(t, w, again)
+}
+
+func TestIgnoresClaim(t *testing.T) {
+	t.Parallel()
+	one := Source{Namespaces: []string{"shop"}, IgnoreClaims: []string{"cache"}}
+	assert.True(t, one.IgnoresClaim("shop", "cache"))
+	assert.False(t, one.IgnoresClaim("shop", "data"))
+	two := Source{Namespaces: []string{"a", "b"}, IgnoreClaims: []string{"cache", "b/tmp"}}
+	assert.False(t, two.IgnoresClaim("a", "cache"), "of which namespace is not clear")
+	assert.True(t, two.IgnoresClaim("b", "tmp"))
+}
+
+func TestDecode_isStrict(t *testing.T) {
+	t.Parallel()
+	_, err := Decode([]byte("apiVersion: v1\nkind: Pod\n"))
+	require.ErrorContains(t, err, `it is "Pod" of "v1", not RecoveryPlan`)
+	_, err = Decode([]byte("apiVersion: kubectl-dr.io/v1alpha1\nkind: RecoveryPlan\nspec: {objectives: {rpo: soon}}\n"))
+	require.Error(t, err)
+}
+
+func FuzzParseWorkload(f *testing.F) {
+	f.Add("deployment/web")
+	f.Add("shop/statefulset/db")
+	f.Add("//")
+	f.Fuzz(func(t *testing.T, s string) {
+		w, err := ParseWorkload(s, []string{"shop"})
+		if err != nil {
+			return
+		}
+		again, err := ParseWorkload(w.String(), []string{"shop"})
+		require.NoError(t, err)
+		assert.Equal(t, w, again)
+	})
+}
