@@ -94,7 +94,7 @@ func (d *Downloads) file(ctx context.Context, kind velerov1api.DownloadTargetKin
 func (d *Downloads) get(ctx context.Context, signed string) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, signed, nil)
 	if err != nil {
-		return nil, errors.New("Velero's URL is not one") //nolint:staticcheck // a name begins it
+		return nil, errors.New("the download URL given by Velero is not a URL")
 	}
 	httpClient := d.HTTP
 	if httpClient == nil {

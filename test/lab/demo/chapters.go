@@ -24,10 +24,9 @@ const (
 // demo carries what one chapter learns to the next.
 type demo struct {
 	*story
-	rig      string
-	backups  []string // names, in the order they were taken
-	sums     string   // checksums of the files in the last snapshot, both volumes
-	drillRun string
+	rig     string
+	backups []string // names, in the order they were taken
+	sums    string   // checksums of the files in the last snapshot, both volumes
 }
 
 func (d *demo) kubectl(ctx context.Context, site string, args ...string) (string, error) {
