@@ -15,7 +15,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
@@ -198,11 +197,11 @@ func ServerVersion(ctx context.Context, c *cluster.Cluster, interval, timeout ti
 		defer cancel()
 		_ = c.Client.Delete(after, req) // Velero deletes it too, in time
 	}()
-	err := wait.PollUntilContextTimeout(ctx, interval, timeout, true, func(ctx context.Context) (bool, error) {
+	err := cluster.Poll(ctx, interval, timeout, func(ctx context.Context) (bool, error) {
 		err := c.Client.Get(ctx, client.ObjectKeyFromObject(req), req)
 		return req.Status.Phase == velerov1api.ServerStatusRequestPhaseProcessed, err
 	})
-	if err != nil && ctx.Err() == nil && wait.Interrupted(err) {
+	if errors.Is(err, cluster.ErrTimedOut) {
 		return "", fmt.Errorf("no answer within %s", timeout)
 	}
 	return req.Status.ServerVersion, err

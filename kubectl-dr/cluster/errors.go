@@ -28,15 +28,15 @@ func (e *Error) Hint() string { return e.hint }
 
 // explain adds a hint to errors of a cluster.
 func explain(err error, cluster string) error {
-	var noKind *meta.NoKindMatchError
 	var network *net.OpError
-	switch {
+	switch group := missingGroup(err); {
 	case err == nil:
 		return nil
-	case errors.As(err, &noKind) && noKind.GroupKind.Group == zfssnap.Domain:
-		return &Error{err, fmt.Sprintf("the custom resource definitions of kubectl dr are not in context %q; install them: kubectl apply -f examples/crds/", cluster)}
-	case errors.As(err, &noKind) && noKind.GroupKind.Group == velerov1api.SchemeGroupVersion.Group:
-		return &Error{err, fmt.Sprintf("Velero is not installed in context %q; kubectl dr works in the recovery cluster: is the current context that one?", cluster)}
+	case group == zfssnap.Domain:
+		return &Error{errors.New("the custom resource definitions of kubectl dr are missing"), fmt.Sprintf("install them in context %q: kubectl apply -f examples/crds/", cluster)}
+	case group == velerov1api.SchemeGroupVersion.Group:
+		return &Error{errors.New("the custom resource definitions of Velero are missing"),
+			fmt.Sprintf("kubectl dr works in the recovery cluster, where Velero is installed: is context %q that one?", cluster)}
 	case apierrors.IsForbidden(err):
 		return &Error{err, fmt.Sprintf("your user in context %q lacks that permission", cluster)}
 	case apierrors.IsUnauthorized(err):
@@ -45,6 +45,20 @@ func explain(err error, cluster string) error {
 		return &Error{err, fmt.Sprintf("context %q can't be reached from here; choose another with --context or --kubeconfig", cluster)}
 	}
 	return err
+}
+
+// missingGroup returns the API group whose kinds a server doesn't have, "" when
+// that isn't what an error says.
+func missingGroup(err error) string {
+	var kind *meta.NoKindMatchError
+	var resource *meta.NoResourceMatchError
+	switch {
+	case errors.As(err, &kind):
+		return kind.GroupKind.Group
+	case errors.As(err, &resource):
+		return resource.PartialResource.Group
+	}
+	return ""
 }
 
 // Explained returns a client whose errors have hints.

@@ -14,7 +14,6 @@ import (
 
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -28,7 +27,7 @@ type Files interface {
 }
 
 const (
-	// downloadTimeout is for Velero to answer a request and for the download.
+	// downloadTimeout is for Velero to answer a request, and for the download.
 	downloadTimeout = 30 * time.Second
 	// maxFile bounds what is read into memory.
 	maxFile = 256 << 20
@@ -50,11 +49,9 @@ func (d *Downloads) File(ctx context.Context, kind velerov1api.DownloadTargetKin
 	if timeout == 0 {
 		timeout = downloadTimeout
 	}
-	bounded, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	content, err := d.file(bounded, kind, name)
+	content, err := d.file(ctx, timeout, kind, name)
 	if err != nil {
-		if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+		if errors.Is(err, ErrTimedOut) {
 			err = &Error{fmt.Errorf("no answer from Velero within %s", timeout),
 				"check that the Velero server of this cluster runs and that its BackupStorageLocation is Available"}
 		}
@@ -63,7 +60,7 @@ func (d *Downloads) File(ctx context.Context, kind velerov1api.DownloadTargetKin
 	return content, nil
 }
 
-func (d *Downloads) file(ctx context.Context, kind velerov1api.DownloadTargetKind, name string) ([]byte, error) {
+func (d *Downloads) file(ctx context.Context, timeout time.Duration, kind velerov1api.DownloadTargetKind, name string) ([]byte, error) {
 	req := &velerov1api.DownloadRequest{
 		ObjectMeta: metav1.ObjectMeta{Namespace: d.Namespace, GenerateName: "kubectl-dr-"},
 		Spec:       velerov1api.DownloadRequestSpec{Target: velerov1api.DownloadTarget{Kind: kind, Name: name}},
@@ -81,13 +78,15 @@ func (d *Downloads) file(ctx context.Context, kind velerov1api.DownloadTargetKin
 	if interval == 0 {
 		interval = 100 * time.Millisecond
 	}
-	err := wait.PollUntilContextCancel(ctx, interval, true, func(ctx context.Context) (bool, error) {
+	err := Poll(ctx, interval, timeout, func(ctx context.Context) (bool, error) {
 		err := d.Client.Get(ctx, client.ObjectKeyFromObject(req), req)
 		return req.Status.DownloadURL != "", err
 	})
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
 	return d.get(ctx, req.Status.DownloadURL)
 }
 

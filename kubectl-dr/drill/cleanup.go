@@ -101,14 +101,18 @@ func whatHolds(ns *corev1api.Namespace) string {
 
 // gone waits until an object is not there any more.
 func (c *Cleaner) gone(ctx context.Context, obj client.Object) error {
+	return wait.PollUntilContextCancel(ctx, c.Interval, true, c.isGone(obj))
+}
+
+func (c *Cleaner) isGone(obj client.Object) wait.ConditionWithContextFunc {
 	key := client.ObjectKeyFromObject(obj)
-	return wait.PollUntilContextCancel(ctx, c.Interval, true, func(ctx context.Context) (bool, error) {
+	return func(ctx context.Context) (bool, error) {
 		err := c.Cluster.Client.Get(ctx, key, obj)
 		if apierrors.IsNotFound(err) {
 			return true, nil
 		}
 		return false, err
-	})
+	}
 }
 
 func (c *Cleaner) persistentVolumes(ctx context.Context, runName string) (int, error) {
@@ -172,10 +176,8 @@ func (c *Cleaner) restore(ctx context.Context, name string) (left string, _ erro
 	if err := client.IgnoreNotFound(c.Cluster.Client.Delete(ctx, r)); err != nil {
 		return "", fmt.Errorf("delete restore %s: %w", name, err)
 	}
-	bounded, cancel := context.WithTimeout(ctx, c.RecordTimeout)
-	defer cancel()
-	err = c.gone(bounded, r)
-	if err != nil && ctx.Err() == nil && wait.Interrupted(err) {
+	err = cluster.Poll(ctx, c.Interval, c.RecordTimeout, c.isGone(r))
+	if errors.Is(err, cluster.ErrTimedOut) {
 		return fmt.Sprintf("Velero still deletes its record of the restore; if restore %s stays, its object storage refuses deletion", name), nil
 	}
 	return "", err

@@ -16,7 +16,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
@@ -145,7 +144,7 @@ func finished(job *unstructured.Unstructured) bool {
 
 func (s *Source) awaitStopped(ctx context.Context) error {
 	var running []string
-	err := wait.PollUntilContextTimeout(ctx, s.Interval, s.StopTimeout, true, func(ctx context.Context) (bool, error) {
+	err := cluster.Poll(ctx, s.Interval, s.StopTimeout, func(ctx context.Context) (bool, error) {
 		before := strings.Join(running, ", ")
 		running = nil
 		for _, ns := range s.Run.Spec.PlanSpec.Source.Namespaces {
@@ -164,7 +163,7 @@ func (s *Source) awaitStopped(ctx context.Context) error {
 		}
 		return len(running) == 0, nil
 	})
-	if err != nil && ctx.Err() == nil && wait.Interrupted(err) {
+	if errors.Is(err, cluster.ErrTimedOut) {
 		return fmt.Errorf("wait for the source to stop: after %s still running: %s", s.StopTimeout, strings.Join(running, ", "))
 	}
 	return err
@@ -192,7 +191,7 @@ func (s *Source) backup(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("create backup %s: %w", b.Name, err)
 	}
 	seen := velerov1api.BackupPhase("")
-	err = wait.PollUntilContextTimeout(ctx, s.Interval, s.BackupTimeout, true, func(ctx context.Context) (bool, error) {
+	err = cluster.Poll(ctx, s.Interval, s.BackupTimeout, func(ctx context.Context) (bool, error) {
 		if err := s.Cluster.Client.Get(ctx, client.ObjectKeyFromObject(b), b); err != nil {
 			return false, err
 		}
@@ -209,7 +208,7 @@ func (s *Source) backup(ctx context.Context) (string, error) {
 		}
 		return false, nil
 	})
-	if err != nil && ctx.Err() == nil && wait.Interrupted(err) {
+	if errors.Is(err, cluster.ErrTimedOut) {
 		err = fmt.Errorf("still %s after %s", seen, s.BackupTimeout)
 	}
 	if err != nil {
@@ -220,7 +219,7 @@ func (s *Source) backup(ctx context.Context) (string, error) {
 
 func (s *Source) arrive(ctx context.Context) (string, error) {
 	key := client.ObjectKey{Namespace: s.Recovery.Namespace, Name: s.Run.Spec.Backup}
-	err := wait.PollUntilContextTimeout(ctx, s.Interval, s.ArriveTimeout, true, func(ctx context.Context) (bool, error) {
+	err := cluster.Poll(ctx, s.Interval, s.ArriveTimeout, func(ctx context.Context) (bool, error) {
 		b := &velerov1api.Backup{}
 		err := s.Recovery.Client.Get(ctx, key, b)
 		if apierrors.IsNotFound(err) {
@@ -229,7 +228,7 @@ func (s *Source) arrive(ctx context.Context) (string, error) {
 		return b.Status.Phase == velerov1api.BackupPhaseCompleted, err
 	})
 	switch {
-	case err != nil && ctx.Err() == nil && wait.Interrupted(err):
+	case errors.Is(err, cluster.ErrTimedOut):
 		return "", &UnsyncedError{Backup: key.Name, After: s.ArriveTimeout}
 	case err != nil:
 		return "", fmt.Errorf("wait for backup %s at the recovery site: %w", key.Name, err)

@@ -16,7 +16,6 @@ import (
 	corev1api "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
@@ -85,7 +84,7 @@ func (p *Prober) Probe(ctx context.Context, probe plan.Probe, namespaces []strin
 	}
 	var seen string
 	var last error
-	err := wait.PollUntilContextTimeout(ctx, p.Interval, timeout, true, func(ctx context.Context) (bool, error) {
+	err := cluster.Poll(ctx, p.Interval, timeout, func(ctx context.Context) (bool, error) {
 		ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 		defer cancel()
 		s, err := p.try(ctx, probe, namespaces, place)

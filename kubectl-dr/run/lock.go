@@ -10,10 +10,10 @@ import (
 	coordinationv1api "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 )
 
@@ -60,7 +60,7 @@ type Lock struct {
 // release gives the lock back.
 func (l *Lock) Acquire(ctx context.Context) (_ context.Context, release func(), _ error) {
 	var locked *LockedError
-	err := wait.PollUntilContextTimeout(ctx, l.Interval, l.Wait, true, func(ctx context.Context) (bool, error) {
+	err := cluster.Poll(ctx, l.Interval, l.Wait, func(ctx context.Context) (bool, error) {
 		err := l.take(ctx)
 		first := locked == nil
 		if !errors.As(err, &locked) {
@@ -74,7 +74,7 @@ func (l *Lock) Acquire(ctx context.Context) (_ context.Context, release func(), 
 	switch {
 	case ctx.Err() != nil:
 		return nil, nil, context.Cause(ctx)
-	case err != nil && wait.Interrupted(err) && locked != nil:
+	case errors.Is(err, cluster.ErrTimedOut) && locked != nil:
 		return nil, nil, locked
 	case err != nil:
 		return nil, nil, fmt.Errorf("lock plan %q: %w", l.Plan, err)

@@ -12,7 +12,6 @@ import (
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -120,7 +119,7 @@ func (t *Target) restore(ctx context.Context, excluded []string) (string, error)
 
 func (t *Target) awaitRestore(ctx context.Context, r *velerov1api.Restore) error {
 	seen := r.Status.Phase
-	err := wait.PollUntilContextTimeout(ctx, t.Interval, t.RestoreTimeout, true, func(ctx context.Context) (bool, error) {
+	err := cluster.Poll(ctx, t.Interval, t.RestoreTimeout, func(ctx context.Context) (bool, error) {
 		if err := t.Cluster.Client.Get(ctx, client.ObjectKeyFromObject(r), r); err != nil {
 			return false, ignoreTransient(err)
 		}
@@ -136,9 +135,7 @@ func (t *Target) awaitRestore(ctx context.Context, r *velerov1api.Restore) error
 		return false, nil
 	})
 	switch {
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case wait.Interrupted(err):
+	case errors.Is(err, cluster.ErrTimedOut):
 		phase := r.Status.Phase
 		if phase == "" {
 			phase = velerov1api.RestorePhaseNew

@@ -15,10 +15,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/probe"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
@@ -175,7 +175,7 @@ func (t *Target) start(ctx context.Context, objects []*unstructured.Unstructured
 	}
 	waiting := slices.Clone(objects)
 	said := ""
-	err := wait.PollUntilContextTimeout(ctx, t.Interval, timeout, true, func(ctx context.Context) (bool, error) {
+	err := cluster.Poll(ctx, t.Interval, timeout, func(ctx context.Context) (bool, error) {
 		still := waiting[:0]
 		for _, obj := range waiting {
 			if err := t.Cluster.Client.Get(ctx, client.ObjectKeyFromObject(obj), obj); err != nil {
@@ -197,9 +197,7 @@ func (t *Target) start(ctx context.Context, objects []*unstructured.Unstructured
 		return len(waiting) == 0, nil
 	})
 	switch {
-	case ctx.Err() != nil:
-		return "", ctx.Err()
-	case wait.Interrupted(err):
+	case errors.Is(err, cluster.ErrTimedOut):
 		return "", t.notReady(ctx, waiting, timeout)
 	case err != nil:
 		return "", err
