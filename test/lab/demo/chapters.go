@@ -211,8 +211,9 @@ func (d *demo) checksums(ctx context.Context, snapshot string) (string, error) {
 // The front page is left out: the web server writes it anew from its
 // configuration on each start.
 func (d *demo) sumDataset(ctx context.Context, node, dataset string) (string, error) {
-	return d.node(ctx, node, "sh", "-ec", `mkdir -p /tmp/sum; mount -t zfs -o ro "$1" /tmp/sum; trap 'cd /; umount /tmp/sum' EXIT
-cd /tmp/sum; find . -type f ! -name index.html ! -name ready -exec sha256sum {} + | sort`, "sh", dataset)
+	return d.node(ctx, node, "sh", "-ec", `at=$(findmnt -n -o TARGET -S "$1" | head -n 1)
+[ -n "$at" ] || { at=/tmp/sum; mkdir -p $at; mount -t zfs -o ro "$1" $at; trap 'cd /; umount /tmp/sum' EXIT; }
+cd "$at"; find . -type f ! -name index.html ! -name ready -exec sha256sum {} + | sort`, "sh", dataset)
 }
 
 func (d *demo) measure(ctx context.Context) error {
@@ -266,7 +267,22 @@ func (d *demo) leftovers(ctx context.Context) (string, error) {
 }
 
 func (d *demo) disaster(ctx context.Context) error {
-	d.say("A last upload is made that no backup has: it is what a disaster costs.")
+	d.say("A last upload is made that no backup has: it is what a disaster costs. The schedule is")
+	d.say("paused first, so that no backup slips in between.")
+	if _, code, err := d.show(ctx, "velero", "--kubecontext", "primary", "schedule", "pause", schedule); err != nil || code != 0 {
+		return errors.Join(err, d.must(code == 0, "velero pauses the schedule"))
+	}
+	if err := d.eventually(ctx, 5*time.Minute, "no backup is under way", func(ctx context.Context) (bool, string) {
+		phases, err := d.kubectl(ctx, "primary", "-n", "velero", "get", "backups.velero.io", "-o", "jsonpath={.items[*].status.phase}")
+		for _, phase := range strings.Fields(phases) {
+			if phase != "Completed" {
+				return false, phase
+			}
+		}
+		return err == nil, phases
+	}); err != nil {
+		return err
+	}
 	if err := d.write(ctx, "deployment/wordpress", "/var/www/html/lost.bin", 1); err != nil {
 		return err
 	}

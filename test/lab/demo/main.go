@@ -18,7 +18,7 @@ import (
 )
 
 func main() {
-	rig := flag.String("rig", "default", "name of the rig to use; it is brought up when it isn't")
+	rig := flag.String("rig", "demo", "name of the rig to use; it is made anew")
 	down := flag.Bool("down", false, "take the rig down afterwards")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -31,6 +31,9 @@ func main() {
 		err = errors.Join(err, downErr)
 	}
 	fmt.Printf("\n%d claims checked, %d broken, in %s\n", s.checked, len(s.broken), s.elapsed())
+	if !*down {
+		fmt.Printf("The rig is still up: bin/lab status --name %[1]s; bin/lab down --name %[1]s\n", *rig)
+	}
 	for _, b := range s.broken {
 		fmt.Printf("  ✗ %s\n", b)
 	}
@@ -75,6 +78,10 @@ func (s *story) useRig(ctx context.Context, rig string) error {
 	}
 	s.setEnv("PATH", filepath.Dir(self)+":"+os.Getenv("PATH"))
 	if err := os.Setenv("PATH", filepath.Dir(self)+":"+os.Getenv("PATH")); err != nil {
+		return err
+	}
+	// The story starts with two healthy sites; an earlier run left one dead.
+	if _, _, err := s.show(ctx, "lab", "down", "--name", rig); err != nil {
 		return err
 	}
 	if _, code, err := s.show(ctx, "lab", "up", "--name", rig); err != nil || code != 0 {
