@@ -30,8 +30,13 @@ unit: ## unit tests alone; they need no rig
 	cd test/lab && go test -race ./...
 
 .PHONY: e2e
-e2e: build ## conformance and end-to-end tests on a rig of their own
+e2e: build ## two real ZFS hosts come up, work and leave nothing behind
 	test/e2e/run
+
+.PHONY: soak
+soak: build ## the ZFS client's conformance suite on real OpenZFS, then the whole story
+	test/e2e/run -conformance
+	$(BIN)/demo
 
 .PHONY: bench
 bench: 
