@@ -8,6 +8,8 @@ REGISTRY ?= ghcr.io/kubectl-dr
 PLATFORMS ?= linux/amd64,linux/arm64
 LDFLAGS  := -s -w -X github.com/kubectl-dr/kubectl-dr/zfssnap/names.Version=$(VERSION)
 BIN      := $(CURDIR)/bin
+DIST     := $(CURDIR)/dist
+RELEASES := $(foreach p,linux/amd64 linux/arm64 darwin/amd64 darwin/arm64,$(p)/kubectl-dr) linux/amd64/zfs-agent linux/arm64/zfs-agent
 LAB      := $(BIN)/lab
 GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
 
@@ -81,6 +83,24 @@ container: ## build the three images for $(PLATFORMS) (PUSH=1 pushes them)
 	    $(if $(PUSH),--push,) . ; \
 	done
 
+.PHONY: dist
+dist: ## release archives, and the krew manifest with their checksums, in dist/
+	@rm -rf $(DIST) && mkdir -p $(DIST)
+	@for target in $(RELEASES); do \
+	  IFS=/ read -r os arch program <<< "$$target"; \
+	  echo "$${program}_$${os}_$$arch.tar.gz"; \
+	  GOOS=$$os GOARCH=$$arch $(GO_BUILD) -o $(DIST)/$$program ./cmd/$$program; \
+	  tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C $(DIST) -cf - $$program -C $(CURDIR) LICENSE \
+	    | gzip -n > $(DIST)/$${program}_$${os}_$$arch.tar.gz; \
+	  rm $(DIST)/$$program; \
+	done
+	@cd $(DIST) && sha256sum *.tar.gz > checksums.txt
+	@awk -v version='$(VERSION)' 'NR == FNR {sum[$$2] = $$1; next} \
+	  /uri:/ {file = $$2; sub(/.*\//, "", file)} \
+	  /sha256:/ {sub(/"0+"/, sum[file])} \
+	  {gsub(/v0\.1\.0/, version); print}' $(DIST)/checksums.txt examples/krew/dr.yaml > $(DIST)/dr.yaml
+	@! grep -n 'sha256: *$$' $(DIST)/dr.yaml
+
 .PHONY: clean
 clean: ## remove what was built here (the cache of the rig's parts stays)
-	rm -rf $(BIN)
+	rm -rf $(BIN) $(DIST)

@@ -53,6 +53,18 @@ func (d *demo) bringUp(ctx context.Context) error {
 func example(name string) string { return filepath.Join("examples", "wordpress", name) }
 
 func (d *demo) install(ctx context.Context) error {
+	d.say("The schedule is made with the application, and paused until its data is in. Velero")
+	d.say("looks at schedules once a minute, so this one means a backup every minute.")
+	if _, code, err := d.show(ctx, "velero", "--kubecontext", "primary", "schedule", "create", schedule, "--paused",
+		"--schedule", "@every 15s", "--include-namespaces", namespace, "--volume-snapshot-locations", "zfs"); err != nil || code != 0 {
+		return errors.Join(err, d.must(code == 0, "velero accepts the schedule"))
+	}
+	d.say("The recovery cluster gets the plan, and the profiles that rewrite what is restored.")
+	for _, file := range []string{"profiles.yaml", "plan.yaml"} {
+		if _, code, err := d.show(ctx, "kubectl", "--context", "dr", "apply", "-f", example(file)); err != nil || code != 0 {
+			return errors.Join(err, d.must(code == 0, "%s is accepted by the recovery cluster", file))
+		}
+	}
 	for _, volume := range []string{dbVolume, webVolume} {
 		if _, err := d.node(ctx, "hassio", "zfs", "create", "-p", "-o", "mountpoint=legacy", volume); err != nil {
 			return err
@@ -77,11 +89,6 @@ func (d *demo) install(ctx context.Context) error {
 	if err := d.post(ctx, 8); err != nil {
 		return err
 	}
-	for _, file := range []string{"profiles.yaml", "plan.yaml"} {
-		if _, code, err := d.show(ctx, "kubectl", "--context", "dr", "apply", "-f", example(file)); err != nil || code != 0 {
-			return errors.Join(err, d.must(code == 0, "%s is accepted by the recovery cluster", file))
-		}
-	}
 	return nil
 }
 
@@ -100,16 +107,15 @@ func (d *demo) post(ctx context.Context, mib int) error {
 }
 
 func (d *demo) firstBackup(ctx context.Context) error {
-	if _, code, err := d.show(ctx, "velero", "--kubecontext", "primary", "schedule", "create", schedule,
-		"--schedule", "*/2 * * * *", "--include-namespaces", namespace, "--volume-snapshot-locations", "zfs"); err != nil || code != 0 {
-		return errors.Join(err, d.must(code == 0, "velero accepts the schedule"))
+	after := time.Now()
+	if _, code, err := d.show(ctx, "velero", "--kubecontext", "primary", "schedule", "unpause", schedule); err != nil || code != 0 {
+		return errors.Join(err, d.must(code == 0, "velero starts the schedule"))
 	}
-	return d.nextBackup(ctx)
+	return d.nextBackup(ctx, after)
 }
 
-// nextBackup waits for one more Completed backup that started after now.
-func (d *demo) nextBackup(ctx context.Context) error {
-	after := time.Now()
+// nextBackup waits for a Completed backup that started after a time.
+func (d *demo) nextBackup(ctx context.Context, after time.Time) error {
 	var name string
 	err := d.eventually(ctx, 8*time.Minute, "a scheduled backup is Completed", func(ctx context.Context) (bool, string) {
 		out, err := d.kubectl(ctx, "primary", "-n", "velero", "get", "backups.velero.io", "-l", "velero.io/schedule-name="+schedule,
@@ -165,7 +171,7 @@ func (d *demo) secondBackup(ctx context.Context) error {
 	if err := d.post(ctx, 1); err != nil {
 		return err
 	}
-	if err := d.nextBackup(ctx); err != nil {
+	if err := d.nextBackup(ctx, time.Now()); err != nil {
 		return err
 	}
 	from, to := "@dr-"+d.backups[len(d.backups)-2], "@dr-"+d.backups[len(d.backups)-1]
