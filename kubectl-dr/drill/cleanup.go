@@ -71,6 +71,11 @@ func (c *Cleaner) namespaces(ctx context.Context, ofRun client.ListOption) (int,
 		return 0, fmt.Errorf("list namespaces of the run: %w", err)
 	}
 	for i := range list.Items {
+		if err := c.stop(ctx, list.Items[i].Name); err != nil {
+			return 0, err
+		}
+	}
+	for i := range list.Items {
 		if err := client.IgnoreNotFound(c.Cluster.Client.Delete(ctx, &list.Items[i])); err != nil && !apierrors.IsConflict(err) {
 			return 0, fmt.Errorf("delete namespace %s: %w", list.Items[i].Name, err)
 		}
@@ -84,6 +89,55 @@ func (c *Cleaner) namespaces(ctx context.Context, ofRun client.ListOption) (int,
 	}
 	return len(list.Items), nil
 }
+
+// stop ends the pods of a namespace. Deleting the namespace does that too, but
+// then looks for what is left at intervals that double each time, and takes
+// minutes where its pods take seconds. What does not end in time is left to it.
+func (c *Cleaner) stop(ctx context.Context, namespace string) error {
+	workloads, err := run.Workloads(ctx, c.Cluster.Client, namespace)
+	if err != nil {
+		return err
+	}
+	for _, w := range workloads {
+		err := c.Cluster.Client.Delete(ctx, w, client.PropagationPolicy(metav1.DeletePropagationBackground))
+		if client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("delete %s %s: %w", strings.ToLower(w.GetKind()), client.ObjectKeyFromObject(w), err)
+		}
+	}
+	said := false
+	err = cluster.Poll(ctx, c.Interval, stopTimeout, func(ctx context.Context) (bool, error) {
+		pods := &corev1api.PodList{}
+		if err := c.Cluster.Client.List(ctx, pods, client.InNamespace(namespace)); err != nil {
+			return false, fmt.Errorf("list pods of namespace %s: %w", namespace, err)
+		}
+		if len(pods.Items) > 0 && !said {
+			said = true
+			c.Hooks.Progressf("waiting for %s of namespace %s to end", report.Count(len(pods.Items), "pod"), namespace)
+		}
+		for i := range pods.Items {
+			pod := &pods.Items[i]
+			if pod.DeletionTimestamp != nil && pod.DeletionGracePeriodSeconds != nil && *pod.DeletionGracePeriodSeconds <= grace {
+				continue
+			}
+			if err := c.Cluster.Client.Delete(ctx, pod, client.GracePeriodSeconds(grace)); client.IgnoreNotFound(err) != nil {
+				return false, fmt.Errorf("delete pod %s: %w", client.ObjectKeyFromObject(pod), err)
+			}
+		}
+		return len(pods.Items) == 0, nil
+	})
+	if errors.Is(err, cluster.ErrTimedOut) {
+		return nil
+	}
+	return err
+}
+
+const (
+	// grace is how many seconds a drill's pods get to end. What they would
+	// still write goes to clones that are thrown away.
+	grace = 1
+	// stopTimeout bounds waiting for the pods of a namespace.
+	stopTimeout = time.Minute
+)
 
 // whatHolds says what a namespace that does not end waits for.
 func whatHolds(ns *corev1api.Namespace) string {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1api "k8s.io/api/core/v1"
 	networkingv1api "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -116,7 +117,7 @@ func (f *Failover) rollBack(ctx context.Context, j *run.Journal, cause error) er
 	defer cancel()
 	f.Hooks.Warnf("%s; giving the source back what it had", cause)
 	err := j.Do(after, run.Step{Name: StepRollBack, Do: func(ctx context.Context) (string, error) {
-		return "the source runs again", errors.Join(f.unfence(ctx), f.Source.rollBack(ctx))
+		return "the source runs again", errors.Join(f.setFence(ctx, ""), f.Source.rollBack(ctx))
 	}})
 	if err != nil {
 		stopped := &StoppedError{Run: f.Run.Name, Err: errors.Join(cause, err)}
@@ -147,26 +148,35 @@ func (f *Failover) fence() run.Step {
 		Do: func(ctx context.Context) (string, error) {
 			var names []string
 			for _, r := range f.replicas() {
-				if err := f.Fencer.Fence(ctx, r.Node, r.Dataset, f.Run.Name); err != nil {
-					return "", err
-				}
 				names = append(names, r.Node+":"+r.Dataset)
 			}
 			if len(names) == 0 {
 				return "there is no copy to fence", nil
 			}
-			return strings.Join(names, ", "), nil
+			return strings.Join(names, ", "), f.setFence(ctx, f.Run.Name)
 		},
 	}
 }
 
-func (f *Failover) unfence(ctx context.Context) error {
-	var errs []error
-	for _, r := range f.replicas() {
-		errs = append(errs, f.Fencer.Fence(ctx, r.Node, r.Dataset, ""))
+// setFence fences every replica, or lets all receive again, whatever becomes of
+// the others.
+func (f *Failover) setFence(ctx context.Context, by string) error {
+	replicas := f.replicas()
+	errs := make([]error, len(replicas))
+	var group errgroup.Group
+	group.SetLimit(fencesAtOnce)
+	for i, r := range replicas {
+		group.Go(func() error {
+			errs[i] = f.Fencer.Fence(ctx, r.Node, r.Dataset, by)
+			return nil
+		})
 	}
+	_ = group.Wait()
 	return errors.Join(errs...)
 }
+
+// fencesAtOnce bounds the requests to agents that run side by side.
+const fencesAtOnce = 8
 
 func (f *Failover) traffic() run.Step {
 	about := "nothing: the plan says nothing of traffic"
