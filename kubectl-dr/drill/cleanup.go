@@ -90,9 +90,10 @@ func (c *Cleaner) namespaces(ctx context.Context, ofRun client.ListOption) (int,
 	return len(list.Items), nil
 }
 
-// stop ends the pods of a namespace. Deleting the namespace does that too, but
-// then looks for what is left at intervals that double each time, and takes
-// minutes where its pods take seconds. What does not end in time is left to it.
+// stop ends the pods of a namespace, and then its claims. Deleting the namespace
+// does that too, but then looks for what is left at intervals that double each
+// time, and takes minutes where pods take seconds. What does not end in time is
+// left to it.
 func (c *Cleaner) stop(ctx context.Context, namespace string) error {
 	workloads, err := run.Workloads(ctx, c.Cluster.Client, namespace)
 	if err != nil {
@@ -125,17 +126,35 @@ func (c *Cleaner) stop(ctx context.Context, namespace string) error {
 		}
 		return len(pods.Items) == 0, nil
 	})
+	if err == nil {
+		err = c.claims(ctx, namespace)
+	}
 	if errors.Is(err, cluster.ErrTimedOut) {
 		return nil
 	}
 	return err
 }
 
+// claims deletes the claims of a namespace, which no pod uses any more.
+func (c *Cleaner) claims(ctx context.Context, namespace string) error {
+	claims := &corev1api.PersistentVolumeClaim{}
+	if err := c.Cluster.Client.DeleteAllOf(ctx, claims, client.InNamespace(namespace)); err != nil {
+		return fmt.Errorf("delete claims of namespace %s: %w", namespace, err)
+	}
+	return cluster.Poll(ctx, c.Interval, stopTimeout, func(ctx context.Context) (bool, error) {
+		left := &corev1api.PersistentVolumeClaimList{}
+		if err := c.Cluster.Client.List(ctx, left, client.InNamespace(namespace)); err != nil {
+			return false, fmt.Errorf("list claims of namespace %s: %w", namespace, err)
+		}
+		return len(left.Items) == 0, nil
+	})
+}
+
 const (
 	// grace is how many seconds a drill's pods get to end. What they would
 	// still write goes to clones that are thrown away.
 	grace = 1
-	// stopTimeout bounds waiting for the pods of a namespace.
+	// stopTimeout bounds waiting for the pods of a namespace, and for its claims.
 	stopTimeout = time.Minute
 )
 

@@ -171,7 +171,12 @@ func (d *demo) secondBackup(ctx context.Context) error {
 	if err := d.post(ctx, 1); err != nil {
 		return err
 	}
-	if err := d.nextBackup(ctx, time.Now()); err != nil {
+	d.say("Nobody has to wait for the schedule's next run: the same backup can be asked for.")
+	after := time.Now()
+	if _, code, err := d.show(ctx, "velero", "--kubecontext", "primary", "backup", "create", "--from-schedule", schedule); err != nil || code != 0 {
+		return errors.Join(err, d.must(code == 0, "velero starts a backup"))
+	}
+	if err := d.nextBackup(ctx, after); err != nil {
 		return err
 	}
 	from, to := "@dr-"+d.backups[len(d.backups)-2], "@dr-"+d.backups[len(d.backups)-1]
