@@ -37,7 +37,7 @@ type restored struct {
 }
 
 // drivers are asked in order; the first that claims a volume decides.
-var drivers = []driver{openEBS{}, onPath{}}
+var drivers = []driver{openEBS{}, democraticCSI{}, trueNAS{}, zfsProvisioner{}, onNFS{}, onPath{}}
 
 func driverOf(pv *corev1api.PersistentVolume) driver {
 	for _, d := range drivers {
@@ -88,7 +88,7 @@ const (
 
 // nodeKeys are the node labels by which volumes are pinned to their node, the
 // most telling first.
-var nodeKeys = []string{topologyOpenEBSNodeID, topologyOpenEBSNodeName, corev1api.LabelHostname}
+var nodeKeys = []string{topologyOpenEBSNodeID, topologyOpenEBSNodeName, topologyDemocraticNode, corev1api.LabelHostname}
 
 // pinnedTo returns the one node a volume's affinity allows, or "".
 func pinnedTo(pv *corev1api.PersistentVolume) string {

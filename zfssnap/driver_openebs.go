@@ -2,11 +2,14 @@ package zfssnap
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"strconv"
+	"strings"
 
 	corev1api "k8s.io/api/core/v1"
+	storagev1api "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -17,6 +20,10 @@ const (
 	openEBSDriver   = "zfs.csi.openebs.io"
 	openEBSPoolName = "openebs.io/poolname"
 )
+
+// OpenEBSFinalizer has the driver destroy the dataset of a ZFSVolume that is
+// deleted; pkg/zfs/volume.go of zfs-localpv.
+const OpenEBSFinalizer = "zfs.openebs.io/finalizer"
 
 var zfsVolumeKind = schema.GroupVersionKind{Group: "zfs.openebs.io", Version: "v1", Kind: "ZFSVolume"}
 
@@ -58,34 +65,35 @@ func (openEBS) locate(ctx context.Context, s *Site, pv *corev1api.PersistentVolu
 
 func (openEBS) rewrite(ctx context.Context, s *Site, pv *unstructured.Unstructured, vol restored) error {
 	parent, handle := path.Dir(vol.Dataset), path.Base(vol.Dataset)
-	for _, set := range []struct {
-		value string
-		at    []string
-	}{
-		{handle, []string{"spec", "csi", "volumeHandle"}},
-		{parent, []string{"spec", "csi", "volumeAttributes", openEBSPoolName}},
-	} {
-		if err := unstructured.SetNestedField(pv.Object, set.value, set.at...); err != nil {
-			return err
-		}
-	}
-	if err := pin(pv, vol.Node, topologyOpenEBSNodeID); err != nil {
+	was, _, _ := unstructured.NestedString(pv.Object, "spec", "csi", "volumeHandle")
+	at := []string{"spec", "csi"}
+	if err := errors.Join(
+		setStrings(pv, at, map[string]string{"volumeHandle": handle}),
+		setStrings(pv, append(at, "volumeAttributes"), map[string]string{openEBSPoolName: parent}),
+	); err != nil {
 		return err
 	}
-	want, err := newZFSVolume(s.OpenEBSNamespace, pv, vol)
-	if err != nil {
+	if err := pin(pv, vol.Node, topologyOpenEBSNodeID); err != nil {
 		return err
 	}
 	kube, err := s.kube()
 	if err != nil {
 		return err
 	}
+	want, err := newZFSVolume(s.OpenEBSNamespace, pv, vol)
+	if err != nil {
+		return err
+	}
+	if err := keepTuning(ctx, kube, was, pv, want); err != nil {
+		return err
+	}
 	return ensureZFSVolume(ctx, kube, want)
 }
 
-// newZFSVolume describes a dataset that is already there. It has no finalizer:
-// deleting the object then leaves the dataset to whoever made it, where the
-// driver's own finalizer would have the driver destroy it.
+// newZFSVolume describes a dataset that is already there. With the driver's
+// finalizer the dataset is destroyed when the object is deleted, as the driver
+// does when a volume with reclaim policy Delete is released. One that is to be
+// retained has none, and its dataset outlives the object.
 func newZFSVolume(namespace string, obj *unstructured.Unstructured, vol restored) (*unstructured.Unstructured, error) {
 	pv, err := toPV(obj)
 	if err != nil {
@@ -113,12 +121,51 @@ func newZFSVolume(namespace string, obj *unstructured.Unstructured, vol restored
 	zv.SetGroupVersionKind(zfsVolumeKind)
 	zv.SetNamespace(namespace)
 	zv.SetName(path.Base(vol.Dataset))
+	if pv.Spec.PersistentVolumeReclaimPolicy == corev1api.PersistentVolumeReclaimDelete {
+		zv.SetFinalizers([]string{OpenEBSFinalizer})
+	}
 	labels := map[string]string{"kubernetes.io/nodename": vol.Node}
 	for k, v := range vol.labels {
 		labels[k] = v
 	}
 	zv.SetLabels(labels)
 	return zv, nil
+}
+
+// keepTuning gives a ZFSVolume what no property of a dataset tells of the source
+// volume: from its own ZFSVolume while this cluster has that, else from the
+// storage class. What neither knows is left to the driver's default.
+func keepTuning(ctx context.Context, kube client.Client, source string, pv *unstructured.Unstructured, want *unstructured.Unstructured) error {
+	known := map[string]string{}
+	zv, err := getZFSVolume(ctx, kube, want.GetNamespace(), source)
+	switch {
+	case err == nil:
+		spec, _, _ := unstructured.NestedMap(zv.Object, "spec")
+		for name, value := range spec {
+			known[name], _ = value.(string)
+		}
+	case apierrors.IsNotFound(err):
+		class := &storagev1api.StorageClass{}
+		name, _, _ := unstructured.NestedString(pv.Object, "spec", "storageClassName")
+		if err := client.IgnoreNotFound(kube.Get(ctx, client.ObjectKey{Name: name}, class)); err != nil {
+			return fmt.Errorf("get storage class %s: %w", name, err)
+		}
+		if class.Provisioner == openEBSDriver {
+			known = class.Parameters
+		}
+	default:
+		return err
+	}
+	tuning := map[string]string{}
+	for _, field := range []string{"shared", "thinProvision"} {
+		for name, value := range known {
+			// The driver does not look at the case of a class's parameters.
+			if strings.EqualFold(name, field) && value != "" {
+				tuning[field] = value
+			}
+		}
+	}
+	return setStrings(want, []string{"spec"}, tuning)
 }
 
 // ensureZFSVolume creates a ZFSVolume unless it is there, and refuses one of

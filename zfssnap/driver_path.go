@@ -46,7 +46,13 @@ func (onPath) locate(ctx context.Context, s *Site, pv *corev1api.PersistentVolum
 	if dataset, ok := strings.CutPrefix(p, zvolDir); ok {
 		req = byName(dataset)
 	}
-	ds, err := s.dataset(ctx, node, "find the dataset at "+p, req)
+	return s.locateDataset(ctx, node, p, req)
+}
+
+// locateDataset returns the volume that lies at a path of a node, or
+// errForeign.
+func (s *Site) locateDataset(ctx context.Context, node, at string, req *agentpb.ResolveDatasetRequest) (VolumeID, error) {
+	ds, err := s.dataset(ctx, node, "find the dataset at "+at, req)
 	if isNotFound(err) {
 		return VolumeID{}, errForeign
 	}

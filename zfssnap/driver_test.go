@@ -95,14 +95,65 @@ func TestSite_Locate(t *testing.T) {
 		{name: "local volume inside a dataset is foreign", pv: "local: {path: /srv/data/sub}\n" + onNode("kubernetes.io/hostname", "hassio")},
 		{name: "local volume on another node is foreign", pv: "local: {path: /srv/data}\n" + onNode("kubernetes.io/hostname", "other")},
 		{name: "another CSI driver is foreign", pv: "csi: {driver: ebs.csi.aws.com, volumeHandle: vol-1}"},
-		{name: "NFS is foreign", pv: "nfs: {server: nas, path: /srv/data}"},
+		{
+			name: "NFS share of a node, by its name",
+			pv:   "nfs: {server: hassio, path: /srv/data}",
+			want: "nas/data",
+		},
+		{name: "NFS inside a dataset is foreign", pv: "nfs: {server: hassio, path: /srv/data/sub}"},
+		{name: "NFS from elsewhere is foreign", pv: "nfs: {server: nas, path: /srv/data}"},
+		{
+			name: "democratic-csi by its attributes, whatever the driver is called",
+			pv:   "csi: {driver: local.example.org, volumeHandle: pvc-1, volumeAttributes: {node_attach_driver: zfs-local, provisioner_driver: zfs-local-dataset, zfs_asset_name: tank/v/pvc-1}}\n" + onNode("org.democratic-csi.topology/node", "hassio"),
+			want: "tank/v/pvc-1",
+		},
+		{
+			name:    "democratic-csi without its node is an error",
+			pv:      "csi: {driver: d, volumeHandle: pvc-1, volumeAttributes: {node_attach_driver: zfs-local, provisioner_driver: zfs-local-dataset, zfs_asset_name: tank/v/pvc-1}}",
+			wantErr: "no node in its affinity",
+		},
+		{
+			name:    "democratic-csi on a host without an agent is an error",
+			pv:      "csi: {driver: d, volumeHandle: pvc-1, volumeAttributes: {node_attach_driver: nfs, provisioner_driver: zfs-generic-nfs, server: 10.1.2.3, share: /srv/data}}",
+			wantErr: "no agent is known on the host it is reached at (10.1.2.3); add <host>=<node> to storageHosts",
+		},
+		{
+			name:    "democratic-csi that shares what is no dataset is an error",
+			pv:      "csi: {driver: d, volumeHandle: pvc-1, volumeAttributes: {node_attach_driver: nfs, provisioner_driver: zfs-generic-nfs, server: hassio, share: /none}}",
+			wantErr: `node hassio has no dataset mounted at "/none"`,
+		},
+		{
+			name:    "democratic-csi over iSCSI needs to be told the parent",
+			pv:      "csi: {driver: my.iscsi, volumeHandle: pvc-1, volumeAttributes: {node_attach_driver: iscsi, provisioner_driver: zfs-generic-iscsi, portal: 'hassio:3260'}}",
+			wantErr: "add my.iscsi=<datasetParentName> to datasetParents",
+		},
+		{name: "democratic-csi's drivers without ZFS are foreign", pv: "csi: {driver: d, volumeHandle: pvc-1, volumeAttributes: {node_attach_driver: iscsi, provisioner_driver: synology-iscsi, portal: 'hassio:3260'}}"},
+		{name: "node-manual from elsewhere is foreign", pv: "csi: {driver: d, volumeHandle: x, volumeAttributes: {node_attach_driver: nfs, provisioner_driver: node-manual, server: nas, share: /srv/data}}"},
+		{name: "node-manual on a directory is foreign", pv: "csi: {driver: d, volumeHandle: x, volumeAttributes: {node_attach_driver: nfs, provisioner_driver: node-manual, server: hassio, share: /srv/data/sub}}"},
+		{
+			name: "TrueNAS by its portal",
+			pv:   "csi: {driver: csi.truenas.io, volumeHandle: tank/pvc-1, volumeAttributes: {targetPortal: '[fd00::1]:3260'}}",
+			want: "tank/pvc-1",
+		},
+		{
+			name:    "TrueNAS that names no host is an error",
+			pv:      "csi: {driver: csi.truenas.io, volumeHandle: tank/pvc-1}",
+			wantErr: "it names no host it is reached at",
+		},
+		{
+			name:    "TrueNAS whose handle is no dataset is an error",
+			pv:      "csi: {driver: csi.truenas.io, volumeHandle: tank@pvc-1, volumeAttributes: {nfsServer: hassio}}",
+			wantErr: `"tank@pvc-1" is not a dataset name`,
+		},
 		{name: "an in-tree disk is foreign", pv: "awsElasticBlockStore: {volumeID: vol-1}"},
 		{name: "no source at all is foreign", pv: "capacity: {storage: 1Gi}"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, primaryConfig(), zfsVolume("pvc-cr", "nas/k3s", "hassio"))
+			config := primaryConfig()
+			config[KeyStorageHosts] = "fd00::1=hassio"
+			w := newWorld(t, config, zfsVolume("pvc-cr", "nas/k3s", "hassio"))
 			w.agents["hassio"] = newFakeAgent(
 				&agentpb.Dataset{Name: "nas/data", Type: typeFilesystem, Mountpoint: "/srv/data"},
 				&agentpb.Dataset{Name: "nas/disk", Type: typeVolume},
@@ -126,6 +177,44 @@ func TestSite_Locate(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestSite_Locate_zfsProvisioner(t *testing.T) {
+	t.Parallel()
+	pv := func(dataset, host string) *unstructured.Unstructured {
+		return pvFrom(t, "{metadata: {name: pv, annotations: {zfs.pv.kubernetes.io/zfs-dataset-path: "+dataset+", zfs.pv.kubernetes.io/zfs-host: "+host+"}}, spec: {nfs: {server: nas, path: /tank/x}}}")
+	}
+	site := newWorld(t, primaryConfig()).site(t)
+	id, ours, err := site.Locate(t.Context(), pv("tank/x", "hassio"))
+	require.NoError(t, err)
+	assert.True(t, ours)
+	assert.Equal(t, VolumeID{Node: "hassio", Dataset: "tank/x"}, id)
+	_, _, err = site.Locate(t.Context(), pv("tank/x", "elsewhere"))
+	require.ErrorContains(t, err, "no agent is known on the host it is reached at (elsewhere, nas)")
+	_, _, err = site.Locate(t.Context(), pv("/tank/x", "hassio"))
+	require.ErrorContains(t, err, `annotation zfs.pv.kubernetes.io/zfs-dataset-path: "/tank/x" is not a dataset name`)
+}
+
+func TestLocation_servers(t *testing.T) {
+	t.Parallel()
+	l := Location{
+		Agents:       map[string]string{"nas": "10.0.0.20:7443", "one": "127.0.0.1:1", "two": "127.0.0.1:2", "six": "[fd00::6]:7443"},
+		StorageHosts: map[string]string{"nfs.example.org": "nas", "10.9.9.9": "one"},
+	}
+	for name, want := range map[string]string{
+		"nas": "nas", "10.0.0.20": "nas", "10.0.0.20:3260": "nas", "nfs.example.org": "nas",
+		"10.9.9.9": "one", "fd00::6": "six", "[fd00::6]:3260": "six",
+		"127.0.0.1": "", "other": "", "": "",
+	} {
+		got, err := l.nodeOf("", name)
+		assert.Equal(t, want, got, name)
+		assert.Equal(t, want == "", err != nil, name)
+	}
+	assert.Equal(t, "10.0.0.20", l.serverOf("nas", "10.0.0.20"), "a name that leads there stays")
+	assert.Equal(t, "nfs.example.org", l.serverOf("nas", "elsewhere"))
+	assert.Equal(t, "127.0.0.1", l.serverOf("two", "elsewhere"))
+	assert.Equal(t, "[fd00::6]:3260", l.portalOf("six", "elsewhere:3260"))
+	assert.Equal(t, "fd00::6", l.portalOf("six", "elsewhere"))
 }
 
 func TestPin(t *testing.T) {

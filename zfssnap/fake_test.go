@@ -12,6 +12,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/stretchr/testify/require"
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	storagev1api "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -229,6 +230,7 @@ func newWorld(t *testing.T, config map[string]string, objs ...client.Object) *wo
 	t.Helper()
 	scheme := runtime.NewScheme()
 	require.NoError(t, velerov1api.AddToScheme(scheme))
+	require.NoError(t, storagev1api.AddToScheme(scheme))
 	scheme.AddKnownTypeWithName(zfsVolumeKind, &unstructured.Unstructured{})
 	scheme.AddKnownTypeWithName(schema.GroupVersionKind{Group: zfsVolumeKind.Group, Version: "v1", Kind: "ZFSVolumeList"}, &unstructured.UnstructuredList{})
 	w := &world{

@@ -23,6 +23,9 @@ const (
 	KeyRestoreNode        = "restoreNode"
 	KeyRestoreParents     = "restoreParents"
 	KeyRestoreMode        = "restoreMode"
+	KeyRestoreAs          = "restoreAs"
+	KeyStorageHosts       = "storageHosts"
+	KeyDatasetParents     = "datasetParents"
 	KeyOpenEBSNamespace   = "openebsNamespace"
 	KeyReplicationTimeout = "replicationTimeout"
 	// KeyCredentialsFile is set by Velero: the path of the file it wrote
@@ -35,6 +38,9 @@ const (
 	ModeClone = "clone" // instant, shares space with the replica
 	ModeCopy  = "copy"  // independent of the replica
 )
+
+// AsLocal, for restoreAs, makes every restored volume a local one.
+const AsLocal = "local"
 
 // DefaultReplicationTimeout is Velero's own default for item operations.
 const DefaultReplicationTimeout = 4 * time.Hour
@@ -61,6 +67,15 @@ type Location struct {
 	RestoreParents map[string]string
 	// RestoreMode is ModeClone or ModeCopy.
 	RestoreMode string
+	// RestoreAs is AsLocal, or "" to restore a volume as the kind it was.
+	RestoreAs string
+	// StorageHosts maps the host that volumes are reached at over the network
+	// to the node of its agent. Needed where it is neither the node's name nor
+	// the host of the agent's address.
+	StorageHosts map[string]string
+	// DatasetParents maps a CSI driver of democratic-csi to the
+	// datasetParentName of its configuration.
+	DatasetParents map[string]string
 	// OpenEBSNamespace is where ZFSVolume objects live.
 	OpenEBSNamespace string
 	// ReplicationTimeout bounds, from the start of a backup, how long an agent
@@ -114,6 +129,28 @@ var setters = map[string]func(*Location, string) error{
 		l.RestoreMode = v
 		if v != ModeClone && v != ModeCopy {
 			return fmt.Errorf("%q is neither %q nor %q", v, ModeClone, ModeCopy)
+		}
+		return nil
+	},
+	KeyRestoreAs: func(l *Location, v string) error {
+		l.RestoreAs = v
+		if v != AsLocal {
+			return fmt.Errorf("%q is not %q", v, AsLocal)
+		}
+		return nil
+	},
+	KeyStorageHosts: func(l *Location, v string) (err error) {
+		l.StorageHosts, err = parsePairs(v)
+		return err
+	},
+	KeyDatasetParents: func(l *Location, v string) (err error) {
+		if l.DatasetParents, err = parsePairs(v); err != nil {
+			return err
+		}
+		for _, parent := range l.DatasetParents {
+			if err := checkDataset(parent); err != nil {
+				return err
+			}
 		}
 		return nil
 	},
@@ -172,6 +209,11 @@ func (l Location) check() (errs []error) {
 	for _, ref := range []struct{ key, node string }{{KeyTarget, l.Target}, {KeyRestoreNode, l.RestoreNode}} {
 		if _, ok := l.Agents[ref.node]; ref.node != "" && !ok {
 			errs = append(errs, fmt.Errorf("%s: node %q is not in %s", ref.key, ref.node, KeyAgents))
+		}
+	}
+	for _, host := range slices.Sorted(maps.Keys(l.StorageHosts)) {
+		if node := l.StorageHosts[host]; l.Agents[node] == "" {
+			errs = append(errs, fmt.Errorf("%s: node %q of host %q is not in %s", KeyStorageHosts, node, host, KeyAgents))
 		}
 	}
 	if l.Target != "" && l.TargetPrefix == "" {

@@ -79,7 +79,7 @@ func (s *Site) createVolume(ctx context.Context, id SnapshotID, vt volumeType, r
 			PropRestore: restore.Name,
 			PropVolume:  name,
 		},
-		Native: vt.nativeFor(dataset),
+		Native: vt.nativeFor(dataset, s.RestoreAs == AsLocal),
 	}
 	if run := restore.Labels[LabelRun]; run != "" {
 		req.Properties[PropRun] = run
@@ -207,7 +207,11 @@ func (s *Snapshotter) SetVolumeID(obj runtime.Unstructured, volumeID string) (ru
 		vol.labels[LabelRun] = labelValue(run)
 	}
 	pv := &unstructured.Unstructured{Object: runtime.DeepCopyJSON(obj.UnstructuredContent())}
-	if err := d.rewrite(ctx, site, pv, vol); err != nil {
+	rewrite := d.rewrite
+	if site.RestoreAs == AsLocal {
+		rewrite = toLocal
+	}
+	if err := rewrite(ctx, site, pv, vol); err != nil {
 		return nil, fmt.Errorf("set volume of PersistentVolume %s: %w", typed.Name, err)
 	}
 	pv.SetName(vol.name)

@@ -9,8 +9,11 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	storagev1api "k8s.io/api/storage/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/validation"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
 )
@@ -267,8 +270,57 @@ func TestSnapshotter_restore(t *testing.T) {
 		"volumeType": "DATASET", "fsType": "zfs", "quotaType": "refquota",
 	}, zv.Object["spec"])
 	assert.Equal(t, map[string]any{"state": "Ready"}, zv.Object["status"])
-	assert.Empty(t, zv.GetFinalizers())
+	assert.Equal(t, []string{OpenEBSFinalizer}, zv.GetFinalizers(), "the dataset goes with a volume that is to be deleted")
 	assert.Equal(t, map[string]string{"kubernetes.io/nodename": "remote", LabelVolume: "pvc-1", LabelRun: "run-now"}, zv.GetLabels())
+}
+
+func TestSnapshotter_restore_openEBS(t *testing.T) {
+	t.Parallel()
+	source := zfsVolume("pvc-1", "znvm/k3s", "hassio").(*unstructured.Unstructured)
+	source.Object["spec"].(map[string]any)["shared"] = "yes"
+	class := func(provisioner string) client.Object {
+		return &storagev1api.StorageClass{
+			ObjectMeta:  metav1.ObjectMeta{Name: "zfs-storage-znvm"},
+			Provisioner: provisioner,
+			Parameters:  map[string]string{"Shared": "yes", "thinprovision": "yes", "recordsize": "16k"},
+		}
+	}
+	tests := []struct {
+		name       string
+		policy     string
+		there      []client.Object
+		shared     any
+		thin       any
+		finalizers []string
+	}{
+		{name: "the dataset of a retained volume outlives it", policy: "Retain"},
+		{name: "the dataset of a volume to be deleted does not", policy: "Delete", finalizers: []string{OpenEBSFinalizer}},
+		{name: "the source's own settings are kept in its cluster", policy: "Retain", there: []client.Object{source}, shared: "yes"},
+		{name: "those of the class in another", policy: "Retain", there: []client.Object{class(openEBSDriver)}, shared: "yes", thin: "yes"},
+		{name: "a class of another driver says nothing", policy: "Retain", there: []client.Object{class("ebs.csi.aws.com")}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := drWorld(t, drConfig())
+			for _, o := range tt.there {
+				require.NoError(t, w.kube.Create(t.Context(), o.DeepCopyObject().(client.Object)))
+			}
+			volumeID, err := w.snap.CreateVolumeFromSnapshot(snapID, "filesystem", "", nil)
+			require.NoError(t, err)
+			pv := openEBSPV(t)
+			require.NoError(t, unstructured.SetNestedField(pv.Object, tt.policy, "spec", "persistentVolumeReclaimPolicy"))
+			out, err := w.snap.SetVolumeID(pv, volumeID)
+			require.NoError(t, err)
+			zv, err := getZFSVolume(t.Context(), w.kube, "openebs", out.(*unstructured.Unstructured).GetName())
+			require.NoError(t, err)
+			spec := zv.Object["spec"].(map[string]any)
+			assert.Equal(t, tt.shared, spec["shared"])
+			assert.Equal(t, tt.thin, spec["thinProvision"])
+			assert.NotContains(t, spec, "recordsize", "the dataset has it")
+			assert.Equal(t, tt.finalizers, zv.GetFinalizers())
+		})
+	}
 }
 
 func TestSnapshotter_restore_pathVolume(t *testing.T) {
@@ -411,7 +463,7 @@ func TestSnapshotter_SetVolumeID_fails(t *testing.T) {
 	volumeID, err := w.snap.CreateVolumeFromSnapshot(snapID, "filesystem", "", nil)
 	require.NoError(t, err)
 
-	_, err = w.snap.SetVolumeID(pvFrom(t, "{metadata: {name: pv}, spec: {nfs: {server: s, path: /p}}}"), volumeID)
+	_, err = w.snap.SetVolumeID(pvFrom(t, "{metadata: {name: pv}, spec: {awsElasticBlockStore: {volumeID: vol-1}}}"), volumeID)
 	require.ErrorContains(t, err, "of a kind this plugin does not know")
 	_, err = w.snap.SetVolumeID(openEBSPV(t), "zfs1:remote:backup/none")
 	require.ErrorContains(t, err, "look up backup/none on node remote")

@@ -68,13 +68,15 @@ func parseVolumeType(s string) (volumeType, error) {
 
 // nativeFor returns the properties of a volume to be made as dataset. A source
 // that a path leads to gets one again, at ZFS's usual place for the new name;
-// every other stays with a driver that mounts it itself.
-func (t volumeType) nativeFor(dataset string) map[string]string {
+// every other stays with a driver that mounts it itself, unless a path is asked
+// for.
+func (t volumeType) nativeFor(dataset string, withPath bool) map[string]string {
 	native := map[string]string{}
 	for k, v := range t.Native {
 		native[k] = v
 	}
-	if _, ok := native[propMountpoint]; ok {
+	_, had := native[propMountpoint]
+	if had || withPath && t.Kind == typeFilesystem {
 		native[propMountpoint] = "/" + dataset
 	}
 	return native

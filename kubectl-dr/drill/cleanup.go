@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
@@ -224,9 +225,25 @@ func (c *Cleaner) zfsVolumes(ctx context.Context, ofRun client.ListOption) error
 	}
 	for i := range list.Items {
 		zv := &list.Items[i]
+		if err := c.disown(ctx, zv); err != nil {
+			return err
+		}
 		if err := client.IgnoreNotFound(c.Cluster.Client.Delete(ctx, zv)); err != nil {
 			return fmt.Errorf("delete ZFSVolume %s: %w", client.ObjectKeyFromObject(zv), err)
 		}
+	}
+	return nil
+}
+
+// disown keeps the driver from destroying the dataset of a ZFSVolume: its agent
+// does so next, also where the driver does not run.
+func (c *Cleaner) disown(ctx context.Context, zv *unstructured.Unstructured) error {
+	before := zv.DeepCopy()
+	if !controllerutil.RemoveFinalizer(zv, zfssnap.OpenEBSFinalizer) {
+		return nil
+	}
+	if err := client.IgnoreNotFound(c.Cluster.Client.Patch(ctx, zv, client.MergeFrom(before))); err != nil {
+		return fmt.Errorf("remove the driver's finalizer of ZFSVolume %s: %w", client.ObjectKeyFromObject(zv), err)
 	}
 	return nil
 }
