@@ -29,7 +29,7 @@ profiles:
 - name: drill
   state: standby
   labels: {set: {site: dr}}
-  drop: [{kind: Event}]
+  drop: [{kinds: [Event]}]
 - name: production
 `
 

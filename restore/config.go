@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 
+	"github.com/kubectl-dr/kubectl-dr/restore/expr"
 	"github.com/kubectl-dr/kubectl-dr/restore/rules"
 )
 
@@ -67,7 +68,7 @@ func LoadProfiles(ctx context.Context, lister ConfigLister, namespace string) (*
 	for key, text := range found[0].Data {
 		files[key] = []byte(text)
 	}
-	set, err := rules.Load(files)
+	set, err := rules.Load(files, expr.New())
 	if err != nil {
 		return nil, "", fmt.Errorf("load ConfigMap %s/%s: %w", namespace, found[0].Name, err)
 	}

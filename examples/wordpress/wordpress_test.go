@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
+	"github.com/kubectl-dr/kubectl-dr/restore/expr"
 	"github.com/kubectl-dr/kubectl-dr/restore/rules"
 )
 
@@ -55,7 +56,7 @@ func loadProfiles(t *testing.T) *rules.Set {
 	t.Helper()
 	content, err := os.ReadFile("profiles.yaml")
 	require.NoError(t, err)
-	set, err := rules.Load(map[string][]byte{"profiles.yaml": content})
+	set, err := rules.Load(map[string][]byte{"profiles.yaml": content}, expr.New())
 	require.NoError(t, err)
 	return set
 }

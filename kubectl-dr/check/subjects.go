@@ -23,6 +23,7 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/restorepoint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/rpo"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/run"
+	"github.com/kubectl-dr/kubectl-dr/restore/expr"
 	"github.com/kubectl-dr/kubectl-dr/restore/rules"
 )
 
@@ -342,7 +343,7 @@ func LoadProfiles(ctx context.Context, c *cluster.Cluster) (*rules.Set, error) {
 	for key, text := range list.Items[0].Data {
 		files[key] = []byte(text)
 	}
-	set, err := rules.Load(files)
+	set, err := rules.Load(files, expr.New())
 	if err != nil {
 		return nil, fmt.Errorf("load ConfigMap %s: %w", list.Items[0].Name, err)
 	}

@@ -13,7 +13,7 @@ var (
 	metalLBPools = []string{"metallb.io/address-pool", "metallb.universe.tf/address-pool"}
 )
 
-func rewriteAddressPools(e *edit, p *Profile) error {
+func rewriteAddressPools(e *edit, p *Rewrites) error {
 	if len(p.AddressPools) == 0 {
 		return nil
 	}

@@ -20,6 +20,9 @@ type Result struct {
 	Changes []Change
 	// Drop says that the object must not be restored; a change says why.
 	Drop bool
+	// Used are the fields of the profile that had something to do; see
+	// [Profile.Unused].
+	Used []string
 }
 
 // Change is one difference and the rule behind it.
@@ -58,32 +61,64 @@ func render(value any) string {
 
 // Apply applies the profile to an object as it is in the backup, with its
 // original name and namespace. Owner references, when there are any, tell Pods
-// that a controller will make again from those that nobody will.
+// that a controller will make again from those that nobody will. It is safe for
+// concurrent use.
 func (p *Profile) Apply(obj *unstructured.Unstructured) (Result, error) {
-	e := &edit{orig: obj, obj: obj.DeepCopy()}
-	if !p.matches(obj) {
-		return Result{Object: e.obj}, nil
+	e := newEdit(p, obj)
+	if err := p.rewrite(e); err != nil {
+		return Result{}, err
 	}
-	for _, r := range rewriters {
-		e.rule = r.rule
-		if err := r.apply(e, p); err != nil {
-			return Result{}, fmt.Errorf("rewrite %s: %s: %w", describe(obj), r.rule, err)
-		}
-		if e.drop {
-			return Result{Object: obj.DeepCopy(), Changes: []Change{{Rule: r.rule}}, Drop: true}, nil
+	if !e.drop && e.inside {
+		if err := p.patch(e); err != nil {
+			return Result{}, fmt.Errorf("rewrite %s: %s: %w", describe(obj), e.rule, err)
 		}
 	}
-	return Result{Object: e.obj, Changes: e.changes}, nil
+	if e.drop {
+		return Result{Object: obj.DeepCopy(), Changes: []Change{{Rule: e.rule}}, Drop: true, Used: e.used}, nil
+	}
+	return Result{Object: e.obj, Changes: e.changes, Used: e.used}, nil
 }
 
-func (p *Profile) matches(obj *unstructured.Unstructured) bool {
-	if p.Match == nil {
-		return true
+// rewrite applies everything but the patches.
+func (p *Profile) rewrite(e *edit) error {
+	fail := func(err error) error { return fmt.Errorf("rewrite %s: %s: %w", describe(e.orig), e.rule, err) }
+	if p.Match != nil {
+		e.rule = "match"
+		inside, err := p.Match.selectsAround(e.orig)
+		if err != nil {
+			return fail(err)
+		}
+		if !inside {
+			return nil
+		}
 	}
-	if ns := obj.GetNamespace(); ns != "" && len(p.Match.Namespaces) > 0 && !slices.Contains(p.Match.Namespaces, ns) {
-		return false
+	e.inside = true
+	for i := range p.Drop {
+		e.rule = fmt.Sprintf("drop[%d]", i)
+		selected, err := p.Drop[i].selects(e.orig)
+		if err != nil {
+			return fail(err)
+		}
+		if selected {
+			e.drop = true
+			e.use(e.rule)
+			return nil
+		}
 	}
-	return !slices.ContainsFunc(p.Match.ExcludeKinds, func(kind string) bool { return isKind(obj, kind) })
+	r, err := p.rewrites(e, e.orig)
+	if err != nil {
+		return fmt.Errorf("rewrite %s: %w", describe(e.orig), err)
+	}
+	for _, rewriter := range rewriters {
+		e.rule = rewriter.rule
+		if err := rewriter.apply(e, r); err != nil {
+			return fail(err)
+		}
+		if e.drop {
+			return nil
+		}
+	}
+	return nil
 }
 
 func describe(obj *unstructured.Unstructured) string {
@@ -94,20 +129,26 @@ func describe(obj *unstructured.Unstructured) string {
 	return obj.GetKind() + " " + name
 }
 
-// isKind compares with "<Kind>" or "<Kind>.<group>", whatever the case.
-func isKind(obj *unstructured.Unstructured, kind string) bool {
-	name, group, grouped := strings.Cut(kind, ".")
-	gk := obj.GroupVersionKind().GroupKind()
-	return strings.EqualFold(gk.Kind, name) && (!grouped || strings.EqualFold(gk.Group, group))
-}
-
 // edit is an object on its way through the rewriters.
 type edit struct {
 	orig    *unstructured.Unstructured // as it came in
 	obj     *unstructured.Unstructured // the copy to change
 	rule    string                     // the rule at work
+	inside  bool                       // the profile is for the object
 	drop    bool
 	changes []Change
+	used    []string // fields of the profile that had something to do
+}
+
+func newEdit(p *Profile, obj *unstructured.Unstructured) *edit {
+	return &edit{orig: obj, obj: obj.DeepCopy()}
+}
+
+// use notes that a field of the profile had something to do.
+func (e *edit) use(field string) {
+	if !slices.Contains(e.used, field) {
+		e.used = append(e.used, field)
+	}
 }
 
 // in reports whether the object is of one of the kinds in one of the groups.
@@ -221,6 +262,7 @@ func store(in, value any, remove bool, at path) any {
 }
 
 func (e *edit) record(at path, before, after any) {
+	e.use(e.rule)
 	change := Change{Rule: e.rule, Path: at.String(), Before: runtime.DeepCopyJSONValue(before), After: runtime.DeepCopyJSONValue(after)}
 	if e.orig.GroupVersionKind().GroupKind().String() == "Secret" || slices.Contains(at, any("kubectl.kubernetes.io/last-applied-configuration")) {
 		change.Before, change.After = hide(before), hide(after)
@@ -250,7 +292,9 @@ func (e *edit) annotations(keys []string, visit func(value string, at path)) {
 
 // mapped replaces the string at a path by what the mapping says.
 func (e *edit) mapped(mapping map[string]string, at ...any) {
-	if to, ok := mapping[e.str(at...)]; ok {
+	from := e.str(at...)
+	if to, ok := mapping[from]; ok {
+		e.use(e.rule + "[" + from + "]")
 		e.set(to, at...)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"sigs.k8s.io/yaml/goyaml.v3"
 )
@@ -65,8 +66,8 @@ func (s *Set) Profile(name string) (*Profile, error) {
 // Load decodes and validates files of profiles, each of one or several YAML
 // documents. A document may also be a ConfigMap whose data are such files. The
 // error joins one [*ConfigError] for every fault found.
-func Load(files map[string][]byte) (*Set, error) {
-	l := &loader{profiles: map[string]*Profile{}}
+func Load(files map[string][]byte, languages Languages) (*Set, error) {
+	l := &loader{languages: languages, profiles: map[string]*Profile{}}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		l.file(name, 0, files[name])
 	}
@@ -77,8 +78,9 @@ func Load(files map[string][]byte) (*Set, error) {
 }
 
 type loader struct {
-	profiles map[string]*Profile
-	faults   []error
+	languages Languages
+	profiles  map[string]*Profile
+	faults    []error
 }
 
 // file loads one file whose first line is line offset+1 of the file reported.
@@ -115,7 +117,7 @@ func (l *loader) document(file string, offset int, node *yaml.Node) {
 		}
 		return
 	}
-	d := &checker{file: file, offset: offset, lines: map[string]int{}}
+	d := &checker{languages: l.languages, file: file, offset: offset, lines: map[string]int{}}
 	d.check(node, reflect.TypeFor[document](), "")
 	var doc document
 	if len(d.faults) == 0 {
@@ -129,6 +131,7 @@ func (l *loader) document(file string, offset int, node *yaml.Node) {
 	l.faults = append(l.faults, d.faults...)
 	for i := range doc.Profiles {
 		p := &doc.Profiles[i]
+		p.effective = &sync.Map{}
 		field := fmt.Sprintf("profiles[%d]", i)
 		p.source = fmt.Sprintf("%s:%d", file, d.line(field))
 		if other, ok := l.profiles[p.Name]; ok && p.Name != "" {
@@ -190,10 +193,11 @@ func (l *loader) yamlFaults(file string, offset int, err error) {
 
 // checker compares a tree of YAML nodes with a Go type, which is the schema.
 type checker struct {
-	file   string
-	offset int
-	lines  map[string]int // by field
-	faults []error
+	languages Languages
+	file      string
+	offset    int
+	lines     map[string]int // by field
+	faults    []error
 }
 
 func (c *checker) fault(field, format string, args ...any) {
@@ -222,6 +226,10 @@ func (c *checker) check(node *yaml.Node, want reflect.Type, field string) {
 	}
 	if node.Kind == yaml.AliasNode {
 		node = node.Alias
+	}
+	if want == reflect.TypeFor[json.RawMessage]() {
+		c.locate(node, field)
+		return
 	}
 	switch want.Kind() {
 	case reflect.Pointer:
@@ -253,9 +261,9 @@ func (c *checker) check(node *yaml.Node, want reflect.Type, field string) {
 
 func (c *checker) checkStruct(node *yaml.Node, want reflect.Type, field string) {
 	fields := map[string]reflect.Type{}
-	for i := range want.NumField() {
-		if name, _, _ := strings.Cut(want.Field(i).Tag.Get("json"), ","); name != "" {
-			fields[name] = want.Field(i).Type
+	for _, f := range reflect.VisibleFields(want) {
+		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" {
+			fields[name] = f.Type
 		}
 	}
 	c.entries(node, field, func(key string, value *yaml.Node) {
@@ -271,6 +279,21 @@ func (c *checker) checkStruct(node *yaml.Node, want reflect.Type, field string) 
 			c.check(value, t, path)
 		}
 	})
+}
+
+// locate notes the lines in a part that may hold anything.
+func (c *checker) locate(node *yaml.Node, field string) {
+	c.lines[field] = c.offset + node.Line
+	switch node.Kind {
+	case yaml.MappingNode:
+		for i := 0; i+1 < len(node.Content); i += 2 {
+			c.locate(node.Content[i+1], field+"."+node.Content[i].Value)
+		}
+	case yaml.SequenceNode:
+		for i, item := range node.Content {
+			c.locate(item, fmt.Sprintf("%s[%d]", field, i))
+		}
+	}
 }
 
 // entries visits the entries of a mapping, those merged into it included.

@@ -8,6 +8,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/kubectl-dr/kubectl-dr/restore/expr"
 )
 
 const heading = "apiVersion: rewrite.kubectl-dr.io/v1alpha1\nkind: RewriteProfiles\n"
@@ -20,7 +22,7 @@ func TestLoad(t *testing.T) {
 		"c.yaml": []byte("apiVersion: v1\nkind: ConfigMap\ndata:\n  five.yaml: |\n    " +
 			strings.ReplaceAll(heading, "\n", "\n    ") + "profiles: [{name: five}]\n"),
 		"empty.yaml": nil,
-	})
+	}, expr.New())
 	require.NoError(t, err)
 	assert.Equal(t, []string{"five", "four", "one", "three", "two"}, set.Names())
 
@@ -181,7 +183,7 @@ func TestLoad_refuses(t *testing.T) {
 			name: "entries set and removed, and the annotation that is ours",
 			file: profile("  annotations: {set: {a/b: c}, remove: [\"a/*\", \"kubectl-dr.io/*\"]}\n"),
 			want: "rules.yaml:5: profiles[0].annotations.set[a/b]: it is set and removed\n" +
-				"rules.yaml:5: profiles[0].annotations.remove[1]: it would remove kubectl-dr.io/original-state, which belongs to state standby",
+				"rules.yaml:5: profiles[0].annotations.remove[1]: it would remove kubectl-dr.io/original-state, which rewriting itself keeps",
 		},
 		{
 			name: "tolerations Kubernetes would refuse, or added and removed",
@@ -192,9 +194,56 @@ func TestLoad_refuses(t *testing.T) {
 				"rules.yaml:12: profiles[0].tolerations.remove[1]: it is empty",
 		},
 		{
-			name: "a drop of nothing",
-			file: profile("  drop: [{name: a}]\n"),
-			want: "rules.yaml:5: profiles[0].drop[0].kind: want a kind, or a kind, a dot and a group",
+			name: "a drop or a rule for everything",
+			file: profile("  drop: [{}]\n  rules:\n  - {state: standby}\n"),
+			want: "rules.yaml:5: profiles[0].drop[0]: it selects everything; say what to select\n" +
+				"rules.yaml:7: profiles[0].rules[0].match: it selects everything; say what to select",
+		},
+		{
+			name: "a match that isn't one",
+			file: profile("  match:\n    kinds: [\".apps\"]\n    names: [\"\"]\n    namespaces: [a_b]\n    labelSelector: a in b\n    condition: object.spec.replicas >\n"),
+			want: "rules.yaml:6: profiles[0].match.kinds[0]: want a kind, or a kind, a dot and a group\n" +
+				"rules.yaml:8: profiles[0].match.namespaces[0]: \"a_b\" is no namespace: a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')\n" +
+				"rules.yaml:7: profiles[0].match.names[0]: it is empty\n" +
+				"rules.yaml:9: profiles[0].match.labelSelector: unable to parse requirement: found 'b' expected: '('\n" +
+				"rules.yaml:10: profiles[0].match.condition: column 23: Syntax error: mismatched input '<EOF>' expecting {'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}",
+		},
+		{
+			name: "a condition that is no condition",
+			file: profile("  drop:\n  - condition: size(object.metadata.name)\n"),
+			want: "rules.yaml:6: profiles[0].drop[0].condition: want an expression that is true or false, got one of type int",
+		},
+		{
+			name: "a field in a rule that doesn't exist",
+			file: profile("  rules:\n  - match: {name: [a]}\n    host: []\n"),
+			want: "rules.yaml:6: profiles[0].rules[0].match.name: unknown field; did you mean \"names\"?\n" +
+				"rules.yaml:7: profiles[0].rules[0].host: unknown field; did you mean \"hosts\"?",
+		},
+		{
+			name: "rules that carry each other's values further",
+			file: profile("  storageClasses: {a: b}\n  hosts: [{from: a.example.org, to: b.example.org}]\n  rules:\n  - match: {names: [x]}\n    storageClasses: {b: c}\n    hosts: [{from: b.example.org, to: c.example.org}]\n"),
+			want: "rules.yaml:9: profiles[0].rules[0].storageClasses[b]: profiles[0] maps to \"b\", so a second restore would carry a value further; use two profiles\n" +
+				"rules.yaml:10: profiles[0].rules[0].hosts[0].from: profiles[0].hosts[0] maps to \"b.example.org\", which is left alone from then on, so this can never apply; map to the final name, or use two profiles",
+		},
+		{
+			name: "rules that select by labels that are rewritten",
+			file: profile("  labels: {set: {site: dr}}\n  rules:\n  - match: {labelSelector: site=dr}\n    state: standby\n"),
+			want: "rules.yaml:7: profiles[0].rules[0].match.labelSelector: profiles[0].labels changes \"site\", so a second restore would select others",
+		},
+		{
+			name: "a patch that is none, or two",
+			file: profile("  patches:\n  - match: {names: [a]}\n  - {mergePatch: {spec: {}}, cel: {/a: \"1\"}}\n"),
+			want: "rules.yaml:6: profiles[0].patches[0]: want one of jsonPatch, mergePatch and cel\n" +
+				"rules.yaml:7: profiles[0].patches[1]: want one of jsonPatch, mergePatch and cel",
+		},
+		{
+			name: "a patch of what stays, or with operations that aren't",
+			file: profile("  patches:\n  - jsonPatch:\n    - {op: replace, path: /metadata/name, value: x}\n    - {op: repalce, path: spec.replicas, value: 1}\n  - mergePatch:\n      metadata:\n        namespace: x\n  - cel:\n      /spec/replicas: object.\n"),
+			want: "rules.yaml:7: profiles[0].patches[0].jsonPatch[0]: an object's name stays\n" +
+				"rules.yaml:8: profiles[0].patches[0].jsonPatch[1]: unknown value \"repalce\"; did you mean \"replace\"?\n" +
+				"rules.yaml:8: profiles[0].patches[0].jsonPatch[1]: want a path such as /spec/replicas, got \"spec.replicas\"\n" +
+				"rules.yaml:11: profiles[0].patches[1].mergePatch.metadata.namespace: an object's namespace stays\n" +
+				"rules.yaml:13: profiles[0].patches[2].cel[/spec/replicas]: column 8: Syntax error: no viable alternative at input '.'",
 		},
 		{
 			name: "a fault inside a ConfigMap, at its line in the file",
@@ -205,7 +254,7 @@ func TestLoad_refuses(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			_, err := Load(map[string][]byte{"rules.yaml": []byte(tt.file)})
+			_, err := Load(map[string][]byte{"rules.yaml": []byte(tt.file)}, expr.New())
 			assert.EqualError(t, err, tt.want)
 		})
 	}
@@ -214,7 +263,7 @@ func TestLoad_refuses(t *testing.T) {
 func TestLoad_refusesOneNameInTwoFiles(t *testing.T) {
 	t.Parallel()
 	content := []byte(heading + "profiles: [{name: p}]\n")
-	_, err := Load(map[string][]byte{"a.yaml": content, "b.yaml": content})
+	_, err := Load(map[string][]byte{"a.yaml": content, "b.yaml": content}, expr.New())
 	assert.EqualError(t, err, `b.yaml:3: profiles[0]: a profile named "p" is at a.yaml:3 already`)
 }
 
@@ -228,7 +277,7 @@ func FuzzLoad(f *testing.F) {
 	}
 	f.Add([]byte("a: &a {<<: *a}"))
 	f.Fuzz(func(t *testing.T, content []byte) {
-		set, err := Load(map[string][]byte{"f": content})
+		set, err := Load(map[string][]byte{"f": content}, expr.New())
 		if err != nil {
 			return
 		}

@@ -8,13 +8,17 @@
 //   - values are matched as they were in the object that came in, so one
 //     mapping never sees what another one wrote;
 //   - the object that came in is never changed;
-//   - applying a profile twice is the same as applying it once;
+//   - applying a profile twice is the same as applying it once, unless the
+//     condition of a match looks at what the profile itself rewrites;
 //   - the same object and profile give the same result and the same changes in
 //     the same order;
 //   - metadata.namespace and metadata.name are never touched;
 //   - an object of a kind that no rewriter knows passes untouched, except for
 //     labels, annotations and the class, pool and DNS annotations that a
 //     profile maps, which are rewritten on every kind.
+//
+// Rewrites know where things live in each kind. Rules narrow them to some
+// objects, and patches, which come last, do what no rewrite can.
 //
 // A new rewriter is one file with one function of type rewriter.apply, one line
 // in the table in registry.go, and a folder of examples in testdata.

@@ -6,9 +6,12 @@ import (
 )
 
 // hostMap is what a profile says about hosts.
-type hostMap []HostMapping
+type hostMap struct {
+	mappings []HostMapping
+	use      func(field string)
+}
 
-func newHostMap(p *Profile) hostMap { return p.Hosts }
+func (e *edit) hosts(p *Rewrites) hostMap { return hostMap{p.Hosts, e.use} }
 
 // lookup returns what a host becomes and by which mode. An exact mapping goes
 // before any other, a longer domain before a shorter one. A host that some
@@ -17,17 +20,19 @@ func newHostMap(p *Profile) hostMap { return p.Hosts }
 func (m hostMap) lookup(host string) (string, HostMode, bool) {
 	name, root := strings.CutSuffix(host, ".")
 	var best *HostMapping
-	for i := range m {
-		if within(name, m[i].To) {
+	for i := range m.mappings {
+		h := &m.mappings[i]
+		if within(name, h.To) {
 			return "", "", false
 		}
-		if within(name, m[i].From) && (best == nil || moreSpecific(m[i].From, best.From)) {
-			best = &m[i]
+		if within(name, h.From) && (best == nil || moreSpecific(h.From, best.From)) {
+			best = h
 		}
 	}
 	if best == nil {
 		return "", "", false
 	}
+	m.use(best.field())
 	to := best.To
 	if domain, ok := strings.CutPrefix(best.From, "*"); ok {
 		to = name[:len(name)-len(domain)] + strings.TrimPrefix(best.To, "*")

@@ -13,7 +13,7 @@ var externalDNSPrefixes = []string{"external-dns.alpha.kubernetes.io/", "externa
 // external-dns pass the object by.
 const externalDNSMuted = "kubectl-dr.io"
 
-func externalDNSKeys(p *Profile, names ...string) []string {
+func externalDNSKeys(p *Rewrites, names ...string) []string {
 	var keys []string
 	for _, prefix := range slices.Concat(externalDNSPrefixes, p.ExternalDNSPrefixes) {
 		for _, name := range names {
@@ -26,11 +26,11 @@ func externalDNSKeys(p *Profile, names ...string) []string {
 // rewriteExternalDNSHosts maps the names that annotations ask external-dns to
 // publish, and the names they point to. A second target would make an alias
 // point two ways, so targets are only ever replaced.
-func rewriteExternalDNSHosts(e *edit, p *Profile) error {
+func rewriteExternalDNSHosts(e *edit, p *Rewrites) error {
 	if len(p.Hosts) == 0 {
 		return nil
 	}
-	m := newHostMap(p)
+	m := e.hosts(p)
 	if p.ExternalDNS != ExternalDNSMute {
 		e.annotations(externalDNSKeys(p, "hostname", "internal-hostname"), func(value string, at path) {
 			hosts := strings.Split(value, ",")
@@ -57,7 +57,7 @@ func rewriteExternalDNSHosts(e *edit, p *Profile) error {
 // rewriteExternalDNSMute takes away the names an object asks for, and tells
 // external-dns that the object isn't its own: it reads hosts from the spec of
 // some kinds too, whatever the annotations say.
-func rewriteExternalDNSMute(e *edit, p *Profile) error {
+func rewriteExternalDNSMute(e *edit, p *Rewrites) error {
 	if p.ExternalDNS != ExternalDNSMute {
 		return nil
 	}

@@ -2,8 +2,8 @@ package rules
 
 var gatewayGroups = []string{"gateway.networking.k8s.io"}
 
-func rewriteGatewayHosts(e *edit, p *Profile) error {
-	m := newHostMap(p)
+func rewriteGatewayHosts(e *edit, p *Rewrites) error {
+	m := e.hosts(p)
 	switch {
 	case e.in(gatewayGroups, "HTTPRoute", "GRPCRoute", "TLSRoute"):
 		e.hostList(m, "spec", "hostnames")

@@ -8,11 +8,11 @@ import (
 
 var traefikGroups = []string{"traefik.io", "traefik.containo.us"}
 
-func rewriteTraefikHosts(e *edit, p *Profile) error {
+func rewriteTraefikHosts(e *edit, p *Rewrites) error {
 	if len(p.Hosts) == 0 || !e.in(traefikGroups, "IngressRoute", "IngressRouteTCP") {
 		return nil
 	}
-	m := newHostMap(p)
+	m := e.hosts(p)
 	for i := range e.list("spec", "routes") {
 		at := path{"spec", "routes", i, "match"}
 		before := e.str(at...)

@@ -6,11 +6,11 @@ import (
 )
 
 // rewriteValueHosts maps hosts in free text that the profile opts in by name.
-func rewriteValueHosts(e *edit, p *Profile) error {
+func rewriteValueHosts(e *edit, p *Rewrites) error {
 	if p.HostsIn == nil {
 		return nil
 	}
-	m := newHostMap(p)
+	m := e.hosts(p)
 	if e.in(core, "ConfigMap") && named(p.HostsIn.ConfigMaps, e.orig.GetName()) {
 		data, _ := e.get("data").(map[string]any)
 		for _, key := range sortedKeys(data) {

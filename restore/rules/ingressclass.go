@@ -1,6 +1,6 @@
 package rules
 
-func rewriteIngressClasses(e *edit, p *Profile) error {
+func rewriteIngressClasses(e *edit, p *Rewrites) error {
 	if len(p.IngressClasses) == 0 {
 		return nil
 	}

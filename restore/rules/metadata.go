@@ -6,14 +6,14 @@ import (
 	"strings"
 )
 
-func rewriteLabels(e *edit, p *Profile) error {
+func rewriteLabels(e *edit, p *Rewrites) error {
 	if p.Labels != nil {
 		p.Labels.apply(e, path{"metadata", "labels"})
 	}
 	return nil
 }
 
-func rewriteAnnotations(e *edit, p *Profile) error {
+func rewriteAnnotations(e *edit, p *Rewrites) error {
 	if p.Annotations != nil {
 		p.Annotations.apply(e, path{"metadata", "annotations"})
 	}

@@ -10,6 +10,9 @@ const (
 	// AnnotationOriginalState holds what a workload on standby goes back to; see
 	// [OriginalState].
 	AnnotationOriginalState = "kubectl-dr.io/original-state"
+	// AnnotationPatched holds the marks of patches that must not be applied to the
+	// object again.
+	AnnotationPatched = "kubectl-dr.io/patched"
 	// StandbyGate is the scheduling gate of a Pod on standby, and the node
 	// selector's key, which no node carries, of a DaemonSet on standby.
 	StandbyGate = "kubectl-dr.io/standby"

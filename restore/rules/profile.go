@@ -1,5 +1,12 @@
 package rules
 
+import (
+	"encoding/json"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/labels"
+)
+
 // document is one YAML document of profiles.
 type document struct {
 	APIVersion string    `json:"apiVersion"`
@@ -7,19 +14,85 @@ type document struct {
 	Profiles   []Profile `json:"profiles"`
 }
 
-// Profile is a named set of rules. A restore uses one profile. Every field but
-// the name is optional, and an absent field changes nothing.
+// Profile is a named set of rewrites. A restore uses one profile.
 type Profile struct {
 	// Name is what a restore's kubectl-dr.io/profile says. It must be usable as
 	// a label value.
 	Name string `json:"name"`
 	// Description is for people.
 	Description string `json:"description,omitempty"`
-	// Match narrows the whole profile; objects outside it pass untouched.
+	// Match narrows the whole profile; objects outside it pass untouched. Objects
+	// of no namespace are inside every namespace here, unlike in other matches.
 	Match *Match `json:"match,omitempty"`
 	// Drop lists objects that are not restored.
-	Drop []Selector `json:"drop,omitempty"`
+	Drop []Match `json:"drop,omitempty"`
 
+	// Rewrites are for every object.
+	Rewrites
+
+	// Rules are further rewrites for some objects. Where several say something
+	// about the same thing, a rule goes before the profile and a later rule
+	// before an earlier one; mappings and lists add up.
+	Rules []Rule `json:"rules,omitempty"`
+	// Patches say what no rewrite can. They come last, in order, on the rewritten
+	// object.
+	Patches []Patch `json:"patches,omitempty"`
+
+	// source is "file:line" of the profile.
+	source string
+	// effective keeps the rewrites of each combination of rules.
+	effective *sync.Map
+	// namespaces maps source namespaces to the restore's; see InNamespaces.
+	namespaces map[string]string
+}
+
+// Rule is a set of rewrites for some objects.
+type Rule struct {
+	// Match selects the objects.
+	Match Match `json:"match"`
+	Rewrites
+}
+
+// Match selects objects as they were in the backup, by everything it says; a
+// list selects what any of its members does.
+type Match struct {
+	// Kinds and ExcludeKinds are "<Kind>", "<Kind>.<group>" or "*.<group>".
+	Kinds        []string `json:"kinds,omitempty"`
+	ExcludeKinds []string `json:"excludeKinds,omitempty"`
+	// Namespaces are source namespaces. A PersistentVolume is in its claim's. An
+	// asterisk stands for anything.
+	Namespaces []string `json:"namespaces,omitempty"`
+	// Names are objects' names. An asterisk stands for anything.
+	Names []string `json:"names,omitempty"`
+	// LabelSelector is written as for kubectl -l.
+	LabelSelector string `json:"labelSelector,omitempty"`
+	// Condition is a CEL expression over object that is true or false. An object
+	// without a field that it names isn't selected.
+	Condition string `json:"condition,omitempty"`
+
+	selector  labels.Selector
+	condition Expression
+}
+
+// Patch changes what it selects in a way of its own: exactly one of JSONPatch,
+// MergePatch and CEL. Metadata.name and metadata.namespace stay.
+type Patch struct {
+	// Match selects the objects as they were in the backup.
+	Match Match `json:"match"`
+	// JSONPatch is a list of operations of RFC 6902.
+	JSONPatch json.RawMessage `json:"jsonPatch,omitempty"`
+	// MergePatch is a patch of RFC 7386.
+	MergePatch json.RawMessage `json:"mergePatch,omitempty"`
+	// CEL maps JSON pointers, as in a JSON patch, to CEL expressions over object,
+	// which is the object as it was in the backup.
+	CEL map[string]string `json:"cel,omitempty"`
+
+	change change
+}
+
+// Rewrites says what to rewrite. Every field is optional, and an absent field
+// changes nothing.
+type Rewrites struct {
 	// State is "keep" (the default) or "standby": workloads come up with nothing
 	// running and remember what they had.
 	State State `json:"state,omitempty"`
@@ -66,27 +139,6 @@ type Profile struct {
 	// last, so what they set wins over every other rule.
 	Labels      *Entries `json:"labels,omitempty"`
 	Annotations *Entries `json:"annotations,omitempty"`
-
-	// source is "file:line" of the profile.
-	source string
-}
-
-// Match narrows a profile.
-type Match struct {
-	// Namespaces are source namespaces; objects without a namespace match too.
-	Namespaces []string `json:"namespaces,omitempty"`
-	// ExcludeKinds are "<Kind>" or "<Kind>.<group>".
-	ExcludeKinds []string `json:"excludeKinds,omitempty"`
-}
-
-// Selector selects objects.
-type Selector struct {
-	// Kind is "<Kind>" or "<Kind>.<group>".
-	Kind string `json:"kind"`
-	// Name is an object's name; empty selects all of the kind.
-	Name string `json:"name,omitempty"`
-	// Namespace is a source namespace; empty selects in all.
-	Namespace string `json:"namespace,omitempty"`
 }
 
 // State says how workloads come up.

@@ -7,13 +7,12 @@ type rewriter struct {
 	// apply changes the edit's copy. It does nothing when the profile doesn't use
 	// the rule or the object is of another kind. It errs only when it can't do
 	// what the profile asks and leaving the object as it is could do harm.
-	apply func(*edit, *Profile) error
+	apply func(*edit, *Rewrites) error
 }
 
 // rewriters run in this order. No two write the same field, except those after
 // the rest, whose word is last.
 var rewriters = []rewriter{
-	{"drop", rewriteDrop},
 	{"state", rewriteState},
 	{"replicas", rewriteReplicas},
 	{"hosts", rewriteIngressHosts},

@@ -12,6 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
+
+	"github.com/kubectl-dr/kubectl-dr/restore/expr"
 )
 
 var update = flag.Bool("update", false, "write the wanted files anew")
@@ -34,7 +36,7 @@ func testCases(t *testing.T) []testCase {
 		folder := filepath.Dir(file)
 		content, err := os.ReadFile(file)
 		require.NoError(t, err)
-		set, err := Load(map[string][]byte{file: content})
+		set, err := Load(map[string][]byte{file: content}, expr.New())
 		require.NoError(t, err)
 		p, err := set.Profile("case")
 		require.NoError(t, err)

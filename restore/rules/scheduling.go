@@ -7,7 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
-func rewriteNodeSelector(e *edit, p *Profile) error {
+func rewriteNodeSelector(e *edit, p *Rewrites) error {
 	if p.NodeSelector == nil {
 		return nil
 	}
@@ -17,7 +17,7 @@ func rewriteNodeSelector(e *edit, p *Profile) error {
 	return nil
 }
 
-func rewriteTolerations(e *edit, p *Profile) error {
+func rewriteTolerations(e *edit, p *Rewrites) error {
 	if p.Tolerations == nil {
 		return nil
 	}

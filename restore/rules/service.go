@@ -8,17 +8,17 @@ import (
 var core = []string{""}
 
 // rewriteServiceHosts maps the one host of an ExternalName Service.
-func rewriteServiceHosts(e *edit, p *Profile) error {
+func rewriteServiceHosts(e *edit, p *Rewrites) error {
 	if e.in(core, "Service") && e.str("spec", "type") == "ExternalName" {
 		at := path{"spec", "externalName"}
-		if host, ok := newHostMap(p).one(e.str(at...)); ok {
+		if host, ok := e.hosts(p).one(e.str(at...)); ok {
 			e.set(host, at...)
 		}
 	}
 	return nil
 }
 
-func rewriteServiceTypes(e *edit, p *Profile) error {
+func rewriteServiceTypes(e *edit, p *Rewrites) error {
 	if !e.in(core, "Service") {
 		return nil
 	}
@@ -42,7 +42,7 @@ func rewriteServiceTypes(e *edit, p *Profile) error {
 	return nil
 }
 
-func rewriteLoadBalancer(e *edit, p *Profile) error {
+func rewriteLoadBalancer(e *edit, p *Rewrites) error {
 	if p.LoadBalancer == nil || !e.in(core, "Service") {
 		return nil
 	}
@@ -76,7 +76,7 @@ func dropNodePorts(e *edit) {
 // metalLBAddresses hold comma-separated addresses.
 var metalLBAddresses = []string{"metallb.io/loadBalancerIPs", "metallb.universe.tf/loadBalancerIPs"}
 
-func rewriteAddresses(e *edit, p *Profile) error {
+func rewriteAddresses(e *edit, p *Rewrites) error {
 	if len(p.Addresses) == 0 {
 		return nil
 	}

@@ -309,7 +309,7 @@ func merge(value, patch any) any {
 	return v
 }
 
-func rewriteState(e *edit, p *Profile) error {
+func rewriteState(e *edit, p *Rewrites) error {
 	if p.State != StateStandby || standbyOf(e.obj) == nil {
 		return nil
 	}
@@ -321,7 +321,7 @@ func rewriteState(e *edit, p *Profile) error {
 	return hold(e)
 }
 
-func rewriteReplicas(e *edit, p *Profile) error {
+func rewriteReplicas(e *edit, p *Rewrites) error {
 	if standbyOf(e.obj) != byReplicas {
 		return nil
 	}
@@ -330,6 +330,7 @@ func rewriteReplicas(e *edit, p *Profile) error {
 		if !strings.EqualFold(kind, e.obj.GetKind()) || name != e.obj.GetName() {
 			continue
 		}
+		e.use("replicas[" + key + "]")
 		n := p.Replicas[key]
 		if !OnStandby(e.obj) {
 			e.set(n, byReplicas.at...)

@@ -2,7 +2,7 @@ package rules
 
 const betaStorageClass = "volume.beta.kubernetes.io/storage-class"
 
-func rewriteStorageClasses(e *edit, p *Profile) error {
+func rewriteStorageClasses(e *edit, p *Rewrites) error {
 	switch {
 	case len(p.StorageClasses) == 0:
 	case e.in([]string{""}, "PersistentVolume", "PersistentVolumeClaim"):

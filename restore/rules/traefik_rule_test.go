@@ -27,6 +27,11 @@ func TestHostMap_traefikRule_refuses(t *testing.T) {
 	}
 }
 
+func newHosts(mappings ...HostMapping) hostMap {
+	e := &edit{}
+	return e.hosts(&Rewrites{Hosts: mappings})
+}
+
 func FuzzTraefikRule(f *testing.F) {
 	for _, rule := range []string{
 		"Host(`a.example.org`)",
@@ -37,11 +42,11 @@ func FuzzTraefikRule(f *testing.F) {
 	} {
 		f.Add(rule)
 	}
-	hosts := hostMap{
-		{From: "a.example.org", To: "a.drill.example.org"},
-		{From: "b.example.org", To: "b-dr.example.org", Mode: HostAdd},
-		{From: "*.c.example.org", To: "*.c.dr.example.org"},
-	}
+	hosts := newHosts(
+		HostMapping{From: "a.example.org", To: "a.drill.example.org"},
+		HostMapping{From: "b.example.org", To: "b-dr.example.org", Mode: HostAdd},
+		HostMapping{From: "*.c.example.org", To: "*.c.dr.example.org"},
+	)
 	f.Fuzz(func(t *testing.T, rule string) {
 		same, err := hostMap{}.traefikRule(rule)
 		if err != nil {
@@ -58,7 +63,7 @@ func FuzzTraefikRule(f *testing.F) {
 
 func FuzzText(f *testing.F) {
 	f.Add("https://a.example.org/x?u=https%3A%2F%2Fx.c.example.org me@a.example.org")
-	hosts := hostMap{{From: "a.example.org", To: "b.example.org"}, {From: "*.c.example.org", To: "*.c.dr.example.org"}}
+	hosts := newHosts(HostMapping{From: "a.example.org", To: "b.example.org"}, HostMapping{From: "*.c.example.org", To: "*.c.dr.example.org"})
 	f.Fuzz(func(t *testing.T, text string) {
 		same, mapped := hostMap{}.text(text)
 		assert.Equal(t, text, same)

@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
@@ -46,18 +48,131 @@ func (v validator) profile(p *Profile) {
 		v.at(".name").fault("%q can't be a label's value: %s", p.Name, validation.IsValidLabelValue(p.Name)[0])
 	}
 	if p.Match != nil {
-		for i, ns := range p.Match.Namespaces {
-			if problems := validation.IsDNS1123Label(ns); len(problems) > 0 {
-				v.at(".match.namespaces[%d]", i).fault("%q is no namespace: %s", ns, problems[0])
+		v.at(".match").match(p.Match)
+	}
+	for i := range p.Drop {
+		v.at(".drop[%d]", i).matchSome(&p.Drop[i])
+	}
+	v.rewrites(&p.Rewrites)
+	for i := range p.Rules {
+		v.at(".rules[%d].match", i).matchSome(&p.Rules[i].Match)
+		v.at(".rules[%d]", i).rewrites(&p.Rules[i].Rewrites)
+	}
+	v.across(p)
+	for i := range p.Patches {
+		v.at(".patches[%d]", i).patch(&p.Patches[i])
+	}
+}
+
+// across refuses rules that carry further what others write: each is sound by
+// itself, and they may meet on one object.
+func (v validator) across(p *Profile) {
+	type scope struct {
+		validator
+		*Rewrites
+	}
+	scopes := []scope{{v, &p.Rewrites}}
+	for i := range p.Rules {
+		scopes = append(scopes, scope{v.at(".rules[%d]", i), &p.Rules[i].Rewrites})
+	}
+	for i := range p.Rules {
+		selector := p.Rules[i].Match.selector
+		if selector == nil {
+			continue
+		}
+		requirements, _ := selector.Requirements()
+		for _, r := range requirements {
+			for _, s := range scopes {
+				if _, set := s.labelSet()[r.Key()]; set || s.Labels != nil && s.Labels.removes(r.Key()) {
+					v.at(".rules[%d].match.labelSelector", i).fault("%s.labels changes %q, so a second restore would select others", s.base, r.Key())
+				}
 			}
 		}
-		for i, kind := range p.Match.ExcludeKinds {
-			v.at(".match.excludeKinds[%d]", i).kind(kind)
+	}
+	for i, s := range scopes {
+		for j, other := range scopes {
+			if i == j {
+				continue
+			}
+			for field, mapping := range s.mappings() {
+				for _, to := range sortedKeys(mapping) {
+					if slices.Contains(slices.Collect(maps.Values(other.mappings()[field])), to) {
+						s.at(".%s[%s]", field, to).fault("%s maps to %q, so a second restore would carry a value further; use two profiles", other.base, to)
+					}
+				}
+			}
+			for k, h := range s.Hosts {
+				for l, o := range other.Hosts {
+					if within(h.From, o.To) {
+						s.at(".hosts[%d].from", k).fault("%s.hosts[%d] maps to %q, which is left alone from then on, so this can never apply; map to the final name, or use two profiles", other.base, l, o.To)
+					}
+				}
+			}
 		}
 	}
-	for i, s := range p.Drop {
-		v.at(".drop[%d].kind", i).kind(s.Kind)
+}
+
+func (r *Rewrites) labelSet() map[string]string {
+	if r.Labels == nil {
+		return nil
 	}
+	return r.Labels.Set
+}
+
+// mappings returns the mappings from one string to another, by field.
+func (r *Rewrites) mappings() map[string]map[string]string {
+	found := map[string]map[string]string{}
+	v := reflect.ValueOf(*r)
+	for i := range v.NumField() {
+		if m, ok := v.Field(i).Interface().(map[string]string); ok && len(m) > 0 {
+			name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
+			found[name] = m
+		}
+	}
+	return found
+}
+
+// matchSome is match for what would be too much for every object.
+func (v validator) matchSome(m *Match) {
+	if reflect.ValueOf(*m).IsZero() {
+		v.fault("it selects everything; say what to select")
+	}
+	v.match(m)
+}
+
+// match checks and compiles.
+func (v validator) match(m *Match) {
+	for i, kind := range m.Kinds {
+		v.at(".kinds[%d]", i).kind(kind)
+	}
+	for i, kind := range m.ExcludeKinds {
+		v.at(".excludeKinds[%d]", i).kind(kind)
+	}
+	for i, ns := range m.Namespaces {
+		if problems := validation.IsDNS1123Label(strings.ReplaceAll(ns, "*", "a")); len(problems) > 0 {
+			v.at(".namespaces[%d]", i).fault("%q is no namespace: %s", ns, problems[0])
+		}
+	}
+	for i, name := range m.Names {
+		if name == "" {
+			v.at(".names[%d]", i).fault("it is empty")
+		}
+	}
+	if m.LabelSelector != "" {
+		var err error
+		if m.selector, err = labels.Parse(m.LabelSelector); err != nil {
+			v.at(".labelSelector").fault("%s", err)
+		}
+	}
+	if m.Condition != "" {
+		var err error
+		if m.condition, err = v.c.languages.Condition(m.Condition); err != nil {
+			v.at(".condition").fault("%s", err)
+		}
+	}
+}
+
+func (v validator) rewrites(p *Rewrites) {
 	v.at(".state").oneOf(string(p.State), "", string(StateKeep), string(StateStandby))
 	v.at(".replicas").replicas(p.Replicas)
 	v.at(".hosts").hosts(p.Hosts)
@@ -114,6 +229,9 @@ func (v validator) profile(p *Profile) {
 		}
 	}
 }
+
+// ownAnnotations are those that a later rewrite or an activation needs.
+var ownAnnotations = []string{AnnotationOriginalState, AnnotationPatched}
 
 func qualifiedName(key string) []string { return validation.IsQualifiedName(strings.ToLower(key)) }
 
@@ -234,16 +352,21 @@ func (v validator) entries(e *Entries, key, value func(string) []string) {
 		if e.removes(k) {
 			at.fault("it is set and removed")
 		}
-		if k == AnnotationOriginalState {
-			at.fault("it belongs to state standby")
+		if slices.Contains(ownAnnotations, k) {
+			at.fault("it is one that rewriting itself keeps")
 		}
 	}
 	for i, k := range e.Remove {
 		switch {
 		case strings.TrimSuffix(k, "*") == "":
 			v.at(".remove[%d]", i).fault("want a key, or the beginning of a key and an asterisk")
-		case e.removesKey(k, AnnotationOriginalState):
-			v.at(".remove[%d]", i).fault("it would remove %s, which belongs to state standby", AnnotationOriginalState)
+		default:
+			for _, own := range ownAnnotations {
+				if e.removesKey(k, own) {
+					v.at(".remove[%d]", i).fault("it would remove %s, which rewriting itself keeps", own)
+					break
+				}
+			}
 		}
 	}
 }
