@@ -2,7 +2,6 @@ package rules
 
 import (
 	"encoding/json"
-	"fmt"
 )
 
 var (
@@ -19,26 +18,25 @@ func rewriteAddressPools(e *edit, p *Rewrites) error {
 	}
 	e.annotations(metalLBPools, func(_ string, at path) { e.mapped(p.AddressPools, at...) })
 	var failed error
-	e.annotations(calicoPools, func(value string, at path) {
-		var pools []string
-		if err := json.Unmarshal([]byte(value), &pools); err != nil {
-			failed = fmt.Errorf("read %s: %w", at, err)
-			return
-		}
-		changed := false
-		for i, pool := range pools {
-			if to, ok := p.AddressPools[pool]; ok {
-				pools[i], changed = to, true
-			}
-		}
-		if changed {
-			raw, err := json.Marshal(pools)
-			if err != nil {
-				failed = err
-				return
-			}
-			e.set(string(raw), at...)
+	e.annotations(calicoPools, func(_ string, at path) {
+		if err := formJSONList.rewrite(e, e.names("addressPools", p.AddressPools), at); err != nil {
+			failed = err
 		}
 	})
 	return failed
+}
+
+// jsonStrings reads a JSON list of strings.
+func jsonStrings(text string) ([]string, error) {
+	var values []string
+	err := json.Unmarshal([]byte(text), &values)
+	return values, err
+}
+
+func compactJSON(values []string) string {
+	raw, err := json.Marshal(values)
+	if err != nil {
+		panic(err) // strings always marshal
+	}
+	return string(raw)
 }

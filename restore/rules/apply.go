@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 // Result is what a profile makes of an object.
@@ -109,6 +110,7 @@ func (p *Profile) rewrite(e *edit) error {
 	if err != nil {
 		return fmt.Errorf("rewrite %s: %w", describe(e.orig), err)
 	}
+	e.p = r
 	for _, rewriter := range rewriters {
 		e.rule = rewriter.rule
 		if err := rewriter.apply(e, r); err != nil {
@@ -133,15 +135,17 @@ func describe(obj *unstructured.Unstructured) string {
 type edit struct {
 	orig    *unstructured.Unstructured // as it came in
 	obj     *unstructured.Unstructured // the copy to change
-	rule    string                     // the rule at work
-	inside  bool                       // the profile is for the object
+	kind    schema.GroupKind
+	p       *Rewrites // what applies to the object
+	rule    string    // the rule at work
+	inside  bool      // the profile is for the object
 	drop    bool
 	changes []Change
 	used    []string // fields of the profile that had something to do
 }
 
 func newEdit(p *Profile, obj *unstructured.Unstructured) *edit {
-	return &edit{orig: obj, obj: obj.DeepCopy()}
+	return &edit{orig: obj, obj: obj.DeepCopy(), kind: obj.GroupVersionKind().GroupKind(), p: &p.Rewrites}
 }
 
 // use notes that a field of the profile had something to do.
@@ -153,8 +157,7 @@ func (e *edit) use(field string) {
 
 // in reports whether the object is of one of the kinds in one of the groups.
 func (e *edit) in(groups []string, kinds ...string) bool {
-	gk := e.orig.GroupVersionKind().GroupKind()
-	return slices.Contains(groups, gk.Group) && slices.Contains(kinds, gk.Kind)
+	return slices.Contains(groups, e.kind.Group) && slices.Contains(kinds, e.kind.Kind)
 }
 
 // path leads through maps by string and through lists by int.
@@ -264,7 +267,7 @@ func store(in, value any, remove bool, at path) any {
 func (e *edit) record(at path, before, after any) {
 	e.use(e.rule)
 	change := Change{Rule: e.rule, Path: at.String(), Before: runtime.DeepCopyJSONValue(before), After: runtime.DeepCopyJSONValue(after)}
-	if e.orig.GroupVersionKind().GroupKind().String() == "Secret" || slices.Contains(at, any("kubectl.kubernetes.io/last-applied-configuration")) {
+	if e.in(core, "Secret") || slices.Contains(at, any("kubectl.kubernetes.io/last-applied-configuration")) {
 		change.Before, change.After = hide(before), hide(after)
 	}
 	e.changes = append(e.changes, change)

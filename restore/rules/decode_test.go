@@ -145,6 +145,14 @@ func TestLoad_refuses(t *testing.T) {
 				"rules.yaml:8: profiles[0].hosts[2].from: hosts[1] maps \"b.example.org\" already",
 		},
 		{
+			name: "expressions that aren't, or take what they haven't got",
+			file: profile("  hosts:\n  - {fromRegexp: \"a(\", to: b.example.org}\n  - {from: a.example.org, fromRegexp: a, to: b.example.org}\n  - {fromRegexp: \"(a)\", to: $2.example.org}\n  - {fromRegexp: \"(a)\", to: \"$1/x\"}\n"),
+			want: "rules.yaml:6: profiles[0].hosts[0].fromRegexp: \"a(\" is no expression: missing closing ): `(?i)^(?:a()$`\n" +
+				"rules.yaml:7: profiles[0].hosts[1]: want from or fromRegexp, not both\n" +
+				"rules.yaml:8: profiles[0].hosts[2].to: fromRegexp has no capture \"2\"\n" +
+				"rules.yaml:9: profiles[0].hosts[3].to: \"a/x\": want a host alone, without scheme, port or path",
+		},
+		{
 			name: "hosts mapped in a circle, and hosts mapped on",
 			file: profile("  hosts:\n  - {from: a.example.org, to: b.example.org}\n  - {from: b.example.org, to: a.example.org}\n"),
 			want: "rules.yaml:6: profiles[0].hosts[0].from: hosts[1] maps to \"a.example.org\", which is left alone from then on, so this can never apply; map to the final name, or use two profiles\n" +

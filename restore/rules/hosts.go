@@ -1,7 +1,6 @@
 package rules
 
 import (
-	"slices"
 	"strings"
 )
 
@@ -19,13 +18,16 @@ func (e *edit) hosts(p *Rewrites) hostMap { return hostMap{p.Hosts, e.use} }
 // nothing.
 func (m hostMap) lookup(host string) (string, HostMode, bool) {
 	name, root := strings.CutSuffix(host, ".")
+	if name == "" {
+		return "", "", false
+	}
 	var best *HostMapping
 	for i := range m.mappings {
 		h := &m.mappings[i]
-		if within(name, h.To) {
+		if h.produces(name) {
 			return "", "", false
 		}
-		if within(name, h.From) && (best == nil || moreSpecific(h.From, best.From)) {
+		if h.matches(name) && (best == nil || h.moreSpecific(best)) {
 			best = h
 		}
 	}
@@ -34,8 +36,11 @@ func (m hostMap) lookup(host string) (string, HostMode, bool) {
 	}
 	m.use(best.field())
 	to := best.To
-	if domain, ok := strings.CutPrefix(best.From, "*"); ok {
+	if domain, ok := strings.CutPrefix(best.From, "*"); ok && best.expression == nil {
 		to = name[:len(name)-len(domain)] + strings.TrimPrefix(best.To, "*")
+	}
+	if best.expression != nil {
+		to = best.expression.ReplaceAllString(name, best.To)
 	}
 	if root {
 		to += "."
@@ -56,78 +61,117 @@ func within(host, pattern string) bool {
 	return len(host) > len(domain) && strings.EqualFold(host[len(host)-len(domain):], domain)
 }
 
-func moreSpecific(a, b string) bool {
-	aOpen, bOpen := strings.HasPrefix(a, "*"), strings.HasPrefix(b, "*")
-	if aOpen != bOpen {
-		return bOpen
+func (h *HostMapping) matches(host string) bool {
+	if h.expression != nil {
+		return h.expression.MatchString(host)
 	}
-	return len(a) > len(b)
+	return within(host, h.From)
 }
 
-// one maps a host where only one fits: a host to be added has no place there.
-func (m hostMap) one(host string) (string, bool) {
-	to, mode, ok := m.lookup(host)
-	return to, ok && mode == HostReplace
+func (h *HostMapping) produces(host string) bool {
+	if h.expression != nil {
+		return h.shape.MatchString(host)
+	}
+	return within(host, h.To)
 }
 
-// list maps a list of hosts. An added host follows the one it is for; a host
-// that is in the list already isn't put there again.
-func (m hostMap) list(hosts []string) ([]string, bool) {
-	var out []string
-	changed := false
-	for _, host := range hosts {
-		to, mode, ok := m.lookup(host)
+// moreSpecific orders a host before a domain, a longer domain before a shorter
+// one, and an expression after both.
+func (h *HostMapping) moreSpecific(other *HostMapping) bool {
+	if h.expression != nil || other.expression != nil {
+		return h.expression == nil && other.expression != nil
+	}
+	open, otherOpen := strings.HasPrefix(h.From, "*"), strings.HasPrefix(other.From, "*")
+	if open != otherOpen {
+		return otherOpen
+	}
+	return len(h.From) > len(other.From)
+}
+
+// Forms of writing hosts alone.
+var (
+	formListener = &form{"element", func(e *edit, m mapper, at path) error {
+		// Listeners' names are unique, so the added one needs its own.
+		return e.element(m, at, func(listener map[string]any) {
+			if name, ok := listener["name"].(string); ok {
+				listener["name"] = name + "-dr"
+			}
+		})
+	}}
+	formText = &form{"text or URL", func(e *edit, m mapper, at path) error {
+		e.hostText(m.(hostMap), at...)
+		return nil
+	}}
+	formOrigins = &form{"list of origins", func(e *edit, m mapper, at path) error {
+		values, ok := strs(e.list(at...))
 		if !ok {
-			out = append(out, host)
-			continue
+			return nil
 		}
-		present := slices.ContainsFunc(slices.Concat(out, hosts), func(h string) bool { return strings.EqualFold(h, to) })
-		if mode == HostAdd {
-			out = append(out, host)
-		} else {
-			changed = true
+		if out, changed := m.(hostMap).origins(values); changed {
+			e.set(anys(out), at...)
 		}
-		if !present {
-			out = append(out, to)
-			changed = true
+		return nil
+	}}
+	formCommaOrigins = &form{"comma-separated list of origins", func(e *edit, m mapper, at path) error {
+		values := strings.Split(e.str(at...), ",")
+		for i := range values {
+			values[i] = strings.TrimSpace(values[i])
 		}
-	}
-	return out, changed
-}
-
-// hostList maps a list of hosts at a path.
-func (e *edit) hostList(m hostMap, at ...any) {
-	hosts, ok := strs(e.list(at...))
-	if !ok {
-		return
-	}
-	if out, changed := m.list(hosts); changed {
-		e.set(anys(out), at...)
-	}
-}
-
-// hostElements maps the host in each element of a list of objects. To add a
-// host it appends a copy of the element, changed by prepare, unless an equal one
-// is there.
-func (e *edit) hostElements(m hostMap, field string, prepare func(map[string]any), at ...any) {
-	list := path(at)
-	for i := range e.list(list...) {
-		to, mode, ok := m.lookup(e.str(list.join(i, field)...))
+		if out, changed := m.(hostMap).origins(values); changed {
+			e.set(strings.Join(out, ", "), at...)
+		}
+		return nil
+	}}
+	formRegexp = &form{"regular expression", func(e *edit, m mapper, at path) error {
+		e.set(m.(hostMap).expression(e.str(at...)), at...)
+		return nil
+	}}
+	// formScoped is Istio's: a namespace or an asterisk, a slash and a host.
+	formScoped = &form{"list of namespace/host", func(e *edit, m mapper, at path) error {
+		values, ok := strs(e.list(at...))
 		if !ok {
-			continue
+			return nil
 		}
-		if mode == HostReplace {
-			e.set(to, list.join(i, field)...)
-			continue
+		if out, changed := list(scopedHosts{m}, values); changed {
+			e.set(anys(out), at...)
 		}
-		original, _ := e.get(list.join(i)...).(map[string]any)
-		added := copyOf(original)
-		added[field] = to
-		if prepare != nil {
-			prepare(added)
+		return nil
+	}}
+	formDNSNames = &form{"comma-separated list", func(e *edit, m mapper, at path) error {
+		if e.p.ExternalDNS == ExternalDNSMute {
+			return nil // it is emptied
 		}
-		if all := e.list(list...); !containsEqual(all, added) {
-			e.set(added, list.join(len(all))...)
+		return formComma.rewrite(e, m, at)
+	}}
+	// A second target would make an alias point two ways, so targets are only
+	// ever replaced.
+	formTargets = &form{"comma-separated list, replaced only", func(e *edit, m mapper, at path) error {
+		parts := strings.Split(e.str(at...), ",")
+		for i, part := range parts {
+			if to, ok := one(m, strings.TrimSpace(part)); ok {
+				parts[i] = strings.Replace(part, strings.TrimSpace(part), to, 1)
+			}
 		}
+		e.set(strings.Join(parts, ","), at...)
+		return nil
+	}}
+)
+
+// scopedHosts maps what follows the slash.
+type scopedHosts struct{ mapper }
+
+func (m scopedHosts) lookup(value string) (string, HostMode, bool) {
+	scope, host, scoped := strings.Cut(value, "/")
+	if !scoped {
+		return m.mapper.lookup(value)
 	}
+	to, mode, ok := m.mapper.lookup(host)
+	return scope + "/" + to, mode, ok
+}
+
+func rewriteHosts(e *edit, p *Rewrites) error {
+	if len(p.Hosts) == 0 {
+		return nil
+	}
+	return e.places("hosts", e.hosts(p))
 }

@@ -23,37 +23,6 @@ func externalDNSKeys(p *Rewrites, names ...string) []string {
 	return keys
 }
 
-// rewriteExternalDNSHosts maps the names that annotations ask external-dns to
-// publish, and the names they point to. A second target would make an alias
-// point two ways, so targets are only ever replaced.
-func rewriteExternalDNSHosts(e *edit, p *Rewrites) error {
-	if len(p.Hosts) == 0 {
-		return nil
-	}
-	m := e.hosts(p)
-	if p.ExternalDNS != ExternalDNSMute {
-		e.annotations(externalDNSKeys(p, "hostname", "internal-hostname"), func(value string, at path) {
-			hosts := strings.Split(value, ",")
-			for i := range hosts {
-				hosts[i] = strings.TrimSpace(hosts[i])
-			}
-			if out, changed := m.list(hosts); changed {
-				e.set(strings.Join(out, ","), at...)
-			}
-		})
-	}
-	e.annotations(externalDNSKeys(p, "target"), func(value string, at path) {
-		mapping := map[string]string{}
-		for _, target := range strings.Split(value, ",") {
-			if to, ok := m.one(strings.TrimSpace(target)); ok {
-				mapping[strings.TrimSpace(target)] = to
-			}
-		}
-		e.set(mapComma(value, mapping), at...)
-	})
-	return nil
-}
-
 // rewriteExternalDNSMute takes away the names an object asks for, and tells
 // external-dns that the object isn't its own: it reads hosts from the spec of
 // some kinds too, whatever the annotations say.

@@ -6,30 +6,25 @@ import (
 	"strings"
 )
 
-var traefikGroups = []string{"traefik.io", "traefik.containo.us"}
-
-func rewriteTraefikHosts(e *edit, p *Rewrites) error {
-	if len(p.Hosts) == 0 || !e.in(traefikGroups, "IngressRoute", "IngressRouteTCP") {
-		return nil
-	}
-	m := e.hosts(p)
-	for i := range e.list("spec", "routes") {
-		at := path{"spec", "routes", i, "match"}
+// Forms of Traefik's.
+var (
+	formTraefikRule = &form{"rule", func(e *edit, m mapper, at path) error {
 		before := e.str(at...)
 		if before == "" {
-			continue
+			return nil
 		}
-		after, err := m.traefikRule(before)
+		after, err := m.(hostMap).traefikRule(before)
 		if err != nil {
 			return fmt.Errorf("%s: %w", at, err)
 		}
 		e.set(after, at...)
-	}
-	for i := range e.list("spec", "tls", "domains") {
-		e.traefikDomain(m, path{"spec", "tls", "domains", i})
-	}
-	return nil
-}
+		return nil
+	}}
+	formTraefikDomain = &form{"main and sans", func(e *edit, m mapper, at path) error {
+		e.traefikDomain(m.(hostMap), at)
+		return nil
+	}}
+)
 
 // traefikDomain maps a certificate's main name and its alternative names. A
 // name to be added beside the main one becomes an alternative.
@@ -43,7 +38,7 @@ func (e *edit) traefikDomain(m hostMap, at path) {
 	if ok && mode == HostReplace {
 		e.set(to, at.join("main")...)
 	}
-	out, changed := m.list(sans)
+	out, changed := list(m, sans)
 	if ok && mode == HostAdd && !slices.ContainsFunc(out, func(h string) bool { return strings.EqualFold(h, to) }) {
 		out, changed = append(out, to), true
 	}

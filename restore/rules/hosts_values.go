@@ -1,8 +1,11 @@
 package rules
 
 import (
+	"encoding/base64"
+	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // rewriteValueHosts maps hosts in free text that the profile opts in by name.
@@ -11,19 +14,26 @@ func rewriteValueHosts(e *edit, p *Rewrites) error {
 		return nil
 	}
 	m := e.hosts(p)
-	if e.in(core, "ConfigMap") && named(p.HostsIn.ConfigMaps, e.orig.GetName()) {
-		data, _ := e.get("data").(map[string]any)
-		for _, key := range sortedKeys(data) {
+	switch {
+	case e.in(core, "ConfigMap") && fits(p.HostsIn.ConfigMaps, e.orig.GetName()):
+		for _, key := range e.keys("data") {
 			e.hostText(m, "data", key)
 		}
+	case e.in(core, "Secret") && fits(p.HostsIn.Secrets, e.orig.GetName()) && (e.str("type") == "" || e.str("type") == "Opaque"):
+		for _, key := range e.keys("stringData") {
+			e.hostText(m, "stringData", key)
+		}
+		for _, key := range e.keys("data") {
+			e.hostSecret(m, "data", key)
+		}
 	}
-	for _, spec := range podSpecs(e.obj) {
+	for _, template := range e.templates() {
 		for _, field := range []string{"initContainers", "containers", "ephemeralContainers"} {
-			containers := spec.join(field)
+			containers := template.join("spec", field)
 			for i := range e.list(containers...) {
 				env := containers.join(i, "env")
 				for j := range e.list(env...) {
-					if named(p.HostsIn.Env, e.str(env.join(j, "name")...)) {
+					if fits(p.HostsIn.Env, e.str(env.join(j, "name")...)) {
 						e.hostText(m, env.join(j, "value")...)
 					}
 				}
@@ -33,8 +43,21 @@ func rewriteValueHosts(e *edit, p *Rewrites) error {
 	return nil
 }
 
-func named(names []string, name string) bool {
-	return slices.Contains(names, name) || slices.Contains(names, "*")
+// keys returns the sorted keys of the map at a path.
+func (e *edit) keys(at ...any) []string {
+	m, _ := e.get(at...).(map[string]any)
+	return sortedKeys(m)
+}
+
+// hostSecret is hostText for text in base64. What is no text stays.
+func (e *edit) hostSecret(m hostMap, at ...any) {
+	raw, err := base64.StdEncoding.DecodeString(e.str(at...))
+	if err != nil || !utf8.Valid(raw) {
+		return
+	}
+	if after, mapped := m.text(string(raw)); len(mapped) > 0 {
+		e.set(base64.StdEncoding.EncodeToString([]byte(after)), at...)
+	}
 }
 
 // hostText maps the hosts in the text at a path. The changes show the hosts
@@ -53,6 +76,76 @@ func (e *edit) hostText(m hostMap, at ...any) {
 
 // text maps the hosts in a text and returns each pair of hosts mapped.
 func (m hostMap) text(text string) (string, [][2]string) {
+	return mapText(text, func(host string) (string, bool) { return one(m, host) })
+}
+
+// origins maps the hosts in a list of URLs.
+func (m hostMap) origins(values []string) ([]string, bool) {
+	var out []string
+	changed := false
+	for _, value := range values {
+		if to, mapped := m.text(value); len(mapped) > 0 {
+			value, changed = to, true
+		}
+		if !slices.Contains(out, value) {
+			out = append(out, value)
+		}
+		added, mapped := mapText(value, func(host string) (string, bool) {
+			to, mode, ok := m.lookup(host)
+			return to, ok && mode == HostAdd
+		})
+		if len(mapped) > 0 && !slices.Contains(out, added) && !slices.Contains(values, added) {
+			out, changed = append(out, added), true
+		}
+	}
+	if !changed {
+		return values, false
+	}
+	return out, true
+}
+
+var (
+	expressionHost = regexp.MustCompile(`(?:[A-Za-z0-9_-]|\\?\.)+`)
+	quantifiers    = "*+?{"
+)
+
+// expression maps the hosts that stand in a regular expression, dots escaped or
+// not. What ends in a domain and begins with something else is taken for the
+// domain's every host.
+func (m hostMap) expression(expr string) string {
+	var b strings.Builder
+	at := 0
+	for _, found := range expressionHost.FindAllStringIndex(expr, -1) {
+		start, end := found[0], found[1]
+		if start > 0 && expr[start-1] == '\\' {
+			start++ // the letter of a class
+		}
+		for end > start && end < len(expr) && strings.IndexByte(quantifiers, expr[end]) >= 0 {
+			end-- // it is repeated, so it isn't itself
+		}
+		token := strings.TrimSuffix(expr[start:max(start, end)], `\`)
+		token = strings.TrimSuffix(strings.TrimSuffix(token, "."), `\`)
+		host := strings.ReplaceAll(token, `\.`, ".")
+		every := ""
+		if strings.HasPrefix(host, ".") && start > 0 && strings.IndexByte(")]}"+quantifiers, expr[start-1]) >= 0 {
+			every = "*"
+		}
+		to, ok := one(m, every+host)
+		if !ok || strings.HasPrefix(to, "*") != (every != "") || !isHostPlace(expr, start, start+len(token)) {
+			continue
+		}
+		to = strings.TrimPrefix(to, "*")
+		if strings.Contains(token, `\.`) {
+			to = regexp.QuoteMeta(to)
+		}
+		b.WriteString(expr[at:start] + to)
+		at = start + len(token)
+	}
+	return b.String() + expr[at:]
+}
+
+// mapText maps the words of a text that are hosts.
+func mapText(text string, mapping func(host string) (string, bool)) (string, [][2]string) {
 	var b strings.Builder
 	var mapped [][2]string
 	for at := 0; at < len(text); {
@@ -70,7 +163,7 @@ func (m hostMap) text(text string) (string, [][2]string) {
 			start += 2 // the digits of an escape, as in https%3A%2F%2Fhost
 		}
 		word := strings.TrimRight(text[start:end], ".")
-		if to, ok := m.one(word); ok && isHostPlace(text, start, start+len(word)) {
+		if to, ok := mapping(word); ok && isHostPlace(text, start, start+len(word)) {
 			b.WriteString(text[at:start] + to + text[start+len(word):end])
 			mapped = append(mapped, [2]string{word, to})
 		} else {

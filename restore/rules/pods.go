@@ -43,3 +43,12 @@ func podMetadata(obj *unstructured.Unstructured) []path {
 	}
 	return []path{at.join("metadata")}
 }
+
+// templates returns the paths of pod templates in the object.
+func (e *edit) templates() []path {
+	at, ok := podTemplates[e.kind]
+	if !ok || len(at) > 0 && e.get(at...) == nil {
+		return nil
+	}
+	return []path{at}
+}

@@ -2,6 +2,7 @@ package rules
 
 import (
 	"encoding/json"
+	"regexp"
 	"sync"
 
 	"k8s.io/apimachinery/pkg/labels"
@@ -150,17 +151,24 @@ const (
 	StateStandby State = "standby"
 )
 
-// HostMapping maps one host, or every host below a domain.
+// HostMapping maps one host, every host below a domain, or every host that an
+// expression matches.
 type HostMapping struct {
 	// From is a host name, or "*." and a domain: every name below the domain, at
 	// any depth. The most specific mapping wins. A host that some mapping of the
 	// profile produces is left alone.
-	From string `json:"from"`
-	// To is a host name, or, when From begins with "*.", "*." and a domain that
-	// takes the place of From's.
+	From string `json:"from,omitempty"`
+	// FromRegexp is an expression (RE2) that matches whole hosts, in the place of
+	// From. It comes after every other mapping.
+	FromRegexp string `json:"fromRegexp,omitempty"`
+	// To is a host name; when From begins with "*.", "*." and a domain that takes
+	// the place of From's; with FromRegexp it may hold captures such as $1.
 	To string `json:"to"`
 	// Mode is "replace" (the default) or "add".
 	Mode HostMode `json:"mode,omitempty"`
+
+	expression *regexp.Regexp
+	shape      *regexp.Regexp // of what To makes
 }
 
 // HostMode says what becomes of the old host.
@@ -177,11 +185,16 @@ const (
 
 // HostsIn names free text in which hosts are mapped too. A host is recognised
 // alone and as the host of a URL; scheme, user, port, path and the text around
-// stay. Mail addresses and paths are left alone.
+// stay, so JSON, YAML, ini files and properties stay what they are. Mail
+// addresses and paths are left alone.
 type HostsIn struct {
-	// ConfigMaps are names of ConfigMaps, or "*".
+	// ConfigMaps are names of ConfigMaps. An asterisk stands for anything.
 	ConfigMaps []string `json:"configMaps,omitempty"`
-	// Env are names of environment variables of containers, or "*".
+	// Secrets are names of Secrets. An asterisk stands for anything; it leaves out
+	// Secrets of types that Kubernetes keeps, such as TLS keys.
+	Secrets []string `json:"secrets,omitempty"`
+	// Env are names of environment variables of containers. An asterisk stands
+	// for anything.
 	Env []string `json:"env,omitempty"`
 }
 

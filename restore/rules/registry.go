@@ -15,12 +15,7 @@ type rewriter struct {
 var rewriters = []rewriter{
 	{"state", rewriteState},
 	{"replicas", rewriteReplicas},
-	{"hosts", rewriteIngressHosts},
-	{"hosts", rewriteTraefikHosts},
-	{"hosts", rewriteGatewayHosts},
-	{"hosts", rewriteCertificateHosts},
-	{"hosts", rewriteServiceHosts},
-	{"hosts", rewriteExternalDNSHosts},
+	{"hosts", rewriteHosts},
 	{"hostsIn", rewriteValueHosts},
 	{"externalDNS", rewriteExternalDNSMute},
 	{"storageClasses", rewriteStorageClasses},

@@ -5,19 +5,6 @@ import (
 	"strings"
 )
 
-var core = []string{""}
-
-// rewriteServiceHosts maps the one host of an ExternalName Service.
-func rewriteServiceHosts(e *edit, p *Rewrites) error {
-	if e.in(core, "Service") && e.str("spec", "type") == "ExternalName" {
-		at := path{"spec", "externalName"}
-		if host, ok := e.hosts(p).one(e.str(at...)); ok {
-			e.set(host, at...)
-		}
-	}
-	return nil
-}
-
 func rewriteServiceTypes(e *edit, p *Rewrites) error {
 	if !e.in(core, "Service") {
 		return nil

@@ -198,7 +198,7 @@ func OnStandby(obj *unstructured.Unstructured) bool {
 // what it had. A workload on standby stays as it is. The error of a kind that
 // isn't known wraps [ErrNoStandby].
 func Standby(obj *unstructured.Unstructured) (*unstructured.Unstructured, error) {
-	e := &edit{orig: obj, obj: obj.DeepCopy()}
+	e := newEdit(&Profile{}, obj)
 	if standbyOf(obj) == nil {
 		return nil, fmt.Errorf("put %s on standby: %w", describe(obj), ErrNoStandby)
 	}

@@ -312,19 +312,28 @@ func isHostMatcher(name string) bool {
 	return slices.Contains([]string{"host", "hostheader", "hostsni", "hostregexp", "hostsniregexp"}, strings.ToLower(name))
 }
 
-var literalRegexp = regexp.MustCompile(`^(\^?)((?:[A-Za-z0-9-]|\\?\.)+)(\$?)$`)
+var (
+	literalRegexp = regexp.MustCompile(`^(\^?)((?:[A-Za-z0-9-]|\\?\.)+)(\$?)$`)
+	suffixRegexp  = regexp.MustCompile(`^(.*[)\]}*+?])((?:\\?\.[A-Za-z0-9-]+)+)(\$?)$`)
+)
 
-// readHost returns the host that a matcher's value stands for, empty when it
-// stands for several, and how to write another host the same way.
+// readHost returns the host that a matcher's value stands for, which begins with
+// an asterisk when it stands for every host below a domain, and is empty when it
+// stands for others; and how to write another host the same way.
 func readHost(matcher, value string) (host string, write func(string) string) {
 	if !strings.HasSuffix(strings.ToLower(matcher), "regexp") {
 		return value, func(host string) string { return host }
 	}
+	every := ""
 	m := literalRegexp.FindStringSubmatch(value)
 	if m == nil {
-		return "", nil
+		every = "*"
+		if m = suffixRegexp.FindStringSubmatch(value); m == nil {
+			return "", nil
+		}
 	}
-	return strings.ReplaceAll(m[2], `\.`, "."), func(host string) string {
+	return every + strings.ReplaceAll(m[2], `\.`, "."), func(host string) string {
+		host = strings.TrimPrefix(host, every)
 		if strings.Contains(m[2], `\.`) {
 			host = regexp.QuoteMeta(host)
 		}

@@ -54,8 +54,8 @@ func (r *Rewrites) fields(into map[string]bool) {
 		switch {
 		case field.IsZero() || slices.Contains(settings, name) || field.Kind() == reflect.String && field.String() == "keep":
 		case name == "hosts":
-			for _, h := range r.Hosts {
-				into[h.field()] = true
+			for j := range r.Hosts {
+				into[r.Hosts[j].field()] = true
 			}
 		case field.Kind() == reflect.Map:
 			for _, key := range field.MapKeys() {
@@ -71,4 +71,4 @@ func (r *Rewrites) fields(into map[string]bool) {
 var settings = []string{"externalDNSPrefixes"}
 
 // field names the mapping by what it maps, wherever it stands.
-func (h HostMapping) field() string { return "hosts[" + h.From + "]" }
+func (h *HostMapping) field() string { return "hosts[" + h.From + h.FromRegexp + "]" }

@@ -5,7 +5,9 @@ import (
 	"maps"
 	"net/netip"
 	"reflect"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/labels"
@@ -58,9 +60,25 @@ func (v validator) profile(p *Profile) {
 		v.at(".rules[%d].match", i).matchSome(&p.Rules[i].Match)
 		v.at(".rules[%d]", i).rewrites(&p.Rules[i].Rewrites)
 	}
+	v.hostsIn(p)
 	v.across(p)
 	for i := range p.Patches {
 		v.at(".patches[%d]", i).patch(&p.Patches[i])
+	}
+}
+
+// hostsIn refuses to look for hosts when none are mapped anywhere.
+func (v validator) hostsIn(p *Profile) {
+	if len(p.Hosts) > 0 || slices.ContainsFunc(p.Rules, func(r Rule) bool { return len(r.Hosts) > 0 }) {
+		return
+	}
+	if p.HostsIn != nil {
+		v.at(".hostsIn").fault("it has no effect without hosts")
+	}
+	for i, r := range p.Rules {
+		if r.HostsIn != nil {
+			v.at(".rules[%d].hostsIn", i).fault("it has no effect without hosts")
+		}
 	}
 }
 
@@ -103,7 +121,7 @@ func (v validator) across(p *Profile) {
 			}
 			for k, h := range s.Hosts {
 				for l, o := range other.Hosts {
-					if within(h.From, o.To) {
+					if h.expression == nil && o.produces(h.From) {
 						s.at(".hosts[%d].from", k).fault("%s.hosts[%d] maps to %q, which is left alone from then on, so this can never apply; map to the final name, or use two profiles", other.base, l, o.To)
 					}
 				}
@@ -176,9 +194,6 @@ func (v validator) rewrites(p *Rewrites) {
 	v.at(".state").oneOf(string(p.State), "", string(StateKeep), string(StateStandby))
 	v.at(".replicas").replicas(p.Replicas)
 	v.at(".hosts").hosts(p.Hosts)
-	if p.HostsIn != nil && len(p.Hosts) == 0 {
-		v.at(".hostsIn").fault("it has no effect without hosts")
-	}
 	v.at(".externalDNS").oneOf(string(p.ExternalDNS), "", string(ExternalDNSKeep), string(ExternalDNSMute))
 	for i, prefix := range p.ExternalDNSPrefixes {
 		if name, ok := strings.CutSuffix(prefix, "/"); !ok || len(validation.IsDNS1123Subdomain(name)) > 0 {
@@ -286,23 +301,18 @@ func (v validator) mapping(m map[string]string) {
 
 func (v validator) hosts(hosts []HostMapping) {
 	valid := true
-	for i, h := range hosts {
-		at, before := v.at("[%d]", i), len(v.c.faults)
-		at.at(".from").pattern(h.From)
-		at.at(".to").pattern(h.To)
-		at.at(".mode").oneOf(string(h.Mode), "", string(HostReplace), string(HostAdd))
-		if len(v.c.faults) > before {
-			valid = false
-			continue
-		}
-		if strings.HasPrefix(h.From, "*.") != strings.HasPrefix(h.To, "*.") {
-			at.fault("either both or neither of from and to begin with \"*.\"")
-		}
+	for i := range hosts {
+		before := len(v.c.faults)
+		v.at("[%d]", i).host(&hosts[i])
+		valid = valid && len(v.c.faults) == before
 	}
 	if !valid {
 		return
 	}
 	for i, h := range hosts {
+		if h.expression != nil {
+			continue
+		}
 		at := v.at("[%d].from", i)
 		if strings.EqualFold(h.From, h.To) {
 			at.fault("it maps %q to itself", h.From)
@@ -312,11 +322,53 @@ func (v validator) hosts(hosts []HostMapping) {
 			switch {
 			case j < i && strings.EqualFold(h.From, other.From):
 				at.fault("hosts[%d] maps %q already", j, h.From)
-			case j != i && within(h.From, other.To):
+			case j != i && other.produces(h.From):
 				at.fault("hosts[%d] maps to %q, which is left alone from then on, so this can never apply; map to the final name, or use two profiles", j, other.To)
 			}
 		}
 	}
+}
+
+// host checks and compiles one mapping.
+func (v validator) host(h *HostMapping) {
+	v.at(".mode").oneOf(string(h.Mode), "", string(HostReplace), string(HostAdd))
+	if h.FromRegexp != "" {
+		if h.From != "" {
+			v.fault("want from or fromRegexp, not both")
+		}
+		v.expression(h)
+		return
+	}
+	before := len(v.c.faults)
+	v.at(".from").pattern(h.From)
+	v.at(".to").pattern(h.To)
+	if len(v.c.faults) == before && strings.HasPrefix(h.From, "*.") != strings.HasPrefix(h.To, "*.") {
+		v.fault("either both or neither of from and to begin with \"*.\"")
+	}
+}
+
+var capture = regexp.MustCompile(`\$(?:([0-9]+)|\{(\w+)\})`)
+
+func (v validator) expression(h *HostMapping) {
+	expression, err := regexp.Compile(`(?i)^(?:` + h.FromRegexp + `)$`)
+	if err != nil {
+		v.at(".fromRegexp").fault("%q is no expression: %s", h.FromRegexp, strings.TrimPrefix(err.Error(), "error parsing regexp: "))
+		return
+	}
+	v.at(".to").pattern(capture.ReplaceAllString(h.To, "a"))
+	shape, at, to := `(?i)^`, 0, ""
+	for _, found := range capture.FindAllStringSubmatchIndex(h.To, -1) {
+		name := h.To[max(found[2], found[4]):max(found[3], found[5])]
+		if n, err := strconv.Atoi(name); err == nil && n > expression.NumSubexp() || err != nil && !slices.Contains(expression.SubexpNames(), name) {
+			v.at(".to").fault("fromRegexp has no capture %q", name)
+		}
+		shape += regexp.QuoteMeta(h.To[at:found[0]]) + `.*`
+		to += h.To[at:found[0]] + "${" + name + "}" // a letter may follow $1
+		at = found[1]
+	}
+	h.expression = expression
+	h.shape = regexp.MustCompile(shape + regexp.QuoteMeta(h.To[at:]) + `$`)
+	h.To = to + h.To[at:]
 }
 
 func (v validator) pattern(host string) {

@@ -1,0 +1,69 @@
+package rules
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	referenceFile  = "../../docs/rewriting.md"
+	referenceBegin = "<!-- The tables below are written by go test ./restore/rules -update. -->\n"
+)
+
+// TestReference keeps the tables in the documentation what the code does.
+func TestReference(t *testing.T) {
+	t.Parallel()
+	content, err := os.ReadFile(referenceFile)
+	require.NoError(t, err)
+	prose, _, found := strings.Cut(string(content), referenceBegin)
+	require.True(t, found)
+	want := prose + referenceBegin + reference()
+	if *update {
+		require.NoError(t, os.WriteFile(referenceFile, []byte(want), 0o644))
+		return
+	}
+	assert.Equal(t, want, string(content), "run go test ./restore/rules -update")
+}
+
+// reference lists every place, by rule.
+func reference() string {
+	var b strings.Builder
+	rule := ""
+	for _, p := range places {
+		if p.rule != rule {
+			rule = p.rule
+			fmt.Fprintf(&b, "\n### %s\n\n| kinds | field | form |\n|---|---|---|\n", rule)
+		}
+		at := strings.ReplaceAll(p.at, "external-dns/", "external-dns' ")
+		if rest, pod := strings.CutPrefix(at, "pod."); pod {
+			at = "(pod template) " + rest
+		}
+		fmt.Fprintf(&b, "| %s | `%s` | %s |\n", kindsText(p), at, p.form.about)
+	}
+	return b.String()
+}
+
+func kindsText(p place) string {
+	if p.kinds == nil {
+		if strings.HasPrefix(p.at, "pod.") {
+			return "every kind with a pod template"
+		}
+		return "every kind"
+	}
+	var kinds, groups []string
+	for _, gk := range p.kinds {
+		group := gk.Group
+		if group == "" {
+			group = "core"
+		}
+		kinds, groups = append(kinds, gk.Kind), append(groups, group)
+	}
+	slices.Sort(kinds)
+	return strings.Join(slices.Compact(kinds), ", ") + " (" + strings.Join(slices.Compact(groups), ", ") + ")"
+}
