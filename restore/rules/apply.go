@@ -117,6 +117,7 @@ func (p *Profile) rewrite(e *edit) error {
 			return fail(err)
 		}
 		if e.drop {
+			e.use(e.rule)
 			return nil
 		}
 	}

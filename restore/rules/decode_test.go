@@ -202,6 +202,13 @@ func TestLoad_refuses(t *testing.T) {
 				"rules.yaml:12: profiles[0].tolerations.remove[1]: it is empty",
 		},
 		{
+			name: "switches at odds with each other",
+			file: profile("  externalDNS: mute\n  traffic: passive\n  certificates: stagging\n"),
+			want: "rules.yaml:6: profiles[0].traffic: it says what external-dns publishes; leave out externalDNS\n" +
+				"rules.yaml:6: profiles[0].traffic: passive publishes the hosts that are mapped to; map some with hosts\n" +
+				"rules.yaml:7: profiles[0].certificates: unknown value \"stagging\"; did you mean \"staging\"?",
+		},
+		{
 			name: "a drop or a rule for everything",
 			file: profile("  drop: [{}]\n  rules:\n  - {state: standby}\n"),
 			want: "rules.yaml:5: profiles[0].drop[0]: it selects everything; say what to select\n" +

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"slices"
 	"strings"
 )
 
@@ -49,6 +50,12 @@ func (m hostMap) lookup(host string) (string, HostMode, bool) {
 		return to, HostAdd, true
 	}
 	return to, HostReplace, true
+}
+
+// produces reports whether some mapping makes the host.
+func (m hostMap) produces(host string) bool {
+	host = strings.TrimSuffix(host, ".")
+	return slices.ContainsFunc(m.mappings, func(h HostMapping) bool { return h.produces(host) })
 }
 
 // within reports whether a host, which may itself begin with "*.", is matched
@@ -113,11 +120,7 @@ var (
 		return nil
 	}}
 	formCommaOrigins = &form{"comma-separated list of origins", func(e *edit, m mapper, at path) error {
-		values := strings.Split(e.str(at...), ",")
-		for i := range values {
-			values[i] = strings.TrimSpace(values[i])
-		}
-		if out, changed := m.(hostMap).origins(values); changed {
+		if out, changed := m.(hostMap).origins(splitHosts(e.str(at...))); changed {
 			e.set(strings.Join(out, ", "), at...)
 		}
 		return nil
@@ -170,8 +173,8 @@ func (m scopedHosts) lookup(value string) (string, HostMode, bool) {
 }
 
 func rewriteHosts(e *edit, p *Rewrites) error {
-	if len(p.Hosts) == 0 {
-		return nil
+	if len(p.Hosts) == 0 || p.Certificates == CertificatesKeepSecret && e.in([]string{certManager}, "Certificate") {
+		return nil // a Certificate that doesn't fit its Secret is issued anew
 	}
 	return e.places("hosts", e.hosts(p))
 }

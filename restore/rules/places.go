@@ -116,11 +116,7 @@ var (
 		return nil
 	}}
 	formComma = &form{"comma-separated list", func(e *edit, m mapper, at path) error {
-		values := strings.Split(e.str(at...), ",")
-		for i := range values {
-			values[i] = strings.TrimSpace(values[i])
-		}
-		if out, changed := list(m, values); changed {
+		if out, changed := list(m, splitHosts(e.str(at...))); changed {
 			e.set(strings.Join(out, ","), at...)
 		}
 		return nil

@@ -105,9 +105,22 @@ type Rewrites struct {
 	Hosts []HostMapping `json:"hosts,omitempty"`
 	// HostsIn opts free text into host mapping.
 	HostsIn *HostsIn `json:"hostsIn,omitempty"`
-	// ExternalDNS is "keep" (the default) or "mute": external-dns publishes
-	// nothing for the restored objects.
+	// ExternalDNS is "keep" (the default), "mute" (external-dns publishes nothing
+	// for the restored objects) or "claim" (it publishes them even if they were
+	// muted).
 	ExternalDNS ExternalDNS `json:"externalDNS,omitempty"`
+	// Traffic is for applications with a shared host and a host for each site, and
+	// in the place of ExternalDNS: "passive" publishes only hosts that the mapping
+	// produces, "active" publishes all.
+	Traffic Traffic `json:"traffic,omitempty"`
+	// Certificates is "keep" (the default) or one of these, which all leave out
+	// requests that cert-manager has under way: "keepSecret" uses the certificates
+	// of the backup as they are and has none issued; "reissue" has all issued
+	// anew, for the mapped hosts; "staging" does so at Let's Encrypt's staging
+	// server.
+	Certificates Certificates `json:"certificates,omitempty"`
+	// Issuers maps names of cert-manager's Issuers and ClusterIssuers.
+	Issuers map[string]string `json:"issuers,omitempty"`
 	// ExternalDNSPrefixes are annotation prefixes in use besides
 	// external-dns.alpha.kubernetes.io/ and external-dns.kubernetes.io/; each
 	// ends with a slash.
@@ -203,8 +216,29 @@ type ExternalDNS string
 
 // The settings.
 const (
-	ExternalDNSKeep ExternalDNS = "keep"
-	ExternalDNSMute ExternalDNS = "mute"
+	ExternalDNSKeep  ExternalDNS = "keep"
+	ExternalDNSMute  ExternalDNS = "mute"
+	ExternalDNSClaim ExternalDNS = "claim"
+)
+
+// Traffic says whether the shared hosts lead to the restored objects.
+type Traffic string
+
+// The roles.
+const (
+	TrafficActive  Traffic = "active"
+	TrafficPassive Traffic = "passive"
+)
+
+// Certificates says where restored objects get their certificates from.
+type Certificates string
+
+// The settings.
+const (
+	CertificatesKeep       Certificates = "keep"
+	CertificatesKeepSecret Certificates = "keepSecret"
+	CertificatesReissue    Certificates = "reissue"
+	CertificatesStaging    Certificates = "staging"
 )
 
 // LoadBalancer changes what Services ask of their load balancer.

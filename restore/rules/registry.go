@@ -13,11 +13,14 @@ type rewriter struct {
 // rewriters run in this order. No two write the same field, except those after
 // the rest, whose word is last.
 var rewriters = []rewriter{
+	{"certificates", rewriteCertificates},
 	{"state", rewriteState},
 	{"replicas", rewriteReplicas},
 	{"hosts", rewriteHosts},
 	{"hostsIn", rewriteValueHosts},
-	{"externalDNS", rewriteExternalDNSMute},
+	{"externalDNS", rewriteExternalDNS},
+	{"traffic", rewriteTraffic},
+	{"issuers", rewriteIssuers},
 	{"storageClasses", rewriteStorageClasses},
 	{"ingressClasses", rewriteIngressClasses},
 	{"addressPools", rewriteAddressPools},

@@ -18,7 +18,7 @@ const (
 
 // places are all there are. A field of a kind that is not here stays as it is,
 // unless a rewriter of its own knows it.
-var places = slices.Concat(hostPlaces)
+var places = slices.Concat(hostPlaces, issuerPlaces)
 
 // hostPlaces come from the definitions of the kinds and from the reference of
 // annotations of ingress-nginx, cert-manager and external-dns.
@@ -106,10 +106,10 @@ var hostPlaces = []place{
 	{"hosts", kindsIn("RouteGroup", "zalando.org"), "spec.hosts", formList},
 	{"hosts", kindsIn("Probe", "monitoring.coreos.com"), "spec.targets.staticConfig.static", formOrigins},
 
-	{"hosts", kindsIn("Certificate", "cert-manager.io"), "spec.dnsNames", formList},
-	{"hosts", kindsIn("Certificate", "cert-manager.io"), "spec.commonName", formOne},
-	{"hosts", kindsIn("Certificate", "cert-manager.io"), "spec.uris", formOrigins},
-	{"hosts", kindsIn("Issuer ClusterIssuer", "cert-manager.io"), "spec.acme.solvers[*].selector.dnsNames", formList},
+	{"hosts", kindsIn("Certificate", certManager), "spec.dnsNames", formList},
+	{"hosts", kindsIn("Certificate", certManager), "spec.commonName", formOne},
+	{"hosts", kindsIn("Certificate", certManager), "spec.uris", formOrigins},
+	{"hosts", kindsIn("Issuer ClusterIssuer", certManager), "spec.acme.solvers[*].selector.dnsNames", formList},
 
 	{"hosts", nil, "metadata.annotations[external-dns/hostname]", formDNSNames},
 	{"hosts", nil, "metadata.annotations[external-dns/internal-hostname]", formDNSNames},
@@ -128,6 +128,14 @@ var hostPlaces = []place{
 	{"hostsIn", nil, "pod.spec.containers[*].env[*].value", formOptedIn},
 	{"hostsIn", nil, "pod.spec.initContainers[*].env[*].value", formOptedIn},
 	{"hostsIn", nil, "pod.spec.ephemeralContainers[*].env[*].value", formOptedIn},
+}
+
+var issuerPlaces = []place{
+	{"issuers", kindsIn("Certificate", certManager), "spec.issuerRef.name", formOne},
+	{"issuers", kindsIn("Ingress", ingressGroups...), "metadata.annotations[cert-manager.io/issuer]", formOne},
+	{"issuers", kindsIn("Ingress", ingressGroups...), "metadata.annotations[cert-manager.io/cluster-issuer]", formOne},
+	{"issuers", kindsIn("Gateway ListenerSet", gatewayGroups...), "metadata.annotations[cert-manager.io/issuer]", formOne},
+	{"issuers", kindsIn("Gateway ListenerSet", gatewayGroups...), "metadata.annotations[cert-manager.io/cluster-issuer]", formOne},
 }
 
 // formOptedIn is text that is rewritten where the profile names it.

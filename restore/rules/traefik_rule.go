@@ -194,6 +194,23 @@ func (a ruleArg) requote(value string) string {
 	return strconv.Quote(value)
 }
 
+// hosts returns the hosts that the matchers in a rule name, but not those that
+// expressions stand for.
+func (n *ruleNode) hosts() []string {
+	var hosts []string
+	if n.op == opCall && isHostMatcher(n.name) && !strings.HasSuffix(strings.ToLower(n.name), "regexp") {
+		for _, arg := range n.args {
+			if arg.value != "*" {
+				hosts = append(hosts, arg.value)
+			}
+		}
+	}
+	for _, kid := range n.kids {
+		hosts = append(hosts, kid.hosts()...)
+	}
+	return hosts
+}
+
 // splice puts text in the place of what is from start to before end.
 type splice struct {
 	start, end int

@@ -194,7 +194,16 @@ func (v validator) rewrites(p *Rewrites) {
 	v.at(".state").oneOf(string(p.State), "", string(StateKeep), string(StateStandby))
 	v.at(".replicas").replicas(p.Replicas)
 	v.at(".hosts").hosts(p.Hosts)
-	v.at(".externalDNS").oneOf(string(p.ExternalDNS), "", string(ExternalDNSKeep), string(ExternalDNSMute))
+	v.at(".externalDNS").oneOf(string(p.ExternalDNS), "", string(ExternalDNSKeep), string(ExternalDNSMute), string(ExternalDNSClaim))
+	v.at(".traffic").oneOf(string(p.Traffic), "", string(TrafficActive), string(TrafficPassive))
+	if p.Traffic != "" && p.ExternalDNS != "" {
+		v.at(".traffic").fault("it says what external-dns publishes; leave out externalDNS")
+	}
+	if p.Traffic == TrafficPassive && len(p.Hosts) == 0 {
+		v.at(".traffic").fault("passive publishes the hosts that are mapped to; map some with hosts")
+	}
+	v.at(".certificates").oneOf(string(p.Certificates), "", string(CertificatesKeep), string(CertificatesKeepSecret), string(CertificatesReissue), string(CertificatesStaging))
+	v.at(".issuers").mapping(p.Issuers)
 	for i, prefix := range p.ExternalDNSPrefixes {
 		if name, ok := strings.CutSuffix(prefix, "/"); !ok || len(validation.IsDNS1123Subdomain(name)) > 0 {
 			v.at(".externalDNSPrefixes[%d]", i).fault("want a domain and a slash, got %q", prefix)
