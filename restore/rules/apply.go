@@ -281,28 +281,6 @@ func hide(value any) any {
 	return "(hidden)"
 }
 
-// annotation visits the annotations of the object and of its pod template whose
-// key is one of the given, in order.
-func (e *edit) annotations(keys []string, visit func(value string, at path)) {
-	for _, metadata := range append([]path{{"metadata"}}, podMetadata(e.orig)...) {
-		for _, key := range keys {
-			at := metadata.join("annotations", key)
-			if value, ok := e.get(at...).(string); ok {
-				visit(value, at)
-			}
-		}
-	}
-}
-
-// mapped replaces the string at a path by what the mapping says.
-func (e *edit) mapped(mapping map[string]string, at ...any) {
-	from := e.str(at...)
-	if to, ok := mapping[from]; ok {
-		e.use(e.rule + "[" + from + "]")
-		e.set(to, at...)
-	}
-}
-
 func controlled(obj *unstructured.Unstructured) bool { return metav1.GetControllerOf(obj) != nil }
 
 func copyOf(m map[string]any) map[string]any { return runtime.DeepCopyJSON(m) }

@@ -72,7 +72,3 @@ func (e *edit) isCA() bool {
 	cert, err := x509.ParseCertificate(block.Bytes)
 	return err == nil && cert.IsCA
 }
-
-func rewriteIssuers(e *edit, p *Rewrites) error {
-	return e.places("issuers", e.names("issuers", p.Issuers))
-}

@@ -209,6 +209,15 @@ func TestLoad_refuses(t *testing.T) {
 				"rules.yaml:7: profiles[0].certificates: unknown value \"stagging\"; did you mean \"staging\"?",
 		},
 		{
+			name: "placement that can't be",
+			file: profile("  affinity: {remove: [podAfinity]}\n  ipFamilies: {policy: SingleStack, families: [IPv4, IPv6]}\n  nodeLabels: {zone: {a: b, b: c}}\n  podTemplates: {CronTab: .spec}\n  images: {\"\": a}\n"),
+			want: "rules.yaml:9: profiles[0].images[]: neither side may be empty\n" +
+				"rules.yaml:7: profiles[0].nodeLabels[zone][a]: \"b\" is both mapped to and mapped from, so a second restore would carry \"a\" further; use two profiles\n" +
+				"rules.yaml:5: profiles[0].affinity.remove[0]: unknown value \"podAfinity\"; did you mean \"podAffinity\"?\n" +
+				"rules.yaml:8: profiles[0].podTemplates[CronTab]: want a path such as spec.template, got \".spec\"\n" +
+				"rules.yaml:6: profiles[0].ipFamilies.families: SingleStack has one family",
+		},
+		{
 			name: "a drop or a rule for everything",
 			file: profile("  drop: [{}]\n  rules:\n  - {state: standby}\n"),
 			want: "rules.yaml:5: profiles[0].drop[0]: it selects everything; say what to select\n" +

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -16,8 +17,9 @@ type place struct {
 	kinds []schema.GroupKind
 	// at leads to the value. [*] is every element of a list or entry of a map,
 	// and any other word in brackets is one key. A path that begins with pod is
-	// taken from every pod template, and a key that begins with external-dns/
-	// stands for that annotation under each of external-dns' prefixes.
+	// taken from Pods and every pod template, one that begins with template from
+	// templates alone, and a key that begins with external-dns/ stands for that
+	// annotation under each of external-dns' prefixes.
 	at string
 	// form is how the value is written.
 	form *form
@@ -161,6 +163,21 @@ func (e *edit) element(m mapper, at path, prepare func(map[string]any)) error {
 	return nil
 }
 
+// jsonStrings reads a JSON list of strings.
+func jsonStrings(text string) ([]string, error) {
+	var values []string
+	err := json.Unmarshal([]byte(text), &values)
+	return values, err
+}
+
+func compactJSON(values []string) string {
+	raw, err := json.Marshal(values)
+	if err != nil {
+		panic(err) // strings always marshal
+	}
+	return string(raw)
+}
+
 // kindsIn returns kinds, written with spaces between, in each of some groups.
 func kindsIn(kinds string, groups ...string) []schema.GroupKind {
 	var all []schema.GroupKind
@@ -185,8 +202,9 @@ type step struct {
 type spot struct {
 	*place
 	steps []step
-	// pod says that the steps begin at pod templates.
-	pod bool
+	// pod and template say that the steps begin at pod templates; for pod a Pod
+	// is one.
+	pod, template bool
 }
 
 // spots are the places of a rule: of each kind, and of every kind.
@@ -205,8 +223,11 @@ func index(places []place) map[string]*spots {
 			continue
 		}
 		s := spot{place: p, steps: parseSteps(p.at)}
-		if s.steps[0].key == "pod" {
+		switch s.steps[0].key {
+		case "pod":
 			s.pod, s.steps = true, s.steps[1:]
+		case "template":
+			s.template, s.steps = true, s.steps[1:]
 		}
 		of := all[p.rule]
 		if of == nil {
@@ -263,10 +284,13 @@ func (e *edit) places(rule string, m mapper) error {
 }
 
 func (e *edit) spot(s *spot, m mapper) error {
-	if !s.pod {
+	if !s.pod && !s.template {
 		return e.walk(s.steps, nil, e.obj.Object, s.form, m)
 	}
 	for _, template := range e.templates() {
+		if s.template && len(template) == 0 {
+			continue
+		}
 		if err := e.walk(s.steps, template, e.get(template...), s.form, m); err != nil {
 			return err
 		}

@@ -20,7 +20,7 @@ func build(gk schema.GroupKind, p *place, value any) *unstructured.Unstructured 
 	obj.SetNamespace("web")
 	obj.SetName("x")
 	at := p.at
-	if rest, pod := strings.CutPrefix(at, "pod."); pod {
+	if rest, pod := strings.CutPrefix(strings.Replace(at, "template.", "pod.", 1), "pod."); pod && p.kinds == nil {
 		at = strings.TrimPrefix(podTemplates[gk].String()+"."+rest, ".")
 	}
 	store(obj.Object, value, false, concretePath(at))

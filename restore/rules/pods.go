@@ -1,7 +1,8 @@
 package rules
 
 import (
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"slices"
+
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
@@ -19,36 +20,43 @@ var podTemplates = map[schema.GroupKind]path{
 	{Group: "batch", Kind: "CronJob"}:                      {"spec", "jobTemplate", "spec", "template"},
 	{Group: "apps.openshift.io", Kind: "DeploymentConfig"}: {"spec", "template"},
 	{Group: "argoproj.io", Kind: "Rollout"}:                {"spec", "template"},
+	{Group: "keda.sh", Kind: "ScaledJob"}:                  {"spec", "jobTargetRef", "template"},
+	{Group: "serving.knative.dev", Kind: "Service"}:        {"spec", "template"},
+	{Group: "serving.knative.dev", Kind: "Configuration"}:  {"spec", "template"},
+	{Group: "serving.knative.dev", Kind: "Revision"}:       {},
+	{Group: "apps.kruise.io", Kind: "CloneSet"}:            {"spec", "template"},
+	{Group: "apps.kruise.io", Kind: "StatefulSet"}:         {"spec", "template"},
+	{Group: "apps.kruise.io", Kind: "DaemonSet"}:           {"spec", "template"},
 }
 
-// podSpecs returns the paths of pod specs in an object.
-func podSpecs(obj *unstructured.Unstructured) []path {
-	at, ok := podTemplates[obj.GroupVersionKind().GroupKind()]
-	if !ok {
-		return nil
-	}
-	spec := at.join("spec")
-	// A Rollout may borrow a Deployment's template and have none of its own.
-	if lookup(obj.Object, spec) == nil {
-		return nil
-	}
-	return []path{spec}
-}
-
-// podMetadata returns the paths of the metadata of pod templates in an object.
-func podMetadata(obj *unstructured.Unstructured) []path {
-	at, ok := podTemplates[obj.GroupVersionKind().GroupKind()]
-	if !ok || len(at) == 0 {
-		return nil
-	}
-	return []path{at.join("metadata")}
-}
-
-// templates returns the paths of pod templates in the object.
+// templates returns the paths of the pod templates that are in the object.
 func (e *edit) templates() []path {
-	at, ok := podTemplates[e.kind]
-	if !ok || len(at) > 0 && e.get(at...) == nil {
+	if at, ok := podTemplates[e.kind]; ok {
+		// A Rollout may borrow a Deployment's template and have none of its own.
+		if len(at) == 0 || e.get(at...) != nil {
+			return []path{at}
+		}
 		return nil
 	}
-	return []path{at}
+	var found []path
+	for _, kind := range sortedKeys(e.p.PodTemplates) {
+		if isKind(e.orig, kind) {
+			_ = e.walk(parseSteps(e.p.PodTemplates[kind]), nil, e.obj.Object, &form{rewrite: func(_ *edit, _ mapper, at path) error {
+				found = append(found, slices.Clone(at))
+				return nil
+			}}, nil)
+		}
+	}
+	return found
+}
+
+// podSpecs returns the paths of the pod specs in the object.
+func (e *edit) podSpecs() []path {
+	var specs []path
+	for _, template := range e.templates() {
+		if spec := template.join("spec"); e.get(spec...) != nil {
+			specs = append(specs, spec)
+		}
+	}
+	return specs
 }

@@ -126,25 +126,42 @@ type Rewrites struct {
 	// ends with a slash.
 	ExternalDNSPrefixes []string `json:"externalDNSPrefixes,omitempty"`
 
-	// StorageClasses maps class names in PersistentVolumes, claims, the claim
-	// templates of StatefulSets and the old beta annotation.
-	StorageClasses map[string]string `json:"storageClasses,omitempty"`
-	// IngressClasses maps class names in Ingress.spec.ingressClassName and, on
-	// every kind, the annotation kubernetes.io/ingress.class, which Traefik's
-	// kinds use too.
-	IngressClasses map[string]string `json:"ingressClasses,omitempty"`
-	// AddressPools maps pool names in Calico's ipv4pools and ipv6pools
-	// annotations and MetalLB's address-pool annotation, on objects and on pod
-	// templates.
+	// The classes map names in every kind that names one; see the tables in
+	// docs/rewriting.md. The name "*" stands for any that the mapping neither names
+	// nor produces.
+	StorageClasses      map[string]string `json:"storageClasses,omitempty"`
+	IngressClasses      map[string]string `json:"ingressClasses,omitempty"`
+	GatewayClasses      map[string]string `json:"gatewayClasses,omitempty"`
+	PriorityClasses     map[string]string `json:"priorityClasses,omitempty"`
+	RuntimeClasses      map[string]string `json:"runtimeClasses,omitempty"`
+	LoadBalancerClasses map[string]string `json:"loadBalancerClasses,omitempty"`
+
+	// AddressPools maps names of Calico's and MetalLB's address pools.
 	AddressPools map[string]string `json:"addressPools,omitempty"`
-	// Addresses maps IP addresses of Services: loadBalancerIP, externalIPs,
-	// externalName, and the target annotation of external-dns on any kind.
+	// Addresses maps IP addresses that Services, Gateways, Pods and DNS records
+	// ask for.
 	Addresses map[string]string `json:"addresses,omitempty"`
 	// LoadBalancer changes what Services ask of their load balancer.
 	LoadBalancer *LoadBalancer `json:"loadBalancer,omitempty"`
+	// IPFamilies sets the IP families of Services.
+	IPFamilies *IPFamilies `json:"ipFamilies,omitempty"`
 	// ServiceTypes maps LoadBalancer or NodePort to NodePort or ClusterIP.
 	ServiceTypes map[string]string `json:"serviceTypes,omitempty"`
 
+	// Images maps registries, or registries and the beginning of a repository. The
+	// longest wins.
+	Images map[string]string `json:"images,omitempty"`
+	// ImagePullSecrets maps names of pull secrets in pods and ServiceAccounts.
+	ImagePullSecrets map[string]string `json:"imagePullSecrets,omitempty"`
+	// PodTemplates says where further kinds, "<Kind>" or "<Kind>.<group>", hold
+	// pod templates, for example spec.template or spec.groups[*].template.
+	PodTemplates map[string]string `json:"podTemplates,omitempty"`
+
+	// NodeLabels maps values of node labels, by label, in node selectors, node
+	// affinity and the topology of volumes.
+	NodeLabels map[string]map[string]string `json:"nodeLabels,omitempty"`
+	// Affinity takes away what ties pods to nodes or to each other.
+	Affinity *Affinity `json:"affinity,omitempty"`
 	// NodeSelector changes the node selector of Pods and pod templates.
 	NodeSelector *Entries `json:"nodeSelector,omitempty"`
 	// Tolerations changes the tolerations of Pods and pod templates.
@@ -251,6 +268,21 @@ type LoadBalancer struct {
 	// ExternalIPs replaces the addresses of Services that have some; [] removes
 	// them.
 	ExternalIPs *[]string `json:"externalIPs,omitempty"`
+}
+
+// IPFamilies says which IP families Services have.
+type IPFamilies struct {
+	// Policy is SingleStack, PreferDualStack or RequireDualStack.
+	Policy string `json:"policy,omitempty"`
+	// Families are IPv4, IPv6 or both; the first is the cluster IP's.
+	Families []string `json:"families,omitempty"`
+}
+
+// Affinity changes what ties pods.
+type Affinity struct {
+	// Remove lists nodeAffinity, podAffinity, podAntiAffinity and
+	// topologySpreadConstraints.
+	Remove []string `json:"remove,omitempty"`
 }
 
 // Entries changes a map of strings.

@@ -41,9 +41,7 @@ func reference() string {
 			fmt.Fprintf(&b, "\n### %s\n\n| kinds | field | form |\n|---|---|---|\n", rule)
 		}
 		at := strings.ReplaceAll(p.at, "external-dns/", "external-dns' ")
-		if rest, pod := strings.CutPrefix(at, "pod."); pod {
-			at = "(pod template) " + rest
-		}
+		at = strings.TrimPrefix(strings.TrimPrefix(at, "pod."), "template.")
 		fmt.Fprintf(&b, "| %s | `%s` | %s |\n", kindsText(p), at, p.form.about)
 	}
 	return b.String()
@@ -51,8 +49,11 @@ func reference() string {
 
 func kindsText(p place) string {
 	if p.kinds == nil {
-		if strings.HasPrefix(p.at, "pod.") {
-			return "every kind with a pod template"
+		switch {
+		case strings.HasPrefix(p.at, "pod."):
+			return "Pod and every pod template"
+		case strings.HasPrefix(p.at, "template."):
+			return "every pod template"
 		}
 		return "every kind"
 	}

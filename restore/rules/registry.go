@@ -20,15 +20,35 @@ var rewriters = []rewriter{
 	{"hostsIn", rewriteValueHosts},
 	{"externalDNS", rewriteExternalDNS},
 	{"traffic", rewriteTraffic},
-	{"issuers", rewriteIssuers},
-	{"storageClasses", rewriteStorageClasses},
-	{"ingressClasses", rewriteIngressClasses},
-	{"addressPools", rewriteAddressPools},
+	mapping("issuers", func(p *Rewrites) map[string]string { return p.Issuers }),
+	mapping("storageClasses", func(p *Rewrites) map[string]string { return p.StorageClasses }),
+	mapping("ingressClasses", func(p *Rewrites) map[string]string { return p.IngressClasses }),
+	mapping("gatewayClasses", func(p *Rewrites) map[string]string { return p.GatewayClasses }),
+	mapping("priorityClasses", func(p *Rewrites) map[string]string { return p.PriorityClasses }),
+	mapping("runtimeClasses", func(p *Rewrites) map[string]string { return p.RuntimeClasses }),
+	mapping("loadBalancerClasses", func(p *Rewrites) map[string]string { return p.LoadBalancerClasses }),
+	mapping("addressPools", func(p *Rewrites) map[string]string { return p.AddressPools }),
 	{"serviceTypes", rewriteServiceTypes},
 	{"loadBalancer", rewriteLoadBalancer},
-	{"addresses", rewriteAddresses},
+	{"ipFamilies", rewriteIPFamilies},
+	mapping("addresses", func(p *Rewrites) map[string]string { return p.Addresses }),
+	{"images", rewriteImages},
+	mapping("imagePullSecrets", func(p *Rewrites) map[string]string { return p.ImagePullSecrets }),
+	{"nodeLabels", rewriteNodeLabels},
+	{"affinity", rewriteAffinity},
 	{"nodeSelector", rewriteNodeSelector},
 	{"tolerations", rewriteTolerations},
 	{"labels", rewriteLabels},
 	{"annotations", rewriteAnnotations},
+}
+
+// mapping is the rewriter of a mapping from names to names, at the places of its
+// rule.
+func mapping(rule string, of func(*Rewrites) map[string]string) rewriter {
+	return rewriter{rule, func(e *edit, p *Rewrites) error {
+		if names := of(p); len(names) > 0 {
+			return e.places(rule, e.names(rule, names))
+		}
+		return nil
+	}}
 }

@@ -11,7 +11,7 @@ func rewriteNodeSelector(e *edit, p *Rewrites) error {
 	if p.NodeSelector == nil {
 		return nil
 	}
-	for _, spec := range podSpecs(e.obj) {
+	for _, spec := range e.podSpecs() {
 		p.NodeSelector.apply(e, spec.join("nodeSelector"))
 	}
 	return nil
@@ -21,7 +21,7 @@ func rewriteTolerations(e *edit, p *Rewrites) error {
 	if p.Tolerations == nil {
 		return nil
 	}
-	for _, spec := range podSpecs(e.obj) {
+	for _, spec := range e.podSpecs() {
 		at := spec.join("tolerations")
 		before := e.list(at...)
 		after := slices.DeleteFunc(slices.Clone(before), func(have any) bool {
@@ -37,6 +37,95 @@ func rewriteTolerations(e *edit, p *Rewrites) error {
 			e.set(after, at...)
 		case len(before) > 0:
 			e.remove(at...)
+		}
+	}
+	return nil
+}
+
+// Forms of naming nodes by label.
+var (
+	formNodeSelector = &form{"map of labels", func(e *edit, _ mapper, at path) error {
+		for _, label := range sortedKeys(e.p.NodeLabels) {
+			if to, ok := e.nodeLabel(label, e.str(at.join(label)...)); ok {
+				e.set(to, at.join(label)...)
+			}
+		}
+		return nil
+	}}
+	formNodeExpression = &form{"key and values", func(e *edit, _ mapper, at path) error {
+		values, ok := strs(e.list(at.join("values")...))
+		if !ok {
+			return nil
+		}
+		label := e.str(at.join("key")...)
+		changed := false
+		for i, value := range values {
+			if to, ok := e.nodeLabel(label, value); ok {
+				values[i], changed = to, true
+			}
+		}
+		if changed {
+			e.set(anys(values), at.join("values")...)
+		}
+		return nil
+	}}
+)
+
+func (e *edit) nodeLabel(label, value string) (string, bool) {
+	to, ok := e.p.NodeLabels[label][value]
+	if ok {
+		e.use("nodeLabels[" + label + "]")
+	}
+	return to, ok
+}
+
+func rewriteNodeLabels(e *edit, p *Rewrites) error {
+	if len(p.NodeLabels) == 0 {
+		return nil
+	}
+	return e.places("nodeLabels", nil)
+}
+
+// affinities are what affinity can remove, by its name.
+var affinities = map[string]path{
+	"nodeAffinity":              {"affinity", "nodeAffinity"},
+	"podAffinity":               {"affinity", "podAffinity"},
+	"podAntiAffinity":           {"affinity", "podAntiAffinity"},
+	"topologySpreadConstraints": {"topologySpreadConstraints"},
+}
+
+func rewriteAffinity(e *edit, p *Rewrites) error {
+	if p.Affinity == nil {
+		return nil
+	}
+	for _, spec := range e.podSpecs() {
+		for _, name := range p.Affinity.Remove {
+			e.remove(spec.join(affinities[name]...)...)
+		}
+	}
+	return nil
+}
+
+// formPriorityClass and formRuntimeClass take away what admission has worked
+// out from the class in a Pod, for it works it out again.
+var (
+	formPriorityClass = &form{formOne.about, func(e *edit, m mapper, at path) error {
+		return e.class(m, at, "priority", "preemptionPolicy")
+	}}
+	formRuntimeClass = &form{formOne.about, func(e *edit, m mapper, at path) error {
+		return e.class(m, at, "overhead")
+	}}
+)
+
+func (e *edit) class(m mapper, at path, derived ...string) error {
+	to, ok := one(m, e.str(at...))
+	if !ok {
+		return nil
+	}
+	e.set(to, at...)
+	if e.in(core, "Pod") {
+		for _, field := range derived {
+			e.remove("spec", field)
 		}
 	}
 	return nil

@@ -1,9 +1,6 @@
 package rules
 
-import (
-	"slices"
-	"strings"
-)
+import "slices"
 
 func rewriteServiceTypes(e *edit, p *Rewrites) error {
 	if !e.in(core, "Service") {
@@ -60,40 +57,41 @@ func dropNodePorts(e *edit) {
 	e.remove("spec", "healthCheckNodePort")
 }
 
-// metalLBAddresses hold comma-separated addresses.
-var metalLBAddresses = []string{"metallb.io/loadBalancerIPs", "metallb.universe.tf/loadBalancerIPs"}
+// Addresses that loadBalancer has put in place are the last word, not a thing to
+// map.
+var (
+	formLoadBalancerIP = &form{formOne.about, func(e *edit, m mapper, at path) error {
+		if e.p.LoadBalancer != nil && e.p.LoadBalancer.LoadBalancerIP != nil {
+			return nil
+		}
+		return formOne.rewrite(e, m, at)
+	}}
+	formExternalIP = &form{formOne.about, func(e *edit, m mapper, at path) error {
+		if e.p.LoadBalancer != nil && e.p.LoadBalancer.ExternalIPs != nil {
+			return nil
+		}
+		return formOne.rewrite(e, m, at)
+	}}
+)
 
-func rewriteAddresses(e *edit, p *Rewrites) error {
-	if len(p.Addresses) == 0 {
+func rewriteIPFamilies(e *edit, p *Rewrites) error {
+	if p.IPFamilies == nil || !e.in(core, "Service") || e.str("spec", "type") == "ExternalName" {
 		return nil
 	}
-	if e.in(core, "Service") {
-		// What loadBalancer has put here is the last word, not a thing to map.
-		if lb := p.LoadBalancer; lb == nil || lb.LoadBalancerIP == nil {
-			e.mapped(p.Addresses, "spec", "loadBalancerIP")
-		}
-		if lb := p.LoadBalancer; lb == nil || lb.ExternalIPs == nil {
-			for i := range e.list("spec", "externalIPs") {
-				e.mapped(p.Addresses, "spec", "externalIPs", i)
-			}
-		}
-		e.mapped(p.Addresses, "spec", "externalName")
-		e.annotations(metalLBAddresses, func(value string, at path) { e.set(mapComma(value, p.Addresses), at...) })
+	before := e.list("spec", "ipFamilies")
+	if p.IPFamilies.Policy != "" {
+		e.set(p.IPFamilies.Policy, "spec", "ipFamilyPolicy")
 	}
-	e.annotations(externalDNSKeys(p, "target"), func(value string, at path) { e.set(mapComma(value, p.Addresses), at...) })
+	if len(p.IPFamilies.Families) == 0 {
+		return nil
+	}
+	e.set(anys(p.IPFamilies.Families), "spec", "ipFamilies")
+	if e.str("spec", "clusterIP") != "None" && !slices.Equal(before, e.list("spec", "ipFamilies")) {
+		// They are of the old families, and the cluster gives out new ones.
+		e.remove("spec", "clusterIP")
+		e.remove("spec", "clusterIPs")
+	}
 	return nil
-}
-
-// mapComma maps the elements of a comma-separated list and leaves the rest of
-// its bytes alone.
-func mapComma(value string, mapping map[string]string) string {
-	parts := strings.Split(value, ",")
-	for i, part := range parts {
-		if to, ok := mapping[strings.TrimSpace(part)]; ok {
-			parts[i] = strings.Replace(part, strings.TrimSpace(part), to, 1)
-		}
-	}
-	return strings.Join(parts, ",")
 }
 
 func anys[T any](values []T) []any {

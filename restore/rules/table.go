@@ -18,7 +18,7 @@ const (
 
 // places are all there are. A field of a kind that is not here stays as it is,
 // unless a rewriter of its own knows it.
-var places = slices.Concat(hostPlaces, issuerPlaces)
+var places = slices.Concat(hostPlaces, issuerPlaces, classPlaces, addressPlaces, podPlaces)
 
 // hostPlaces come from the definitions of the kinds and from the reference of
 // annotations of ingress-nginx, cert-manager and external-dns.
@@ -104,7 +104,7 @@ var hostPlaces = []place{
 	{"hosts", kindsIn("Route", "route.openshift.io"), "spec.host", formOne},
 	{"hosts", kindsIn("HTTPProxy", "projectcontour.io"), "spec.virtualhost.fqdn", formOne},
 	{"hosts", kindsIn("RouteGroup", "zalando.org"), "spec.hosts", formList},
-	{"hosts", kindsIn("Probe", "monitoring.coreos.com"), "spec.targets.staticConfig.static", formOrigins},
+	{"hosts", kindsIn("Probe", prometheus), "spec.targets.staticConfig.static", formOrigins},
 
 	{"hosts", kindsIn("Certificate", certManager), "spec.dnsNames", formList},
 	{"hosts", kindsIn("Certificate", certManager), "spec.commonName", formOne},
@@ -114,9 +114,9 @@ var hostPlaces = []place{
 	{"hosts", nil, "metadata.annotations[external-dns/hostname]", formDNSNames},
 	{"hosts", nil, "metadata.annotations[external-dns/internal-hostname]", formDNSNames},
 	{"hosts", nil, "metadata.annotations[external-dns/target]", formTargets},
-	{"hosts", nil, "pod.metadata.annotations[external-dns/hostname]", formDNSNames},
-	{"hosts", nil, "pod.metadata.annotations[external-dns/internal-hostname]", formDNSNames},
-	{"hosts", nil, "pod.metadata.annotations[external-dns/target]", formTargets},
+	{"hosts", nil, "template.metadata.annotations[external-dns/hostname]", formDNSNames},
+	{"hosts", nil, "template.metadata.annotations[external-dns/internal-hostname]", formDNSNames},
+	{"hosts", nil, "template.metadata.annotations[external-dns/target]", formTargets},
 	{"hosts", kindsIn("DNSEndpoint", "externaldns.k8s.io"), "spec.endpoints[*].dnsName", formElement},
 	{"hosts", kindsIn("DNSEndpoint", "externaldns.k8s.io"), "spec.endpoints[*].targets[*]", formOne},
 
@@ -136,6 +136,106 @@ var issuerPlaces = []place{
 	{"issuers", kindsIn("Ingress", ingressGroups...), "metadata.annotations[cert-manager.io/cluster-issuer]", formOne},
 	{"issuers", kindsIn("Gateway ListenerSet", gatewayGroups...), "metadata.annotations[cert-manager.io/issuer]", formOne},
 	{"issuers", kindsIn("Gateway ListenerSet", gatewayGroups...), "metadata.annotations[cert-manager.io/cluster-issuer]", formOne},
+}
+
+const (
+	betaStorageClass = "volume.beta.kubernetes.io/storage-class"
+
+	cnpg       = "postgresql.cnpg.io"
+	strimzi    = "kafka.strimzi.io"
+	zalando    = "acid.zalan.do"
+	crunchy    = "postgres-operator.crunchydata.com"
+	prometheus = "monitoring.coreos.com"
+	kubevirt   = "kubevirt.io"
+)
+
+var classPlaces = []place{
+	{"storageClasses", kindsIn("PersistentVolume PersistentVolumeClaim", core...), "spec.storageClassName", formOne},
+	{"storageClasses", kindsIn("PersistentVolume PersistentVolumeClaim", core...), "metadata.annotations[" + betaStorageClass + "]", formOne},
+	{"storageClasses", kindsIn("StatefulSet", "apps", "apps.kruise.io"), "spec.volumeClaimTemplates[*].spec.storageClassName", formOne},
+	{"storageClasses", kindsIn("StatefulSet", "apps", "apps.kruise.io"), "spec.volumeClaimTemplates[*].metadata.annotations[" + betaStorageClass + "]", formOne},
+	{"storageClasses", nil, "pod.spec.volumes[*].ephemeral.volumeClaimTemplate.spec.storageClassName", formOne},
+	{"storageClasses", kindsIn("Cluster", cnpg), "spec.storage.storageClass", formOne},
+	{"storageClasses", kindsIn("Cluster", cnpg), "spec.storage.pvcTemplate.storageClassName", formOne},
+	{"storageClasses", kindsIn("Cluster", cnpg), "spec.walStorage.storageClass", formOne},
+	{"storageClasses", kindsIn("Cluster", cnpg), "spec.walStorage.pvcTemplate.storageClassName", formOne},
+	{"storageClasses", kindsIn("Cluster", cnpg), "spec.tablespaces[*].storage.storageClass", formOne},
+	{"storageClasses", kindsIn("Kafka", strimzi), "spec.kafka.storage.class", formOne},
+	{"storageClasses", kindsIn("Kafka", strimzi), "spec.kafka.storage.volumes[*].class", formOne},
+	{"storageClasses", kindsIn("Kafka", strimzi), "spec.zookeeper.storage.class", formOne},
+	{"storageClasses", kindsIn("KafkaNodePool", strimzi), "spec.storage.class", formOne},
+	{"storageClasses", kindsIn("KafkaNodePool", strimzi), "spec.storage.volumes[*].class", formOne},
+	{"storageClasses", kindsIn("postgresql", zalando), "spec.volume.storageClass", formOne},
+	{"storageClasses", kindsIn("PostgresCluster", crunchy), "spec.instances[*].dataVolumeClaimSpec.storageClassName", formOne},
+	{"storageClasses", kindsIn("PostgresCluster", crunchy), "spec.instances[*].walVolumeClaimSpec.storageClassName", formOne},
+	{"storageClasses", kindsIn("PostgresCluster", crunchy), "spec.backups.pgbackrest.repos[*].volume.volumeClaimSpec.storageClassName", formOne},
+	{"storageClasses", kindsIn("PerconaPGCluster", "pgv2.percona.com"), "spec.instances[*].dataVolumeClaimSpec.storageClassName", formOne},
+	{"storageClasses", kindsIn("PerconaXtraDBCluster", "pxc.percona.com"), "spec.pxc.volumeSpec.persistentVolumeClaim.storageClassName", formOne},
+	{"storageClasses", kindsIn("PerconaServerMongoDB", "psmdb.percona.com"), "spec.replsets[*].volumeSpec.persistentVolumeClaim.storageClassName", formOne},
+	{"storageClasses", kindsIn("MariaDB", "k8s.mariadb.com"), "spec.storage.storageClassName", formOne},
+	{"storageClasses", kindsIn("RabbitmqCluster", "rabbitmq.com"), "spec.persistence.storageClassName", formOne},
+	{"storageClasses", kindsIn("Elasticsearch", "elasticsearch.k8s.elastic.co"), "spec.nodeSets[*].volumeClaimTemplates[*].spec.storageClassName", formOne},
+	{"storageClasses", kindsIn("Prometheus Alertmanager", prometheus), "spec.storage.volumeClaimTemplate.spec.storageClassName", formOne},
+	{"storageClasses", kindsIn("VirtualMachine", kubevirt), "spec.dataVolumeTemplates[*].spec.storage.storageClassName", formOne},
+	{"storageClasses", kindsIn("VirtualMachine", kubevirt), "spec.dataVolumeTemplates[*].spec.pvc.storageClassName", formOne},
+	{"storageClasses", kindsIn("DataVolume", "cdi.kubevirt.io"), "spec.storage.storageClassName", formOne},
+	{"storageClasses", kindsIn("DataVolume", "cdi.kubevirt.io"), "spec.pvc.storageClassName", formOne},
+
+	{"ingressClasses", kindsIn("Ingress", ingressGroups...), "spec.ingressClassName", formOne},
+	{"ingressClasses", nil, "metadata.annotations[kubernetes.io/ingress.class]", formOne},
+	{"ingressClasses", kindsIn("Issuer ClusterIssuer", certManager), "spec.acme.solvers[*].http01.ingress.ingressClassName", formOne},
+	{"ingressClasses", kindsIn("Issuer ClusterIssuer", certManager), "spec.acme.solvers[*].http01.ingress.class", formOne},
+	{"gatewayClasses", kindsIn("Gateway", gatewayGroups...), "spec.gatewayClassName", formOne},
+	{"priorityClasses", nil, "pod.spec.priorityClassName", formPriorityClass},
+	{"priorityClasses", kindsIn("Cluster", cnpg), "spec.priorityClassName", formOne},
+	{"runtimeClasses", nil, "pod.spec.runtimeClassName", formRuntimeClass},
+	{"loadBalancerClasses", kindsIn("Service", core...), "spec.loadBalancerClass", formOne},
+}
+
+var addressPlaces = []place{
+	{"addressPools", nil, "metadata.annotations[metallb.io/address-pool]", formOne},
+	{"addressPools", nil, "metadata.annotations[metallb.universe.tf/address-pool]", formOne},
+	{"addressPools", nil, "metadata.annotations[projectcalico.org/ipv4pools]", formJSONList},
+	{"addressPools", nil, "metadata.annotations[projectcalico.org/ipv6pools]", formJSONList},
+	{"addressPools", nil, "metadata.annotations[cni.projectcalico.org/ipv4pools]", formJSONList},
+	{"addressPools", nil, "metadata.annotations[cni.projectcalico.org/ipv6pools]", formJSONList},
+	{"addressPools", nil, "template.metadata.annotations[cni.projectcalico.org/ipv4pools]", formJSONList},
+	{"addressPools", nil, "template.metadata.annotations[cni.projectcalico.org/ipv6pools]", formJSONList},
+
+	{"addresses", kindsIn("Service", core...), "spec.loadBalancerIP", formLoadBalancerIP},
+	{"addresses", kindsIn("Service", core...), "spec.externalIPs[*]", formExternalIP},
+	{"addresses", kindsIn("Service", core...), "spec.externalName", formOne},
+	{"addresses", kindsIn("Service", core...), "metadata.annotations[metallb.io/loadBalancerIPs]", formTargets},
+	{"addresses", kindsIn("Service", core...), "metadata.annotations[metallb.universe.tf/loadBalancerIPs]", formTargets},
+	{"addresses", kindsIn("Service", core...), "metadata.annotations[lbipam.cilium.io/ips]", formTargets},
+	{"addresses", kindsIn("Service", core...), "metadata.annotations[io.cilium/lb-ipam-ips]", formTargets},
+	{"addresses", kindsIn("Service", core...), "metadata.annotations[kube-vip.io/loadbalancerIPs]", formTargets},
+	{"addresses", kindsIn("Service", core...), "metadata.annotations[projectcalico.org/loadBalancerIPs]", formJSONList},
+	{"addresses", nil, "pod.metadata.annotations[cni.projectcalico.org/ipAddrs]", formJSONList},
+	{"addresses", kindsIn("Gateway", gatewayGroups...), "spec.addresses[*].value", formOne},
+	{"addresses", kindsIn("DNSEndpoint", "externaldns.k8s.io"), "spec.endpoints[*].targets[*]", formOne},
+	{"addresses", nil, "metadata.annotations[external-dns/target]", formTargets},
+	{"addresses", nil, "template.metadata.annotations[external-dns/target]", formTargets},
+}
+
+var podPlaces = []place{
+	{"images", nil, "pod.spec.containers[*].image", formOne},
+	{"images", nil, "pod.spec.initContainers[*].image", formOne},
+	{"images", nil, "pod.spec.ephemeralContainers[*].image", formOne},
+	{"images", nil, "pod.spec.volumes[*].image.reference", formOne},
+	{"images", kindsIn("Cluster", cnpg), "spec.imageName", formOne},
+	{"images", kindsIn("MariaDB", "k8s.mariadb.com"), "spec.image", formOne},
+
+	{"imagePullSecrets", nil, "pod.spec.imagePullSecrets[*].name", formOne},
+	{"imagePullSecrets", kindsIn("ServiceAccount", core...), "imagePullSecrets[*].name", formOne},
+	{"imagePullSecrets", kindsIn("Cluster", cnpg), "spec.imagePullSecrets[*].name", formOne},
+
+	{"nodeLabels", nil, "pod.spec.nodeSelector", formNodeSelector},
+	{"nodeLabels", nil, "pod.spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[*].matchExpressions[*]", formNodeExpression},
+	{"nodeLabels", nil, "pod.spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[*].preference.matchExpressions[*]", formNodeExpression},
+	{"nodeLabels", kindsIn("PersistentVolume", core...), "spec.nodeAffinity.required.nodeSelectorTerms[*].matchExpressions[*]", formNodeExpression},
+	{"nodeLabels", kindsIn("StorageClass", "storage.k8s.io"), "allowedTopologies[*].matchLabelExpressions[*]", formNodeExpression},
+	{"nodeLabels", kindsIn("Cluster", cnpg), "spec.affinity.nodeSelector", formNodeSelector},
 }
 
 // formOptedIn is text that is rewritten where the profile names it.

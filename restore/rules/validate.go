@@ -209,9 +209,30 @@ func (v validator) rewrites(p *Rewrites) {
 			v.at(".externalDNSPrefixes[%d]", i).fault("want a domain and a slash, got %q", prefix)
 		}
 	}
-	v.at(".storageClasses").mapping(p.StorageClasses)
-	v.at(".ingressClasses").mapping(p.IngressClasses)
-	v.at(".addressPools").mapping(p.AddressPools)
+	mappings := map[string]map[string]string{
+		"storageClasses": p.StorageClasses, "ingressClasses": p.IngressClasses, "gatewayClasses": p.GatewayClasses,
+		"priorityClasses": p.PriorityClasses, "runtimeClasses": p.RuntimeClasses, "loadBalancerClasses": p.LoadBalancerClasses,
+		"addressPools": p.AddressPools, "images": p.Images, "imagePullSecrets": p.ImagePullSecrets,
+	}
+	for _, field := range sortedKeys(mappings) {
+		v.at(".%s", field).mapping(mappings[field])
+	}
+	for _, label := range sortedKeys(p.NodeLabels) {
+		v.at(".nodeLabels[%s]", label).mapping(p.NodeLabels[label])
+	}
+	if p.Affinity != nil {
+		for i, name := range p.Affinity.Remove {
+			v.at(".affinity.remove[%d]", i).oneOf(name, append([]string{""}, sortedKeys(affinities)...)...)
+		}
+	}
+	for _, kind := range sortedKeys(p.PodTemplates) {
+		at := v.at(".podTemplates[%s]", kind)
+		at.kind(kind)
+		if !placePath.MatchString(p.PodTemplates[kind]) {
+			at.fault("want a path such as spec.template, got %q", p.PodTemplates[kind])
+		}
+	}
+	v.at(".ipFamilies").ipFamilies(p.IPFamilies)
 	v.at(".addresses").mapping(p.Addresses)
 	for _, from := range slices.Sorted(maps.Keys(p.Addresses)) {
 		v.at(".addresses[%s]", from).address(from)
@@ -353,6 +374,25 @@ func (v validator) host(h *HostMapping) {
 	v.at(".to").pattern(h.To)
 	if len(v.c.faults) == before && strings.HasPrefix(h.From, "*.") != strings.HasPrefix(h.To, "*.") {
 		v.fault("either both or neither of from and to begin with \"*.\"")
+	}
+}
+
+// placePath is what parseSteps reads.
+var placePath = regexp.MustCompile(`^[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+|\[[^\[\]]+\])*$`)
+
+func (v validator) ipFamilies(f *IPFamilies) {
+	if f == nil {
+		return
+	}
+	v.at(".policy").oneOf(f.Policy, "", "SingleStack", "PreferDualStack", "RequireDualStack")
+	for i, family := range f.Families {
+		v.at(".families[%d]", i).oneOf(family, "", "IPv4", "IPv6")
+		if slices.Index(f.Families, family) != i {
+			v.at(".families[%d]", i).fault("%s is there already", family)
+		}
+	}
+	if f.Policy == "SingleStack" && len(f.Families) > 1 {
+		v.at(".families").fault("SingleStack has one family")
 	}
 }
 
