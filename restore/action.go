@@ -3,6 +3,7 @@ package restore
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/vmware-tanzu/velero/pkg/plugin/velero"
 	riav2 "github.com/vmware-tanzu/velero/pkg/plugin/velero/restoreitemaction/v2"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/kubectl-dr/kubectl-dr/restore/rules"
 )
@@ -73,14 +75,7 @@ func (a *Action) Execute(input *velero.RestoreItemActionExecuteInput) (*velero.R
 		return velero.NewRestoreItemActionExecuteOutput(input.Item), nil
 	}
 	obj := &unstructured.Unstructured{Object: input.Item.UnstructuredContent()}
-	owners := obj.GetOwnerReferences()
-	owned := obj
-	if from := input.ItemFromBackup; from != nil {
-		// Velero has taken the owners out of the item; the engine needs them.
-		owned = obj.DeepCopy()
-		owned.SetOwnerReferences((&unstructured.Unstructured{Object: from.UnstructuredContent()}).GetOwnerReferences())
-	}
-	result, err := profile.Apply(owned)
+	result, err := profile.Apply(asBackedUp(obj, input.ItemFromBackup))
 	if err != nil {
 		return nil, err
 	}
@@ -94,8 +89,29 @@ func (a *Action) Execute(input *velero.RestoreItemActionExecuteInput) (*velero.R
 	if result.Drop {
 		return velero.NewRestoreItemActionExecuteOutput(input.Item).WithoutRestore(), nil
 	}
-	result.Object.SetOwnerReferences(owners)
+	result.Object.SetOwnerReferences(obj.GetOwnerReferences())
+	if _, ok := obj.Object["status"]; !ok {
+		delete(result.Object.Object, "status")
+	}
 	return velero.NewRestoreItemActionExecuteOutput(result.Object), nil
+}
+
+// asBackedUp puts the owners and the status back that Velero has taken out of an
+// item: the engine looks at them.
+func asBackedUp(item *unstructured.Unstructured, fromBackup runtime.Unstructured) *unstructured.Unstructured {
+	if fromBackup == nil {
+		return item
+	}
+	from := &unstructured.Unstructured{Object: fromBackup.UnstructuredContent()}
+	full := &unstructured.Unstructured{Object: maps.Clone(item.Object)}
+	if metadata, ok := item.Object["metadata"].(map[string]any); ok {
+		full.Object["metadata"] = maps.Clone(metadata)
+	}
+	full.SetOwnerReferences(from.GetOwnerReferences())
+	if status, ok := from.Object["status"]; ok {
+		full.Object["status"] = status
+	}
+	return full
 }
 
 // profile returns the profile a restore asks for, nil when it asks for none.

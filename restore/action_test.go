@@ -197,6 +197,25 @@ func TestAction_Execute_dropsPodsTheirControllerMakesAgain(t *testing.T) {
 	assert.Equal(t, pod, out.UpdatedItem, "the owners don't come back")
 }
 
+func TestAction_Execute_dropsJobsThatHaveFinished(t *testing.T) {
+	t.Parallel()
+	log, _ := logrustest.NewNullLogger()
+	a := NewAction(log, &configMaps{items: []corev1api.ConfigMap{configMap("a", profiles)}})
+	job := item("Job", "batch/v1", map[string]any{})
+	running, failed := job.DeepCopy(), job.DeepCopy()
+	running.Object["status"] = map[string]any{"active": int64(1)}
+	failed.Object["status"] = map[string]any{"conditions": []any{map[string]any{"type": "Failed", "status": "True"}}}
+
+	out, err := a.Execute(&velero.RestoreItemActionExecuteInput{Item: job, ItemFromBackup: failed, Restore: restoreOf("drill")})
+	require.NoError(t, err)
+	assert.True(t, out.SkipRestore)
+
+	out, err = a.Execute(&velero.RestoreItemActionExecuteInput{Item: job, ItemFromBackup: running, Restore: restoreOf("drill")})
+	require.NoError(t, err)
+	assert.False(t, out.SkipRestore)
+	assert.NotContains(t, out.UpdatedItem.UnstructuredContent(), "status", "the status doesn't come back")
+}
+
 func TestAction_Execute_logsEveryChange(t *testing.T) {
 	t.Parallel()
 	log, hook := logrustest.NewNullLogger()

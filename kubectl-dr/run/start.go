@@ -37,8 +37,8 @@ var gvks = map[string]schema.GroupVersionKind{
 	"daemonset":   appsv1api.SchemeGroupVersion.WithKind("DaemonSet"),
 }
 
-// Startable are the kinds that may be on standby after a restore, and that
-// stop at the source before a planned failover.
+// Startable are Kubernetes' own kinds that may be on standby after a restore, and
+// that stop at the source before a planned failover.
 var Startable = []schema.GroupVersionKind{
 	gvks["deployment"],
 	gvks["statefulset"],
@@ -132,7 +132,7 @@ func Held(ctx context.Context, c client.Client, namespace string) ([]*unstructur
 // no controller owns. Kinds the cluster doesn't have are passed over.
 func Workloads(ctx context.Context, c client.Client, namespace string) ([]*unstructured.Unstructured, error) {
 	var found []*unstructured.Unstructured
-	for _, gvk := range Startable {
+	for _, gvk := range slices.Concat(Startable, operated(c)) {
 		list := &unstructured.UnstructuredList{}
 		list.SetGroupVersionKind(gvk.GroupVersion().WithKind(gvk.Kind + "List"))
 		if err := c.List(ctx, list, client.InNamespace(namespace)); err != nil {
@@ -148,6 +148,18 @@ func Workloads(ctx context.Context, c client.Client, namespace string) ([]*unstr
 		}
 	}
 	return found, nil
+}
+
+// operated returns the kinds in the cluster whose workloads an operator makes and
+// that can be on standby.
+func operated(c client.Client) []schema.GroupVersionKind {
+	var found []schema.GroupVersionKind
+	for _, gk := range rules.StandbyKinds() {
+		if mapping, err := c.RESTMapper().RESTMapping(gk); err == nil {
+			found = append(found, mapping.GroupVersionKind)
+		}
+	}
+	return found
 }
 
 // Activate gives an object back the state it had before standby.

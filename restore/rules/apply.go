@@ -61,9 +61,9 @@ func render(value any) string {
 }
 
 // Apply applies the profile to an object as it is in the backup, with its
-// original name and namespace. Owner references, when there are any, tell Pods
-// that a controller will make again from those that nobody will. It is safe for
-// concurrent use.
+// original name and namespace. Owner references, when there are any, tell what a
+// controller will make again from what nobody will, and a Job's status tells
+// whether it has finished. It is safe for concurrent use.
 func (p *Profile) Apply(obj *unstructured.Unstructured) (Result, error) {
 	e := newEdit(p, obj)
 	if err := p.rewrite(e); err != nil {

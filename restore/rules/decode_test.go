@@ -218,6 +218,13 @@ func TestLoad_refuses(t *testing.T) {
 				"rules.yaml:6: profiles[0].ipFamilies.families: SingleStack has one family",
 		},
 		{
+			name: "operators that hold back nothing, or not one field",
+			file: profile("  operators:\n    A.example.org: {}\n    B.example.org: {\"spec.list[*].x\": 0, spec.y: [1]}\n"),
+			want: "rules.yaml:6: profiles[0].operators[A.example.org]: want fields and the values that hold it back, such as spec.replicas: 0\n" +
+				"rules.yaml:7: profiles[0].operators[B.example.org][spec.list[*].x]: want the path of one field, such as spec.replicas\n" +
+				"rules.yaml:7: profiles[0].operators[B.example.org][spec.y]: want a string, a number, true or false",
+		},
+		{
 			name: "a drop or a rule for everything",
 			file: profile("  drop: [{}]\n  rules:\n  - {state: standby}\n"),
 			want: "rules.yaml:5: profiles[0].drop[0]: it selects everything; say what to select\n" +

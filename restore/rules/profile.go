@@ -43,8 +43,6 @@ type Profile struct {
 	source string
 	// effective keeps the rewrites of each combination of rules.
 	effective *sync.Map
-	// namespaces maps source namespaces to the restore's; see InNamespaces.
-	namespaces map[string]string
 }
 
 // Rule is a set of rewrites for some objects.
@@ -97,8 +95,15 @@ type Rewrites struct {
 	// State is "keep" (the default) or "standby": workloads come up with nothing
 	// running and remember what they had.
 	State State `json:"state,omitempty"`
+	// FinishedJobs is "keep" (the default), which restores finished Jobs and so
+	// runs them again, or "drop" (the default with state standby).
+	FinishedJobs FinishedJobs `json:"finishedJobs,omitempty"`
+	// Operators says how to hold back further kinds, "<Kind>" or "<Kind>.<group>":
+	// the values of fields that make their operator stop them.
+	Operators map[string]map[string]json.RawMessage `json:"operators,omitempty"`
 	// Replicas maps "<kind>/<name>", for example deployment/wordpress, to a
-	// number of replicas. With state standby it is the number remembered.
+	// number of replicas. With state standby it is the number remembered. An
+	// autoscaler's minimum comes down to it.
 	Replicas map[string]int64 `json:"replicas,omitempty"`
 
 	// Hosts maps host names wherever a kind is known to hold them.
@@ -179,6 +184,15 @@ type State string
 const (
 	StateKeep    State = "keep"
 	StateStandby State = "standby"
+)
+
+// FinishedJobs says what becomes of Jobs that have finished.
+type FinishedJobs string
+
+// The settings.
+const (
+	FinishedJobsKeep FinishedJobs = "keep"
+	FinishedJobsDrop FinishedJobs = "drop"
 )
 
 // HostMapping maps one host, every host below a domain, or every host that an

@@ -11,12 +11,14 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
 )
 
 // OriginalState is what a workload had before it was put on standby, kept in
-// its annotation kubectl-dr.io/original-state. Exactly one of Replicas, Suspend
-// and Gated is set.
+// its annotation kubectl-dr.io/original-state. Exactly one of Replicas, Suspend,
+// Gated and Fields is set.
 type OriginalState struct {
 	// Replicas is the number of replicas.
 	Replicas *int64 `json:"replicas,omitempty"`
@@ -25,6 +27,9 @@ type OriginalState struct {
 	// Gated means that standby only added something, which goes away again: the
 	// node selector of a DaemonSet or the scheduling gate of a Pod.
 	Gated bool `json:"gated,omitempty"`
+	// Fields are those of an operator's resource, each with what it had and what
+	// it has on standby.
+	Fields []FieldState `json:"fields,omitempty"`
 	// Defaulted means that the object didn't say Replicas or Suspend itself; the
 	// value is Kubernetes' default.
 	Defaulted bool `json:"defaulted,omitempty"`
@@ -44,16 +49,23 @@ func DecodeOriginalState(value string) (OriginalState, error) {
 	var s OriginalState
 	d := json.NewDecoder(bytes.NewReader([]byte(value)))
 	d.DisallowUnknownFields()
+	d.UseNumber()
 	if err := d.Decode(&s); err != nil {
 		return s, fmt.Errorf("read annotation %s: %w", AnnotationOriginalState, err)
 	}
+	for i := range s.Fields {
+		f := &s.Fields[i]
+		if err := errors.Join(utiljson.ConvertInterfaceNumbers(&f.Was, 0), utiljson.ConvertInterfaceNumbers(&f.Held, 0)); err != nil || !placePath.MatchString(f.Path) {
+			return s, fmt.Errorf("read annotation %s: %q is no field's state", AnnotationOriginalState, f.Path)
+		}
+	}
 	set := 0
-	for _, is := range []bool{s.Replicas != nil, s.Suspend != nil, s.Gated} {
+	for _, is := range []bool{s.Replicas != nil, s.Suspend != nil, s.Gated, len(s.Fields) > 0} {
 		if is {
 			set++
 		}
 	}
-	if set != 1 || d.More() || s.Gated && s.Defaulted || s.Replicas != nil && *s.Replicas < 0 {
+	if set != 1 || d.More() || s.Defaulted && (s.Gated || len(s.Fields) > 0) || s.Replicas != nil && *s.Replicas < 0 {
 		return s, fmt.Errorf("read annotation %s: %q says nothing clear", AnnotationOriginalState, value)
 	}
 	return s, nil
@@ -189,9 +201,15 @@ func scalableKinds() []string {
 
 // OnStandby reports whether an object is held back and remembers what it had.
 func OnStandby(obj *unstructured.Unstructured) bool {
-	s := standbyOf(obj)
-	_, remembers := obj.GetAnnotations()[AnnotationOriginalState]
-	return s != nil && remembers && s.held(lookup(obj.Object, s.at))
+	value, remembers := obj.GetAnnotations()[AnnotationOriginalState]
+	if !remembers {
+		return false
+	}
+	if s := standbyOf(obj); s != nil {
+		return s.held(lookup(obj.Object, s.at))
+	}
+	original, err := DecodeOriginalState(value)
+	return err == nil && fieldsHeld(obj, original.Fields)
 }
 
 // Standby returns a copy of a workload with nothing running, which remembers
@@ -199,26 +217,34 @@ func OnStandby(obj *unstructured.Unstructured) bool {
 // isn't known wraps [ErrNoStandby].
 func Standby(obj *unstructured.Unstructured) (*unstructured.Unstructured, error) {
 	e := newEdit(&Profile{}, obj)
-	if standbyOf(obj) == nil {
-		return nil, fmt.Errorf("put %s on standby: %w", describe(obj), ErrNoStandby)
+	held, err := hold(e)
+	if err == nil && !held {
+		err = ErrNoStandby
 	}
-	if err := hold(e); err != nil {
+	if err != nil {
 		return nil, fmt.Errorf("put %s on standby: %w", describe(obj), err)
 	}
 	return e.obj, nil
 }
 
-// hold puts the workload in an edit on standby.
-func hold(e *edit) error {
-	s := standbyOf(e.obj)
+// hold puts the workload in an edit on standby, and reports whether it is one.
+func hold(e *edit) (bool, error) {
+	s, settings := standbyOf(e.obj), e.settings()
+	if s == nil && len(settings) == 0 {
+		return false, nil
+	}
 	if OnStandby(e.obj) {
 		_, err := DecodeOriginalState(e.obj.GetAnnotations()[AnnotationOriginalState])
-		return err
+		return true, err
+	}
+	if s == nil {
+		e.holdFields(settings)
+		return true, nil
 	}
 	held, original := s.hold(e.get(s.at...))
 	e.set(held, s.at...)
 	e.set(original.Encode(), "metadata", "annotations", AnnotationOriginalState)
-	return nil
+	return true, nil
 }
 
 // Activate returns a copy of a workload as it was before [Standby]: what was
@@ -249,18 +275,26 @@ func ActivationPatch(obj *unstructured.Unstructured) ([]byte, error) {
 
 func activation(obj *unstructured.Unstructured) (map[string]any, error) {
 	value, remembers := obj.GetAnnotations()[AnnotationOriginalState]
-	s := standbyOf(obj)
-	if !remembers || s == nil {
+	if !remembers {
 		return map[string]any{}, nil
 	}
 	patch := map[string]any{}
 	store(patch, nil, false, path{"metadata", "annotations", AnnotationOriginalState})
-	if !OnStandby(obj) {
+	s := standbyOf(obj)
+	if s != nil && !OnStandby(obj) {
 		return patch, nil
 	}
 	original, err := DecodeOriginalState(value)
 	if err != nil {
 		return nil, fmt.Errorf("activate %s: %w", describe(obj), err)
+	}
+	if s == nil {
+		if fieldsHeld(obj, original.Fields) {
+			for _, f := range original.Fields {
+				store(patch, runtime.DeepCopyJSONValue(f.Was), false, f.at())
+			}
+		}
+		return patch, nil
 	}
 	held := lookup(obj.Object, s.at)
 	if _, wrong := s.hold(nil); wrong.kind() != original.kind() {
@@ -284,6 +318,8 @@ func (s OriginalState) kind() string {
 		return "replicas"
 	case s.Suspend != nil:
 		return "suspend"
+	case len(s.Fields) > 0:
+		return "fields"
 	default:
 		return "gated"
 	}
@@ -310,18 +346,63 @@ func merge(value, patch any) any {
 }
 
 func rewriteState(e *edit, p *Rewrites) error {
-	if p.State != StateStandby || standbyOf(e.obj) == nil {
+	if e.in([]string{"batch"}, "Job") && finishedJob(e.orig) && p.finishedJobs() == FinishedJobsDrop {
+		// Restored, it would run again.
+		e.rule, e.drop = "finishedJobs", true
 		return nil
 	}
-	if e.in([]string{""}, "Pod") && controlled(e.orig) {
+	if p.State != StateStandby {
+		return nil
+	}
+	if e.in(core, "Pod") && controlled(e.orig) {
 		// Restored, it would run before its controller is there to stop it.
 		e.drop = true
 		return nil
 	}
-	return hold(e)
+	_, err := hold(e)
+	return err
+}
+
+// finishedJobs returns what is said, or what goes with the state.
+func (r *Rewrites) finishedJobs() FinishedJobs {
+	if r.FinishedJobs == "" && r.State == StateStandby {
+		return FinishedJobsDrop
+	}
+	return r.FinishedJobs
+}
+
+func finishedJob(obj *unstructured.Unstructured) bool {
+	conditions, _ := lookup(obj.Object, path{"status", "conditions"}).([]any)
+	return slices.ContainsFunc(conditions, func(c any) bool {
+		m, _ := c.(map[string]any)
+		return (m["type"] == "Complete" || m["type"] == "Failed") && m["status"] == "True"
+	})
+}
+
+// rewriteMinReplicas keeps an autoscaler from raising what replicas sets.
+func (e *edit) rewriteMinReplicas(p *Rewrites) {
+	kind, name := e.str("spec", "scaleTargetRef", "kind"), e.str("spec", "scaleTargetRef", "name")
+	field := "minReplicas"
+	if e.kind.Kind == "ScaledObject" {
+		field = "minReplicaCount"
+		if kind == "" {
+			kind = "Deployment"
+		}
+	}
+	for _, key := range sortedKeys(p.Replicas) {
+		wantKind, wantName, _ := strings.Cut(key, "/")
+		n := max(p.Replicas[key], 1)
+		if have, ok := e.get("spec", field).(int64); ok && have > n && strings.EqualFold(kind, wantKind) && name == wantName {
+			e.set(n, "spec", field)
+		}
+	}
 }
 
 func rewriteReplicas(e *edit, p *Rewrites) error {
+	if e.in([]string{"autoscaling"}, "HorizontalPodAutoscaler") || e.in([]string{"keda.sh"}, "ScaledObject") {
+		e.rewriteMinReplicas(p)
+		return nil
+	}
 	if standbyOf(e.obj) != byReplicas {
 		return nil
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 func TestStandby_restoresExactly(t *testing.T) {
@@ -47,6 +48,92 @@ func TestStandby_restoresExactly(t *testing.T) {
 			assert.JSONEq(t, string(wantRaw), string(raw), "the patch does the same")
 		})
 	}
+}
+
+// TestStandby_restoresOperatorsExactly puts every kind of the registry on
+// standby, from every value that its fields may have had, and back.
+func TestStandby_restoresOperatorsExactly(t *testing.T) {
+	t.Parallel()
+	for _, gk := range StandbyKinds() {
+		for _, was := range []any{nil, "on", int64(3), true, false, map[string]any{"a": []any{int64(1), 0.5}}} {
+			obj := &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{"other": "x"}}}
+			obj.SetGroupVersionKind(gk.WithVersion("v1"))
+			obj.SetName("x")
+			obj.SetAnnotations(map[string]string{"other": "x"})
+			obj.SetLabels(map[string]string{"other": "x"})
+			for _, s := range operators[gk] {
+				at := FieldState{Path: s.at}.at()
+				if _, text := was.(string); was != nil && (at[0] == "spec" || text) {
+					store(obj.Object, was, false, at)
+				}
+			}
+			before := obj.DeepCopy()
+			held, err := Standby(obj)
+			require.NoError(t, err)
+			assert.Equal(t, before, obj, "the input is as it was")
+			assert.True(t, OnStandby(held), "%s", gk)
+			again, err := Standby(held)
+			require.NoError(t, err)
+			assert.Equal(t, held, again)
+
+			active, err := Activate(held)
+			require.NoError(t, err)
+			assert.Equal(t, obj, active, "%s", gk)
+			assert.False(t, OnStandby(active))
+
+			patch, err := ActivationPatch(held)
+			require.NoError(t, err)
+			var change map[string]any
+			require.NoError(t, json.Unmarshal(patch, &change))
+			raw, err := json.Marshal(merge(held.DeepCopy().Object, change))
+			require.NoError(t, err)
+			want, err := json.Marshal(obj.Object)
+			require.NoError(t, err)
+			assert.JSONEq(t, string(want), string(raw), "the patch does the same")
+		}
+	}
+}
+
+func TestStandby_ofKindsAProfileNames(t *testing.T) {
+	t.Parallel()
+	p := profileOf(t, `  state: standby
+  operators:
+    CronTab.example.org: {spec.size: 0, "metadata.annotations[example.org/paused]": "yes"}
+    Cluster.postgresql.cnpg.io: {spec.instances: 0}
+`)
+	obj := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "example.org/v1", "kind": "CronTab", "metadata": map[string]any{"name": "x"}, "spec": map[string]any{"size": int64(3)},
+	}}
+	r, err := p.Apply(obj)
+	require.NoError(t, err)
+	assert.Equal(t, int64(0), lookup(r.Object.Object, path{"spec", "size"}))
+	assert.Equal(t, "yes", r.Object.GetAnnotations()["example.org/paused"])
+	active, err := Activate(r.Object)
+	require.NoError(t, err, "activation needs no profile")
+	assert.Equal(t, obj, active)
+
+	obj.SetGroupVersionKind(schema.GroupVersionKind{Group: "postgresql.cnpg.io", Version: "v1", Kind: "Cluster"})
+	r, err = p.Apply(obj)
+	require.NoError(t, err)
+	assert.Equal(t, int64(0), lookup(r.Object.Object, path{"spec", "instances"}), "the profile goes before the registry")
+	assert.NotContains(t, r.Object.GetAnnotations(), "cnpg.io/hibernation")
+
+	_, err = Standby(&unstructured.Unstructured{Object: map[string]any{"apiVersion": "example.org/v1", "kind": "CronTab", "metadata": map[string]any{"name": "x"}}})
+	assert.ErrorIs(t, err, ErrNoStandby)
+}
+
+func TestActivate_leavesAloneWhatSomebodyChanged(t *testing.T) {
+	t.Parallel()
+	obj := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "acid.zalan.do/v1", "kind": "postgresql", "metadata": map[string]any{"name": "x"}, "spec": map[string]any{"numberOfInstances": int64(3)},
+	}}
+	held, err := Standby(obj)
+	require.NoError(t, err)
+	require.NoError(t, unstructured.SetNestedField(held.Object, int64(1), "spec", "numberOfInstances"))
+	active, err := Activate(held)
+	require.NoError(t, err)
+	assert.Equal(t, int64(1), lookup(active.Object, path{"spec", "numberOfInstances"}))
+	assert.Empty(t, active.GetAnnotations())
 }
 
 func TestActivationPatch(t *testing.T) {

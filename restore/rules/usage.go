@@ -68,7 +68,7 @@ func (r *Rewrites) fields(into map[string]bool) {
 }
 
 // settings are fields that only say how others work.
-var settings = []string{"externalDNSPrefixes", "podTemplates"}
+var settings = []string{"externalDNSPrefixes", "podTemplates", "operators"}
 
 // field names the mapping by what it maps, wherever it stands.
 func (h *HostMapping) field() string { return "hosts[" + h.From + h.FromRegexp + "]" }

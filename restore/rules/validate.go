@@ -192,6 +192,8 @@ func (v validator) match(m *Match) {
 
 func (v validator) rewrites(p *Rewrites) {
 	v.at(".state").oneOf(string(p.State), "", string(StateKeep), string(StateStandby))
+	v.at(".finishedJobs").oneOf(string(p.FinishedJobs), "", string(FinishedJobsKeep), string(FinishedJobsDrop))
+	v.at(".operators").operators(p.Operators)
 	v.at(".replicas").replicas(p.Replicas)
 	v.at(".hosts").hosts(p.Hosts)
 	v.at(".externalDNS").oneOf(string(p.ExternalDNS), "", string(ExternalDNSKeep), string(ExternalDNSMute), string(ExternalDNSClaim))
