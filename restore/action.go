@@ -139,6 +139,7 @@ func (a *Action) profile(restore *velerov1api.Restore) (*rules.Profile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find profile of restore %s in ConfigMap %s/%s: %w", restore.Name, restore.Namespace, configMap, err)
 	}
+	profile = profile.InNamespaces(restore.Spec.NamespaceMapping)
 	a.recent = append(a.recent, loaded{id, profile})
 	if len(a.recent) > keptProfiles {
 		a.recent = slices.Delete(a.recent, 0, 1)

@@ -216,6 +216,20 @@ func TestAction_Execute_dropsJobsThatHaveFinished(t *testing.T) {
 	assert.NotContains(t, out.UpdatedItem.UnstructuredContent(), "status", "the status doesn't come back")
 }
 
+func TestAction_Execute_followsTheMappingOfNamespaces(t *testing.T) {
+	t.Parallel()
+	log, _ := logrustest.NewNullLogger()
+	a := NewAction(log, &configMaps{items: []corev1api.ConfigMap{configMap("a", profiles)}})
+	restore := restoreOf("production")
+	restore.Spec.NamespaceMapping = map[string]string{"wordpress": "wordpress-drill"}
+	service := item("Service", "v1", map[string]any{"type": "ExternalName", "externalName": "db.wordpress.svc.cluster.local"})
+	out, err := a.Execute(&velero.RestoreItemActionExecuteInput{Item: service, Restore: restore})
+	require.NoError(t, err)
+	want := service.DeepCopy()
+	want.Object["spec"].(map[string]any)["externalName"] = "db.wordpress-drill.svc.cluster.local"
+	assert.Equal(t, want, out.UpdatedItem, "the object's own namespace is left to Velero")
+}
+
 func TestAction_Execute_logsEveryChange(t *testing.T) {
 	t.Parallel()
 	log, hook := logrustest.NewNullLogger()

@@ -134,19 +134,21 @@ func describe(obj *unstructured.Unstructured) string {
 
 // edit is an object on its way through the rewriters.
 type edit struct {
-	orig    *unstructured.Unstructured // as it came in
-	obj     *unstructured.Unstructured // the copy to change
-	kind    schema.GroupKind
-	p       *Rewrites // what applies to the object
-	rule    string    // the rule at work
-	inside  bool      // the profile is for the object
-	drop    bool
-	changes []Change
-	used    []string // fields of the profile that had something to do
+	orig *unstructured.Unstructured // as it came in
+	obj  *unstructured.Unstructured // the copy to change
+	kind schema.GroupKind
+	// namespaces are those that the restore maps.
+	namespaces map[string]string
+	p          *Rewrites // what applies to the object
+	rule       string    // the rule at work
+	inside     bool      // the profile is for the object
+	drop       bool
+	changes    []Change
+	used       []string // fields of the profile that had something to do
 }
 
 func newEdit(p *Profile, obj *unstructured.Unstructured) *edit {
-	return &edit{orig: obj, obj: obj.DeepCopy(), kind: obj.GroupVersionKind().GroupKind(), p: &p.Rewrites}
+	return &edit{orig: obj, obj: obj.DeepCopy(), kind: obj.GroupVersionKind().GroupKind(), p: &p.Rewrites, namespaces: p.namespaces}
 }
 
 // use notes that a field of the profile had something to do.

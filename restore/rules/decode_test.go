@@ -159,9 +159,10 @@ func TestLoad_refuses(t *testing.T) {
 				"rules.yaml:7: profiles[0].hosts[1].from: hosts[0] maps to \"b.example.org\", which is left alone from then on, so this can never apply; map to the final name, or use two profiles",
 		},
 		{
-			name: "hosts in values when no hosts are mapped",
-			file: profile("  hostsIn: {configMaps: [a]}\n"),
-			want: "rules.yaml:5: profiles[0].hostsIn: it has no effect without hosts",
+			name: "label values that selectors would miss, or that aren't",
+			file: profile("  labels: {remove: [app*]}\n  labelValues:\n    app: {web: web-dr}\n    tier: {a: \"b c\"}\n"),
+			want: "rules.yaml:7: profiles[0].labelValues[app]: labels changes it too; selectors would miss it\n" +
+				"rules.yaml:8: profiles[0].labelValues[tier][a]: \"b c\" is no value: a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')",
 		},
 		{
 			name: "classes mapped on, or to themselves, or to nothing",

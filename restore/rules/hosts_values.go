@@ -55,7 +55,7 @@ func (e *edit) hostSecret(m hostMap, at ...any) {
 	if err != nil || !utf8.Valid(raw) {
 		return
 	}
-	if after, mapped := m.text(string(raw)); len(mapped) > 0 {
+	if after, mapped := e.text(m, string(raw)); len(mapped) > 0 {
 		e.set(base64.StdEncoding.EncodeToString([]byte(after)), at...)
 	}
 }
@@ -63,7 +63,7 @@ func (e *edit) hostSecret(m hostMap, at ...any) {
 // hostText maps the hosts in the text at a path. The changes show the hosts
 // alone: the text around them may be long, or hold a password.
 func (e *edit) hostText(m hostMap, at ...any) {
-	after, mapped := m.text(e.str(at...))
+	after, mapped := e.text(m, e.str(at...))
 	for i, pair := range mapped {
 		if slices.Index(mapped, pair) == i {
 			e.record(at, pair[0], pair[1])
@@ -74,9 +74,22 @@ func (e *edit) hostText(m hostMap, at ...any) {
 	}
 }
 
+// text maps hosts, and namespaces in names of Services.
+func (e *edit) text(m hostMap, text string) (string, [][2]string) {
+	if len(e.namespaces) == 0 {
+		return m.text(text)
+	}
+	return mapText(text, func(host string, placed bool) (string, bool) {
+		if to, ok := one(m, host); ok {
+			return to, ok
+		}
+		return serviceName(e.names("namespaces", e.namespaces), host, placed)
+	})
+}
+
 // text maps the hosts in a text and returns each pair of hosts mapped.
 func (m hostMap) text(text string) (string, [][2]string) {
-	return mapText(text, func(host string) (string, bool) { return one(m, host) })
+	return mapText(text, func(host string, _ bool) (string, bool) { return one(m, host) })
 }
 
 // origins maps the hosts in a list of URLs.
@@ -90,7 +103,7 @@ func (m hostMap) origins(values []string) ([]string, bool) {
 		if !slices.Contains(out, value) {
 			out = append(out, value)
 		}
-		added, mapped := mapText(value, func(host string) (string, bool) {
+		added, mapped := mapText(value, func(host string, _ bool) (string, bool) {
 			to, mode, ok := m.lookup(host)
 			return to, ok && mode == HostAdd
 		})
@@ -144,8 +157,10 @@ func (m hostMap) expression(expr string) string {
 	return b.String() + expr[at:]
 }
 
-// mapText maps the words of a text that are hosts.
-func mapText(text string, mapping func(host string) (string, bool)) (string, [][2]string) {
+// mapText maps the words of a text that may be hosts. It tells the mapping
+// whether the word's place shows that it is one: it is the whole text, it is in
+// a URL, or it has a port.
+func mapText(text string, mapping func(host string, placed bool) (string, bool)) (string, [][2]string) {
 	var b strings.Builder
 	var mapped [][2]string
 	for at := 0; at < len(text); {
@@ -163,7 +178,7 @@ func mapText(text string, mapping func(host string) (string, bool)) (string, [][
 			start += 2 // the digits of an escape, as in https%3A%2F%2Fhost
 		}
 		word := strings.TrimRight(text[start:end], ".")
-		if to, ok := mapping(word); ok && isHostPlace(text, start, start+len(word)) {
+		if to, ok := mapping(word, isHostAlone(text, start, start+len(word))); ok && isHostPlace(text, start, start+len(word)) {
 			b.WriteString(text[at:start] + to + text[start+len(word):end])
 			mapped = append(mapped, [2]string{word, to})
 		} else {
@@ -176,6 +191,13 @@ func mapText(text string, mapping func(host string) (string, bool)) (string, [][
 
 func isHostByte(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("-._*", c) >= 0
+}
+
+var port = regexp.MustCompile(`^\\?:[0-9]`)
+
+func isHostAlone(text string, start, end int) bool {
+	return strings.TrimSpace(text) == text[start:end] || strings.HasSuffix(text[:start], "//") || strings.HasSuffix(text[:start], "@") ||
+		port.MatchString(text[end:])
 }
 
 // maxAuthority is how far before a host its place is judged by: longer than any

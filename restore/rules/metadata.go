@@ -43,3 +43,53 @@ func (*Entries) removesKey(pattern, key string) bool {
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// Forms of naming labels, of nodes and of objects.
+var (
+	formNodeSelector   = labelMap(func(p *Rewrites) map[string]map[string]string { return p.NodeLabels })
+	formNodeExpression = labelExpression(func(p *Rewrites) map[string]map[string]string { return p.NodeLabels })
+	formLabels         = labelMap(func(p *Rewrites) map[string]map[string]string { return p.LabelValues })
+	formExpression     = labelExpression(func(p *Rewrites) map[string]map[string]string { return p.LabelValues })
+)
+
+func labelMap(of func(*Rewrites) map[string]map[string]string) *form {
+	return &form{"map of labels", func(e *edit, _ mapper, at path) error {
+		labels := of(e.p)
+		for _, label := range sortedKeys(labels) {
+			if to, ok := labels[label][e.str(at.join(label)...)]; ok {
+				e.use(e.rule + "[" + label + "]")
+				e.set(to, at.join(label)...)
+			}
+		}
+		return nil
+	}}
+}
+
+func labelExpression(of func(*Rewrites) map[string]map[string]string) *form {
+	return &form{"key and values", func(e *edit, _ mapper, at path) error {
+		label := e.str(at.join("key")...)
+		mapping, ok := of(e.p)[label]
+		values, plain := strs(e.list(at.join("values")...))
+		if !ok || !plain {
+			return nil
+		}
+		changed := false
+		for i, value := range values {
+			if to, ok := mapping[value]; ok {
+				values[i], changed = to, true
+			}
+		}
+		if changed {
+			e.use(e.rule + "[" + label + "]")
+			e.set(anys(values), at.join("values")...)
+		}
+		return nil
+	}}
+}
+
+func rewriteLabelValues(e *edit, p *Rewrites) error {
+	if len(p.LabelValues) == 0 {
+		return nil
+	}
+	return e.places("labelValues", nil)
+}

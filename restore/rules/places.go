@@ -55,12 +55,10 @@ func (m nameMap) lookup(name string) (string, HostMode, bool) {
 	to, ok := m.names[name]
 	if !ok && name != "" {
 		if to, ok = m.names["*"]; ok {
-			from = "*"
-			for _, produced := range m.names {
-				if produced == name {
-					return "", "", false
-				}
+			if m.produces(name) {
+				return "", "", false
 			}
+			from = "*"
 		}
 	}
 	if !ok {
@@ -68,6 +66,15 @@ func (m nameMap) lookup(name string) (string, HostMode, bool) {
 	}
 	m.use(m.rule + "[" + from + "]")
 	return to, HostReplace, true
+}
+
+func (m nameMap) produces(name string) bool {
+	for _, to := range m.names {
+		if to == name {
+			return true
+		}
+	}
+	return false
 }
 
 // one maps a value where only one fits: one to be added has no place there.

@@ -43,6 +43,8 @@ type Profile struct {
 	source string
 	// effective keeps the rewrites of each combination of rules.
 	effective *sync.Map
+	// namespaces are those that a restore maps; see [Profile.InNamespaces].
+	namespaces map[string]string
 }
 
 // Rule is a set of rewrites for some objects.
@@ -171,6 +173,12 @@ type Rewrites struct {
 	NodeSelector *Entries `json:"nodeSelector,omitempty"`
 	// Tolerations changes the tolerations of Pods and pod templates.
 	Tolerations *Tolerations `json:"tolerations,omitempty"`
+	// LabelValues maps values of labels, by label, on objects and pod templates and
+	// in the selectors that look for them.
+	LabelValues map[string]map[string]string `json:"labelValues,omitempty"`
+	// GitOps is "keep" (the default) or "strip": takes away the labels and
+	// annotations by which Argo CD, Flux and Fleet know what is theirs to prune.
+	GitOps GitOps `json:"gitOps,omitempty"`
 	// Labels and Annotations change the metadata of every object. They come
 	// last, so what they set wins over every other rule.
 	Labels      *Entries `json:"labels,omitempty"`
@@ -193,6 +201,15 @@ type FinishedJobs string
 const (
 	FinishedJobsKeep FinishedJobs = "keep"
 	FinishedJobsDrop FinishedJobs = "drop"
+)
+
+// GitOps says whether restored objects stay a GitOps controller's.
+type GitOps string
+
+// The settings.
+const (
+	GitOpsKeep  GitOps = "keep"
+	GitOpsStrip GitOps = "strip"
 )
 
 // HostMapping maps one host, every host below a domain, or every host that an
@@ -227,7 +244,8 @@ const (
 	HostAdd HostMode = "add"
 )
 
-// HostsIn names free text in which hosts are mapped too. A host is recognised
+// HostsIn names free text in which hosts are mapped too, and namespaces in the
+// names that cluster DNS gives Services. A host is recognised
 // alone and as the host of a URL; scheme, user, port, path and the text around
 // stay, so JSON, YAML, ini files and properties stay what they are. Mail
 // addresses and paths are left alone.

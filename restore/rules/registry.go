@@ -38,6 +38,9 @@ var rewriters = []rewriter{
 	{"affinity", rewriteAffinity},
 	{"nodeSelector", rewriteNodeSelector},
 	{"tolerations", rewriteTolerations},
+	{"namespaces", rewriteNamespaces},
+	{"labelValues", rewriteLabelValues},
+	{"gitOps", rewriteGitOps},
 	{"labels", rewriteLabels},
 	{"annotations", rewriteAnnotations},
 }

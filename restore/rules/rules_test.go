@@ -40,6 +40,11 @@ func testCases(t *testing.T) []testCase {
 		require.NoError(t, err)
 		p, err := set.Profile("case")
 		require.NoError(t, err)
+		if content, err := os.ReadFile(filepath.Join(folder, "namespaces.yaml")); err == nil {
+			var mapping map[string]string
+			require.NoError(t, yaml.Unmarshal(content, &mapping))
+			p = p.InNamespaces(mapping)
+		}
 		cases = append(cases, testCase{
 			name:    filepath.Base(folder),
 			profile: p,

@@ -42,43 +42,6 @@ func rewriteTolerations(e *edit, p *Rewrites) error {
 	return nil
 }
 
-// Forms of naming nodes by label.
-var (
-	formNodeSelector = &form{"map of labels", func(e *edit, _ mapper, at path) error {
-		for _, label := range sortedKeys(e.p.NodeLabels) {
-			if to, ok := e.nodeLabel(label, e.str(at.join(label)...)); ok {
-				e.set(to, at.join(label)...)
-			}
-		}
-		return nil
-	}}
-	formNodeExpression = &form{"key and values", func(e *edit, _ mapper, at path) error {
-		values, ok := strs(e.list(at.join("values")...))
-		if !ok {
-			return nil
-		}
-		label := e.str(at.join("key")...)
-		changed := false
-		for i, value := range values {
-			if to, ok := e.nodeLabel(label, value); ok {
-				values[i], changed = to, true
-			}
-		}
-		if changed {
-			e.set(anys(values), at.join("values")...)
-		}
-		return nil
-	}}
-)
-
-func (e *edit) nodeLabel(label, value string) (string, bool) {
-	to, ok := e.p.NodeLabels[label][value]
-	if ok {
-		e.use("nodeLabels[" + label + "]")
-	}
-	return to, ok
-}
-
 func rewriteNodeLabels(e *edit, p *Rewrites) error {
 	if len(p.NodeLabels) == 0 {
 		return nil

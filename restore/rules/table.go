@@ -18,7 +18,7 @@ const (
 
 // places are all there are. A field of a kind that is not here stays as it is,
 // unless a rewriter of its own knows it.
-var places = slices.Concat(hostPlaces, issuerPlaces, classPlaces, addressPlaces, podPlaces)
+var places = slices.Concat(hostPlaces, issuerPlaces, classPlaces, addressPlaces, podPlaces, namespacePlaces, labelPlaces)
 
 // hostPlaces come from the definitions of the kinds and from the reference of
 // annotations of ingress-nginx, cert-manager and external-dns.
@@ -236,6 +236,111 @@ var podPlaces = []place{
 	{"nodeLabels", kindsIn("PersistentVolume", core...), "spec.nodeAffinity.required.nodeSelectorTerms[*].matchExpressions[*]", formNodeExpression},
 	{"nodeLabels", kindsIn("StorageClass", "storage.k8s.io"), "allowedTopologies[*].matchLabelExpressions[*]", formNodeExpression},
 	{"nodeLabels", kindsIn("Cluster", cnpg), "spec.affinity.nodeSelector", formNodeSelector},
+}
+
+var (
+	webhooks       = kindsIn("ValidatingWebhookConfiguration MutatingWebhookConfiguration", "admissionregistration.k8s.io")
+	networkPolicy  = kindsIn("NetworkPolicy", "networking.k8s.io")
+	gatewayRoutes  = kindsIn("HTTPRoute GRPCRoute TLSRoute TCPRoute UDPRoute", gatewayGroups...)
+	ingressRoutes  = kindsIn("IngressRoute IngressRouteTCP IngressRouteUDP", traefikGroups...)
+	monitors       = kindsIn("ServiceMonitor PodMonitor Probe", prometheus)
+	workloads      = append(kindsIn("Deployment StatefulSet DaemonSet ReplicaSet", "apps"), kindsIn("Rollout", "argoproj.io")...)
+	required       = "requiredDuringSchedulingIgnoredDuringExecution[*]"
+	preferred      = "preferredDuringSchedulingIgnoredDuringExecution[*].podAffinityTerm"
+	injectCA       = "metadata.annotations[cert-manager.io/inject-ca-from]"
+	namespaceLabel = "matchLabels[" + namespaceName + "]"
+)
+
+// namespacePlaces hold names of namespaces, which follow the restore's mapping.
+var namespacePlaces = []place{
+	{"namespaces", kindsIn("RoleBinding ClusterRoleBinding", "rbac.authorization.k8s.io"), "subjects[*].namespace", formOne},
+	{"namespaces", webhooks, "webhooks[*].clientConfig.service.namespace", formOne},
+	{"namespaces", webhooks, "webhooks[*].namespaceSelector." + namespaceLabel, formOne},
+	{"namespaces", webhooks, "webhooks[*].namespaceSelector.matchExpressions[*]", formNamespaceKey},
+	{"namespaces", webhooks, injectCA, formInNamespace},
+	{"namespaces", kindsIn("CustomResourceDefinition", "apiextensions.k8s.io"), "spec.conversion.webhook.clientConfig.service.namespace", formOne},
+	{"namespaces", kindsIn("CustomResourceDefinition", "apiextensions.k8s.io"), injectCA, formInNamespace},
+	{"namespaces", kindsIn("APIService", "apiregistration.k8s.io"), "spec.service.namespace", formOne},
+	{"namespaces", kindsIn("APIService", "apiregistration.k8s.io"), injectCA, formInNamespace},
+	{"namespaces", networkPolicy, "spec.ingress[*].from[*].namespaceSelector." + namespaceLabel, formOne},
+	{"namespaces", networkPolicy, "spec.ingress[*].from[*].namespaceSelector.matchExpressions[*]", formNamespaceKey},
+	{"namespaces", networkPolicy, "spec.egress[*].to[*].namespaceSelector." + namespaceLabel, formOne},
+	{"namespaces", networkPolicy, "spec.egress[*].to[*].namespaceSelector.matchExpressions[*]", formNamespaceKey},
+	{"namespaces", kindsIn("PersistentVolumeClaim", core...), "spec.dataSourceRef.namespace", formOne},
+	{"namespaces", kindsIn("Service", core...), "spec.externalName", formServiceName},
+	{"namespaces", nil, "pod.spec.affinity.podAffinity." + required + ".namespaces", formList},
+	{"namespaces", nil, "pod.spec.affinity.podAffinity." + preferred + ".namespaces", formList},
+	{"namespaces", nil, "pod.spec.affinity.podAntiAffinity." + required + ".namespaces", formList},
+	{"namespaces", nil, "pod.spec.affinity.podAntiAffinity." + preferred + ".namespaces", formList},
+	{"namespaces", kindsIn("Ingress", ingressGroups...), "metadata.annotations[" + nginx + "auth-secret]", formInNamespace},
+	{"namespaces", kindsIn("Ingress", ingressGroups...), "metadata.annotations[" + nginx + "auth-tls-secret]", formInNamespace},
+	{"namespaces", kindsIn("Ingress", ingressGroups...), "metadata.annotations[" + nginx + "proxy-ssl-secret]", formInNamespace},
+	{"namespaces", kindsIn("Ingress", ingressGroups...), "metadata.annotations[traefik.ingress.kubernetes.io/router.middlewares]", formMiddlewares},
+	{"namespaces", gatewayRoutes, "spec.parentRefs[*].namespace", formOne},
+	{"namespaces", gatewayRoutes, "spec.rules[*].backendRefs[*].namespace", formOne},
+	{"namespaces", kindsIn("Gateway ListenerSet", gatewayGroups...), "spec.listeners[*].tls.certificateRefs[*].namespace", formOne},
+	{"namespaces", kindsIn("Gateway ListenerSet", gatewayGroups...), "spec.listeners[*].allowedRoutes.namespaces.selector." + namespaceLabel, formOne},
+	{"namespaces", kindsIn("ReferenceGrant", gatewayGroups...), "spec.from[*].namespace", formOne},
+	{"namespaces", ingressRoutes, "spec.routes[*].services[*].namespace", formOne},
+	{"namespaces", ingressRoutes, "spec.routes[*].middlewares[*].namespace", formOne},
+	{"namespaces", ingressRoutes, "spec.tls.options.namespace", formOne},
+	{"namespaces", ingressRoutes, "spec.tls.store.namespace", formOne},
+	{"namespaces", kindsIn("Middleware", traefikGroups...), "spec.chain.middlewares[*].namespace", formOne},
+	{"namespaces", kindsIn("Middleware", traefikGroups...), "spec.errors.service.namespace", formOne},
+	{"namespaces", kindsIn("TraefikService", traefikGroups...), "spec.weighted.services[*].namespace", formOne},
+	{"namespaces", kindsIn("VirtualService", istioNetworking), "spec.gateways", formInNamespaceList},
+	{"namespaces", kindsIn("VirtualService", istioNetworking), "spec.hosts", formServiceNames},
+	{"namespaces", kindsIn("VirtualService", istioNetworking), "spec.http[*].route[*].destination.host", formServiceName},
+	{"namespaces", kindsIn("VirtualService", istioNetworking), "spec.tcp[*].route[*].destination.host", formServiceName},
+	{"namespaces", kindsIn("VirtualService", istioNetworking), "spec.tls[*].route[*].destination.host", formServiceName},
+	{"namespaces", kindsIn("VirtualService DestinationRule ServiceEntry", istioNetworking), "spec.exportTo", formList},
+	{"namespaces", kindsIn("DestinationRule", istioNetworking), "spec.host", formServiceName},
+	{"namespaces", kindsIn("Gateway", istioNetworking), "spec.servers[*].hosts", formInNamespaceList},
+	{"namespaces", kindsIn("Sidecar", istioNetworking), "spec.egress[*].hosts", formInNamespaceList},
+	{"namespaces", kindsIn("AuthorizationPolicy", istioSecurity), "spec.rules[*].from[*].source.namespaces", formList},
+	{"namespaces", monitors, "spec.namespaceSelector.matchNames", formList},
+	{"namespaces", kindsIn("Application", "argoproj.io"), "spec.destination.namespace", formOne},
+	{"namespaces", kindsIn("Kustomization", "kustomize.toolkit.fluxcd.io"), "spec.targetNamespace", formOne},
+	{"namespaces", kindsIn("Kustomization", "kustomize.toolkit.fluxcd.io"), "spec.sourceRef.namespace", formOne},
+	{"namespaces", kindsIn("HelmRelease", "helm.toolkit.fluxcd.io"), "spec.targetNamespace", formOne},
+	{"namespaces", kindsIn("HelmRelease", "helm.toolkit.fluxcd.io"), "spec.chart.spec.sourceRef.namespace", formOne},
+}
+
+// labelPlaces hold labels and what selects by them.
+var labelPlaces = []place{
+	{"labelValues", nil, "metadata.labels", formLabels},
+	{"labelValues", nil, "template.metadata.labels", formLabels},
+	{"labelValues", kindsIn("CronJob", "batch"), "spec.jobTemplate.metadata.labels", formLabels},
+	{"labelValues", kindsIn("StatefulSet", "apps"), "spec.volumeClaimTemplates[*].metadata.labels", formLabels},
+	{"labelValues", kindsIn("Service ReplicationController", core...), "spec.selector", formLabels},
+	{"labelValues", kindsIn("DeploymentConfig", "apps.openshift.io"), "spec.selector", formLabels},
+	{"labelValues", workloads, "spec.selector.matchLabels", formLabels},
+	{"labelValues", workloads, "spec.selector.matchExpressions[*]", formExpression},
+	{"labelValues", kindsIn("Job", "batch"), "spec.selector.matchLabels", formLabels},
+	{"labelValues", kindsIn("PersistentVolumeClaim", core...), "spec.selector.matchLabels", formLabels},
+	{"labelValues", kindsIn("PodDisruptionBudget", "policy"), "spec.selector.matchLabels", formLabels},
+	{"labelValues", kindsIn("PodDisruptionBudget", "policy"), "spec.selector.matchExpressions[*]", formExpression},
+	{"labelValues", monitors, "spec.selector.matchLabels", formLabels},
+	{"labelValues", monitors, "spec.selector.matchExpressions[*]", formExpression},
+	{"labelValues", networkPolicy, "spec.podSelector.matchLabels", formLabels},
+	{"labelValues", networkPolicy, "spec.podSelector.matchExpressions[*]", formExpression},
+	{"labelValues", networkPolicy, "spec.ingress[*].from[*].podSelector.matchLabels", formLabels},
+	{"labelValues", networkPolicy, "spec.ingress[*].from[*].podSelector.matchExpressions[*]", formExpression},
+	{"labelValues", networkPolicy, "spec.egress[*].to[*].podSelector.matchLabels", formLabels},
+	{"labelValues", networkPolicy, "spec.egress[*].to[*].podSelector.matchExpressions[*]", formExpression},
+	{"labelValues", nil, "pod.spec.affinity.podAffinity." + required + ".labelSelector.matchLabels", formLabels},
+	{"labelValues", nil, "pod.spec.affinity.podAffinity." + required + ".labelSelector.matchExpressions[*]", formExpression},
+	{"labelValues", nil, "pod.spec.affinity.podAffinity." + preferred + ".labelSelector.matchLabels", formLabels},
+	{"labelValues", nil, "pod.spec.affinity.podAffinity." + preferred + ".labelSelector.matchExpressions[*]", formExpression},
+	{"labelValues", nil, "pod.spec.affinity.podAntiAffinity." + required + ".labelSelector.matchLabels", formLabels},
+	{"labelValues", nil, "pod.spec.affinity.podAntiAffinity." + required + ".labelSelector.matchExpressions[*]", formExpression},
+	{"labelValues", nil, "pod.spec.affinity.podAntiAffinity." + preferred + ".labelSelector.matchLabels", formLabels},
+	{"labelValues", nil, "pod.spec.affinity.podAntiAffinity." + preferred + ".labelSelector.matchExpressions[*]", formExpression},
+	{"labelValues", nil, "pod.spec.topologySpreadConstraints[*].labelSelector.matchLabels", formLabels},
+	{"labelValues", nil, "pod.spec.topologySpreadConstraints[*].labelSelector.matchExpressions[*]", formExpression},
+	{"labelValues", kindsIn("Gateway", istioNetworking), "spec.selector", formLabels},
+	{"labelValues", kindsIn("Sidecar ServiceEntry", istioNetworking), "spec.workloadSelector.labels", formLabels},
+	{"labelValues", kindsIn("AuthorizationPolicy RequestAuthentication", istioSecurity), "spec.selector.matchLabels", formLabels},
 }
 
 // formOptedIn is text that is rewritten where the profile names it.

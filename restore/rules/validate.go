@@ -60,25 +60,9 @@ func (v validator) profile(p *Profile) {
 		v.at(".rules[%d].match", i).matchSome(&p.Rules[i].Match)
 		v.at(".rules[%d]", i).rewrites(&p.Rules[i].Rewrites)
 	}
-	v.hostsIn(p)
 	v.across(p)
 	for i := range p.Patches {
 		v.at(".patches[%d]", i).patch(&p.Patches[i])
-	}
-}
-
-// hostsIn refuses to look for hosts when none are mapped anywhere.
-func (v validator) hostsIn(p *Profile) {
-	if len(p.Hosts) > 0 || slices.ContainsFunc(p.Rules, func(r Rule) bool { return len(r.Hosts) > 0 }) {
-		return
-	}
-	if p.HostsIn != nil {
-		v.at(".hostsIn").fault("it has no effect without hosts")
-	}
-	for i, r := range p.Rules {
-		if r.HostsIn != nil {
-			v.at(".rules[%d].hostsIn", i).fault("it has no effect without hosts")
-		}
 	}
 }
 
@@ -259,6 +243,19 @@ func (v validator) rewrites(p *Rewrites) {
 	if _, chained := p.ServiceTypes[p.ServiceTypes["LoadBalancer"]]; chained {
 		v.at(".serviceTypes").fault("NodePort is both mapped and mapped to; map both types to ClusterIP")
 	}
+	for _, label := range sortedKeys(p.LabelValues) {
+		at := v.at(".labelValues[%s]", label)
+		at.mapping(p.LabelValues[label])
+		for _, from := range sortedKeys(p.LabelValues[label]) {
+			if problems := validation.IsValidLabelValue(p.LabelValues[label][from]); len(problems) > 0 {
+				at.at("[%s]", from).fault("%q is no value: %s", p.LabelValues[label][from], problems[0])
+			}
+		}
+		if p.Labels != nil && (p.Labels.removes(label) || p.Labels.Set[label] != "") {
+			at.fault("labels changes it too; selectors would miss it")
+		}
+	}
+	v.at(".gitOps").oneOf(string(p.GitOps), "", string(GitOpsKeep), string(GitOpsStrip))
 	v.at(".labels").entries(p.Labels, qualifiedName, validation.IsValidLabelValue)
 	v.at(".nodeSelector").entries(p.NodeSelector, qualifiedName, validation.IsValidLabelValue)
 	v.at(".annotations").entries(p.Annotations, qualifiedName, nil)

@@ -1,0 +1,128 @@
+package rules
+
+import (
+	"maps"
+	"slices"
+	"strings"
+)
+
+// InNamespaces returns the profile for a restore that maps namespaces: it
+// rewrites references to the mapped ones. The objects' own namespace stays, for
+// Velero maps it.
+func (p *Profile) InNamespaces(mapping map[string]string) *Profile {
+	out := *p
+	out.namespaces = maps.Clone(mapping)
+	maps.DeleteFunc(out.namespaces, func(from, to string) bool { return from == to })
+	return &out
+}
+
+// Forms of naming a namespace, or something in one.
+var (
+	// formInNamespace is a namespace, a slash and a name.
+	formInNamespace = &form{"namespace/name", func(e *edit, m mapper, at path) error {
+		if to, ok := inNamespace(m, e.str(at...)); ok {
+			e.set(to, at...)
+		}
+		return nil
+	}}
+	formInNamespaceList = &form{"list of namespace/name", func(e *edit, m mapper, at path) error {
+		values, ok := strs(e.list(at...))
+		if !ok {
+			return nil
+		}
+		changed := false
+		for i, value := range values {
+			if to, ok := inNamespace(m, value); ok {
+				values[i], changed = to, true
+			}
+		}
+		if changed {
+			e.set(anys(values), at...)
+		}
+		return nil
+	}}
+	// formNamespaceKey is the label selector's entry for a namespace's name.
+	formNamespaceKey = &form{"expression on " + namespaceName, func(e *edit, m mapper, at path) error {
+		if e.str(at.join("key")...) != namespaceName {
+			return nil
+		}
+		return formList.rewrite(e, m, at.join("values"))
+	}}
+	formServiceName = &form{"name of a Service in DNS", func(e *edit, m mapper, at path) error {
+		if to, ok := serviceName(m, e.str(at...), false); ok {
+			e.set(to, at...)
+		}
+		return nil
+	}}
+	formServiceNames = &form{"list of names of Services in DNS", func(e *edit, m mapper, at path) error {
+		values, ok := strs(e.list(at...))
+		if !ok {
+			return nil
+		}
+		changed := false
+		for i, value := range values {
+			if to, ok := serviceName(m, value, false); ok {
+				values[i], changed = to, true
+			}
+		}
+		if changed {
+			e.set(anys(values), at...)
+		}
+		return nil
+	}}
+	// formMiddlewares is Traefik's: a namespace, a dash, a name and a provider.
+	formMiddlewares = &form{"list of namespace-name@kubernetescrd", func(e *edit, m mapper, at path) error {
+		parts := strings.Split(e.str(at...), ",")
+		for i, part := range parts {
+			name, crd := strings.CutSuffix(strings.TrimSpace(part), "@kubernetescrd")
+			for end := len(name); crd && end > 0; end = strings.LastIndex(name[:end], "-") {
+				if m.(nameMap).produces(name[:end]) {
+					break
+				}
+				if to, ok := one(m, name[:end]); ok && end < len(name) {
+					parts[i] = strings.Replace(part, name, to+name[end:], 1)
+					break
+				}
+			}
+		}
+		e.set(strings.Join(parts, ","), at...)
+		return nil
+	}}
+)
+
+const namespaceName = "kubernetes.io/metadata.name"
+
+func inNamespace(m mapper, value string) (string, bool) {
+	ns, name, ok := strings.Cut(value, "/")
+	if !ok {
+		return "", false
+	}
+	to, ok := one(m, ns)
+	return to + "/" + name, ok
+}
+
+// serviceName maps the namespace in the name that cluster DNS gives a Service:
+// service.namespace.svc, with or without more on either side. The form without
+// svc could be anything, so it counts only where the caller is sure.
+func serviceName(m mapper, name string, sure bool) (string, bool) {
+	parts := strings.Split(name, ".")
+	at := slices.Index(parts, "svc") - 1
+	if at < 1 && sure && len(parts) == 2 {
+		at = 1
+	}
+	if at < 1 {
+		return "", false
+	}
+	to, ok := one(m, parts[at])
+	if ok {
+		parts[at] = to
+	}
+	return strings.Join(parts, "."), ok
+}
+
+func rewriteNamespaces(e *edit, _ *Rewrites) error {
+	if len(e.namespaces) == 0 {
+		return nil
+	}
+	return e.places("namespaces", e.names("namespaces", e.namespaces))
+}
