@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -290,6 +291,7 @@ type failoverFlags struct {
 	stopTimeout                     time.Duration
 	backupTimeout                   time.Duration
 	arriveTimeout                   time.Duration
+	syncTimeout                     time.Duration
 }
 
 func newCmdFailover(e *env, g *globalFlags) *cobra.Command {
@@ -336,6 +338,7 @@ repeated. Only one run of a plan is in progress at a time.` + exitStatus,
 	fl.DurationVar(&f.stopTimeout, "stop-timeout", 5*time.Minute, "for workloads of the source to stop")
 	fl.DurationVar(&f.backupTimeout, "backup-timeout", time.Hour, "for the last backup and its copies")
 	fl.DurationVar(&f.arriveTimeout, "arrive-timeout", 10*time.Minute, "for Velero of the recovery site to know the last backup")
+	fl.DurationVar(&f.syncTimeout, "sync-timeout", 90*time.Second, "for Velero of the recovery site to know a newer backup whose copies have arrived, in a disaster; 0 does not wait")
 	c.RunE = g.run(func(ctx context.Context, args []string) error {
 		f.acceptGiven = fl.Changed("accept-data-loss")
 		if err := f.validate(); err != nil {
@@ -432,12 +435,42 @@ func (f *failoverFlags) fresh(ctx context.Context, e *env, s *site, p *plan.Reco
 	var loss failover.Loss
 	if f.disaster {
 		point, err := s.point(ctx, p, f.backup)
+		if err == nil && f.backup == "" {
+			point, err = f.sync(ctx, e, s, p, point)
+		}
 		if err != nil {
 			return nil, loss, err
 		}
 		loss, spec.Backup = failover.Preview(point, e.now()), point.Backup
 	}
 	return run.NewRun(name, s.cluster.Namespace, spec, nil), loss, nil
+}
+
+// sync waits for Velero to know a backup that is newer than a point and whose
+// copies are here: a source that died a moment ago should not cost more than it
+// must. It returns the newest point then, or the one given.
+func (f *failoverFlags) sync(ctx context.Context, e *env, s *site, p *plan.RecoveryPlan, point restorepoint.Point) (restorepoint.Point, error) {
+	backup, err := s.finder.Arrived(ctx, p.Spec.Source, point)
+	if backup == "" || err != nil {
+		return point, err
+	}
+	if f.dryRun || f.syncTimeout == 0 {
+		e.hooks().Warnf("the copies of backup %s have arrived, and Velero of this cluster does not know it yet", backup)
+		return point, nil
+	}
+	e.hooks().Progressf("the copies of backup %s have arrived; waiting up to %s for Velero of this cluster to know it", backup, report.Age(f.syncTimeout))
+	err = cluster.Poll(ctx, e.interval, f.syncTimeout, func(ctx context.Context) (bool, error) {
+		err := s.cluster.Client.Get(ctx, client.ObjectKey{Namespace: s.cluster.Namespace, Name: backup}, &velerov1api.Backup{})
+		return err == nil, client.IgnoreNotFound(err)
+	})
+	switch {
+	case errors.Is(err, cluster.ErrTimedOut):
+		e.hooks().Warnf("Velero of this cluster does not know backup %s after %s: the source may have died before it was complete", backup, report.Age(f.syncTimeout))
+		return point, nil
+	case err != nil:
+		return point, fmt.Errorf("wait for backup %s: %w", backup, err)
+	}
+	return s.point(ctx, p, "")
 }
 
 func (f *failoverFlags) source(ctx context.Context, e *env, s *site, r *plan.RecoveryRun) (*failover.Source, error) {

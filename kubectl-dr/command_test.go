@@ -406,6 +406,37 @@ func TestFailover_disaster(t *testing.T) {
 	assert.Contains(t, again.err, "holds claims already")
 }
 
+func TestFailover_takesABackupThatVeleroSyncsInTime(t *testing.T) {
+	t.Parallel()
+	const late = "wordpress-20260102030200"
+	disaster := []string{"failover", "--disaster", "--accept-data-loss=15m", "--yes"}
+
+	w := newWorld(t)
+	w.addCopies(late, begin.Add(-2*time.Minute))
+	assert.Contains(t, w.run(t.Context(), "rpo").out, "the copies of backup "+late+" have arrived; Velero of this cluster does not know it yet")
+	looks := 0
+	w.unsynced = func() {
+		if looks++; looks == 3 {
+			w.addBackup(late, 2*time.Minute)
+		}
+	}
+	got := w.run(t.Context(), disaster...)
+	require.Zero(t, got.code, got.err)
+	assert.Contains(t, got.err, "waiting up to 90s for Velero of this cluster to know it")
+	assert.Equal(t, late, w.lastRun(t).Spec.Backup)
+
+	w = newWorld(t)
+	w.addCopies(late, begin.Add(-2*time.Minute))
+	got = w.run(t.Context(), append(disaster, "--sync-timeout=20ms")...)
+	require.Zero(t, got.code, got.err)
+	assert.Contains(t, got.err, "does not know backup "+late)
+	assert.Equal(t, "wordpress-2", w.lastRun(t).Spec.Backup, "a failover does not wait for ever")
+
+	w = newWorld(t)
+	w.addCopies("wordpress-before-upgrade", begin.Add(-2*time.Minute))
+	assert.NotContains(t, w.run(t.Context(), disaster...).err, "have arrived", "a backup that is not of the schedule")
+}
+
 func TestFailover_planned(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,6 +26,7 @@ import (
 	appsv1api "k8s.io/api/apps/v1"
 	corev1api "k8s.io/api/core/v1"
 	storagev1api "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -71,6 +73,7 @@ type world struct {
 	restorePhase velerov1api.RestorePhase
 	backupPhase  velerov1api.BackupPhase
 	neverReady   bool
+	unsynced     func() // what Velero syncs when a backup it doesn't know is looked for again
 	noCRDs       bool
 	noServer     bool
 	before       func(what string) error // before writing to a cluster
@@ -130,7 +133,11 @@ func (w *world) cluster(name string, objects []client.Object) *cluster.Cluster {
 			if err := errors.Join(w.killed(), w.missing(obj)); err != nil {
 				return err
 			}
-			return c.Get(ctx, key, obj, opts...)
+			err := c.Get(ctx, key, obj, opts...)
+			if _, backup := obj.(*velerov1api.Backup); backup && apierrors.IsNotFound(err) && w.unsynced != nil {
+				w.unsynced()
+			}
+			return err
 		},
 		List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, opts ...client.ListOption) error {
 			if err := errors.Join(w.killed(), w.missing(list)); err != nil {
@@ -387,6 +394,21 @@ func (w *world) sourceObjects() []client.Object {
 		})
 }
 
+// addCopies adds the copies of a backup's volumes to the host.
+func (w *world) addCopies(backup string, at time.Time) []zfssnap.SnapshotID {
+	var ids []zfssnap.SnapshotID
+	for i, claim := range []string{"wordpress-db", "wordpress-html"} {
+		id := zfssnap.SnapshotID{
+			Node: "hassio", Dataset: "znvm/k3s/" + claim, Snapshot: zfssnap.SnapshotName(backup),
+			GUID: uint64(len(w.host.snapshots) + 100), Created: at.Add(time.Duration(i) * time.Second),
+		}
+		w.host.snapshots[id.GUID] = &agentpb.Version{Dataset: "backup/replica/" + id.Dataset, Name: id.Snapshot, Guid: id.GUID}
+		w.host.datasets["backup/replica/"+id.Dataset] = map[string]string{zfssnap.PropSource: "hassio:" + id.Dataset}
+		ids = append(ids, id)
+	}
+	return ids
+}
+
 // addBackup adds a backup to the recovery cluster whose copies are on the host.
 func (w *world) addBackup(name string, age time.Duration) {
 	w.t.Helper()
@@ -409,14 +431,8 @@ func (w *world) addBackup(name string, age time.Duration) {
 		Native       *native `json:"nativeSnapshotInfo"`
 	}
 	var infos []volume
-	for i, claim := range []string{"wordpress-db", "wordpress-html"} {
-		id := zfssnap.SnapshotID{
-			Node: "hassio", Dataset: "znvm/k3s/" + claim, Snapshot: zfssnap.SnapshotName(name),
-			GUID: uint64(len(w.host.snapshots) + 100), Created: at.Add(time.Duration(i) * time.Second),
-		}
-		w.host.snapshots[id.GUID] = &agentpb.Version{Dataset: "backup/replica/" + id.Dataset, Name: id.Snapshot, Guid: id.GUID}
-		w.host.datasets["backup/replica/"+id.Dataset] = map[string]string{zfssnap.PropSource: "hassio:" + id.Dataset}
-		infos = append(infos, volume{PVCName: claim, PVCNamespace: "wordpress", BackupMethod: "NativeSnapshot", Native: &native{id.String()}})
+	for _, id := range w.addCopies(name, at.Time) {
+		infos = append(infos, volume{PVCName: path.Base(id.Dataset), PVCNamespace: "wordpress", BackupMethod: "NativeSnapshot", Native: &native{id.String()}})
 	}
 	w.files.put(w.t, velerov1api.DownloadTargetKindBackupVolumeInfos, name, infos)
 	w.files.put(w.t, velerov1api.DownloadTargetKindBackupResourceList, name, map[string][]string{
@@ -498,6 +514,16 @@ func (h *host) FindSnapshot(_ context.Context, req *agentpb.FindSnapshotRequest,
 		return v, nil
 	}
 	return nil, agent.ErrNotFound
+}
+
+func (h *host) ListVersions(_ context.Context, req *agentpb.ListVersionsRequest, _ ...grpc.CallOption) (*agentpb.ListVersionsResponse, error) {
+	resp := &agentpb.ListVersionsResponse{}
+	for _, guid := range slices.Sorted(maps.Keys(h.snapshots)) {
+		if v := h.snapshots[guid]; v.GetDataset() == req.GetDataset() {
+			resp.Versions = append(resp.Versions, v)
+		}
+	}
+	return resp, h.up()
 }
 
 func (h *host) ListDatasets(_ context.Context, req *agentpb.ListDatasetsRequest, _ ...grpc.CallOption) (*agentpb.ListDatasetsResponse, error) {

@@ -117,11 +117,21 @@ func SnapshotName(backup string) string {
 		}
 		return '_'
 	}, backup)
-	name := "dr-" + clean
+	name := snapshotPrefix + clean
 	if clean == backup && len(name) <= maxSnapshotName {
 		return name
 	}
 	sum := sha256.Sum256([]byte(backup))
 	suffix := "-" + hex.EncodeToString(sum[:6])
 	return name[:min(len(name), maxSnapshotName-len(suffix))] + suffix
+}
+
+// snapshotPrefix begins the name of every snapshot that is taken for a backup.
+const snapshotPrefix = "dr-"
+
+// BackupOf returns the backup that a snapshot's name belongs to; false when it is
+// not of a backup, or the name was shortened or altered.
+func BackupOf(snapshot string) (string, bool) {
+	backup, ok := strings.CutPrefix(snapshot, snapshotPrefix)
+	return backup, ok && SnapshotName(backup) == snapshot
 }

@@ -52,6 +52,14 @@ func TestSnapshotName(t *testing.T) {
 	long := strings.Repeat("a", 250)
 	assert.Len(t, SnapshotName(long), maxSnapshotName)
 	assert.NotEqual(t, SnapshotName(long), SnapshotName(long+"b"))
+
+	backup, ok := BackupOf("dr-wordpress-20260101030000")
+	assert.True(t, ok)
+	assert.Equal(t, "wordpress-20260101030000", backup)
+	for _, other := range []string{"autosnap_2026-01-01_00:00:00_daily", "dr-with space"} {
+		_, ok := BackupOf(other)
+		assert.False(t, ok, other)
+	}
 	assert.NotEqual(t, SnapshotName("a@b"), SnapshotName("a_b"))
 	assert.NotContains(t, SnapshotName("a@b/c#d"), "@")
 }

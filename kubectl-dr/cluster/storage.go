@@ -25,6 +25,7 @@ import (
 type Agent interface {
 	Info(context.Context, *agentpb.InfoRequest, ...grpc.CallOption) (*agentpb.InfoResponse, error)
 	FindSnapshot(context.Context, *agentpb.FindSnapshotRequest, ...grpc.CallOption) (*agentpb.Version, error)
+	ListVersions(context.Context, *agentpb.ListVersionsRequest, ...grpc.CallOption) (*agentpb.ListVersionsResponse, error)
 	ListDatasets(context.Context, *agentpb.ListDatasetsRequest, ...grpc.CallOption) (*agentpb.ListDatasetsResponse, error)
 	DestroyVolume(context.Context, *agentpb.DestroyVolumeRequest, ...grpc.CallOption) (*agentpb.DestroyVolumeResponse, error)
 	SetProperties(context.Context, *agentpb.SetPropertiesRequest, ...grpc.CallOption) (*agentpb.Dataset, error)
@@ -199,6 +200,42 @@ func (s *Storage) Find(ctx context.Context, id zfssnap.SnapshotID) (Copy, error)
 	return Copy{}, fmt.Errorf("%w of %s (guid %d, looked on node %s)", ErrNoCopy, id.Name(), id.GUID, strings.Join(asked, ", "))
 }
 
+// Newer returns the names of the snapshots of a dataset that are newer than one
+// of them, oldest first.
+func (s *Storage) Newer(ctx context.Context, than Copy) ([]string, error) {
+	l, err := s.location(than.Node)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := call(ctx, l, than.Node, agentTimeout, func(ctx context.Context, a Agent) (*agentpb.ListVersionsResponse, error) {
+		return a.ListVersions(ctx, &agentpb.ListVersionsRequest{Dataset: than.Dataset})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list snapshots of %s on node %s: %w", than.Dataset, than.Node, err)
+	}
+	var names []string
+	for _, v := range resp.GetVersions() {
+		switch {
+		case v.GetBookmark():
+		case v.GetName() == than.Snapshot:
+			names = []string{}
+		case names != nil:
+			names = append(names, v.GetName())
+		}
+	}
+	return names, nil
+}
+
+// location returns the first location that knows a node.
+func (s *Storage) location(node string) (Location, error) {
+	for _, l := range s.Locations {
+		if _, known := l.Location.Agents[node]; known {
+			return l, nil
+		}
+	}
+	return Location{}, &zfssnap.NoAgentError{Node: node}
+}
+
 func call[T any](ctx context.Context, l Location, node string, timeout time.Duration, do func(context.Context, Agent) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -256,21 +293,19 @@ func (s *Storage) Hosts(ctx context.Context, now func() time.Time) []Host {
 // Fence makes a replica refuse everything that is sent to it, or with by ""
 // lets it receive again.
 func (s *Storage) Fence(ctx context.Context, node, dataset, by string) error {
-	for _, l := range s.Locations {
-		if _, known := l.Location.Agents[node]; !known {
-			continue
-		}
-		_, err := call(ctx, l, node, agentTimeout, func(ctx context.Context, a Agent) (*agentpb.Dataset, error) {
-			return a.SetProperties(ctx, &agentpb.SetPropertiesRequest{
-				Dataset: dataset, Properties: map[string]string{zfssnap.PropFenced: by},
-			})
-		})
-		if err != nil {
-			return fmt.Errorf("fence %s on node %s: %w", dataset, node, err)
-		}
-		return nil
+	l, err := s.location(node)
+	if err != nil {
+		return err
 	}
-	return &zfssnap.NoAgentError{Node: node}
+	_, err = call(ctx, l, node, agentTimeout, func(ctx context.Context, a Agent) (*agentpb.Dataset, error) {
+		return a.SetProperties(ctx, &agentpb.SetPropertiesRequest{
+			Dataset: dataset, Properties: map[string]string{zfssnap.PropFenced: by},
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("fence %s on node %s: %w", dataset, node, err)
+	}
+	return nil
 }
 
 // DestroyRun destroys the volumes that were made for a run and nothing else,

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -26,6 +27,9 @@ type Replicas interface {
 	// Find returns where the copy of a snapshot lies. Its error wraps
 	// cluster.ErrNoCopy when it was looked for everywhere and is not there.
 	Find(ctx context.Context, id zfssnap.SnapshotID) (cluster.Copy, error)
+	// Newer returns the names of the snapshots of a copy's dataset that are
+	// newer than the copy, oldest first.
+	Newer(ctx context.Context, than cluster.Copy) ([]string, error)
 }
 
 // Point is a backup and its volumes in the plan's namespaces.
@@ -247,6 +251,52 @@ func (f *Finder) Named(ctx context.Context, source plan.Source, name string) (Po
 		return p, &UnrecoverableError{Points: []Point{p}}
 	}
 	return p, nil
+}
+
+// Arrived returns the newest backup of the schedule that has a copy of every
+// volume of a point here, is newer than the point, and is not known to Velero of
+// this cluster: it looks into object storage once a minute. "" is none, and so it
+// is when the point has no volume.
+func (f *Finder) Arrived(ctx context.Context, source plan.Source, p Point) (string, error) {
+	var common []string
+	first := true
+	for _, v := range p.Volumes {
+		dataset, snapshot, ok := strings.Cut(v.Snapshot, "@")
+		if !ok {
+			continue
+		}
+		newer, err := f.Replicas.Newer(ctx, cluster.Copy{Node: v.Node, Dataset: dataset, Snapshot: snapshot})
+		if err != nil {
+			return "", err
+		}
+		if first {
+			common, first = newer, false
+			continue
+		}
+		common = slices.DeleteFunc(common, func(name string) bool { return !slices.Contains(newer, name) })
+	}
+	for _, snapshot := range slices.Backward(common) {
+		backup, ok := zfssnap.BackupOf(snapshot)
+		if !ok || !ofSchedule(backup, source.Schedule) {
+			continue
+		}
+		err := f.Client.Get(ctx, client.ObjectKey{Namespace: f.Namespace, Name: backup}, &velerov1api.Backup{})
+		switch {
+		case apierrors.IsNotFound(err):
+			return backup, nil
+		case err != nil:
+			return "", fmt.Errorf("get backup %q in namespace %s: %w", backup, f.Namespace, err)
+		}
+	}
+	return "", nil
+}
+
+// ofSchedule reports whether a backup has a name that Velero gives to those of
+// a schedule.
+func ofSchedule(backup, schedule string) bool {
+	at, ok := strings.CutPrefix(backup, schedule+"-")
+	_, err := time.Parse("20060102150405", at)
+	return ok && err == nil
 }
 
 // volumeInfo is what Velero's file of volumes says of one.

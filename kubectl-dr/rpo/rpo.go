@@ -71,7 +71,7 @@ func (m *Meter) Measure(ctx context.Context, p *plan.RecoveryPlan) (*report.RPO,
 		r.State = report.Problem
 		r.Message = (&restorepoint.UnrecoverableError{Points: points}).Error()
 	}
-	r.Notes = m.clocks(ctx)
+	r.Notes = append(m.arrived(ctx, p, points[0]), m.clocks(ctx)...)
 	return r, ctx.Err()
 }
 
@@ -109,6 +109,18 @@ func rounded(d time.Duration) metav1.Duration {
 
 // Noticeable is by how much clocks may differ before it is worth a note.
 const Noticeable = 5 * time.Second
+
+// arrived notes a backup that a failover could use as soon as Velero knows it.
+func (m *Meter) arrived(ctx context.Context, p *plan.RecoveryPlan, newest restorepoint.Point) []string {
+	backup, err := m.Finder.Arrived(ctx, p.Spec.Source, newest)
+	switch {
+	case err != nil && ctx.Err() == nil:
+		return []string{err.Error()}
+	case backup != "":
+		return []string{fmt.Sprintf("the copies of backup %s have arrived; Velero of this cluster does not know it yet", backup)}
+	}
+	return nil
+}
 
 func (m *Meter) clocks(ctx context.Context) []string {
 	var notes []string
