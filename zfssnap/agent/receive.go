@@ -13,6 +13,7 @@ import (
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/received"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
 )
 
@@ -243,7 +244,7 @@ func (s *Server) run(ctx context.Context, h *agentpb.ReceiveHeader, in *incoming
 	r, w := io.Pipe()
 	done := make(chan error, 1)
 	go func() {
-		err := s.ZFS.Receive(procCtx, receiveOptions(h), r)
+		err := s.ZFS.Receive(procCtx, received.Options(h.GetDataset()+"@"+h.GetSnapshot(), zfs.Type(h.GetType()), h.GetSource()), r)
 		// Whoever still writes learns that nobody reads.
 		r.CloseWithError(errReceiveEnded)
 		done <- err
@@ -270,24 +271,6 @@ func (s *Server) run(ctx context.Context, h *agentpb.ReceiveHeader, in *incoming
 }
 
 var errReceiveEnded = errors.New("zfs receive has ended")
-
-// receiveOptions keep a replica from ever being mounted, written to or shared,
-// whatever its parents and its source say. They are set with every stream, so
-// that one who changed them in between does not last.
-func receiveOptions(h *agentpb.ReceiveHeader) zfs.ReceiveOptions {
-	o := zfs.ReceiveOptions{
-		Target: h.GetDataset() + "@" + h.GetSnapshot(), Resumable: true, Unmounted: true,
-		Set: map[string]string{"readonly": "on", names.PropManaged: "true", names.PropSource: h.GetSource()},
-	}
-	if zfs.Type(h.GetType()) == zfs.Filesystem {
-		o.Set["canmount"] = "noauto"
-		o.Exclude = []string{"mountpoint", "sharenfs", "sharesmb"}
-	} else {
-		// No device nodes for replicas, and no space reserved for them.
-		o.Set["volmode"], o.Set["refreservation"] = "none", "none"
-	}
-	return o
-}
 
 // complete checks a replica after a receive, tags the snapshot, and moves the
 // hold to the newest one.

@@ -25,6 +25,7 @@ import (
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/received"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
 )
 
@@ -412,13 +413,6 @@ func (s *Server) FindSnapshot(ctx context.Context, req *agentpb.FindSnapshotRequ
 	return versionPB(v), nil
 }
 
-// nativeProperties are the native properties that belong to a volume rather
-// than to where it lies.
-var nativeProperties = map[zfs.Type][]string{
-	zfs.Filesystem: {"quota", "refquota", "recordsize", "compression", "mountpoint"},
-	zfs.Volume:     {"volsize", "compression"},
-}
-
 func datasetPB(d zfs.Dataset, props map[string]string) *agentpb.Dataset {
 	return &agentpb.Dataset{
 		Name: d.Name, Type: string(d.Type), Guid: d.GUID, Used: d.Used, Referenced: d.Referenced, Origin: d.Origin,
@@ -435,7 +429,7 @@ func (s *Server) describe(ctx context.Context, d zfs.Dataset) (*agentpb.Dataset,
 	}
 	pb := datasetPB(d, props)
 	pb.Native = map[string]string{}
-	native, err := s.ZFS.Get(ctx, d.Name, nativeProperties[d.Type]...)
+	native, err := s.ZFS.Get(ctx, d.Name, received.NativeProperties[d.Type]...)
 	if err != nil {
 		return nil, err
 	}

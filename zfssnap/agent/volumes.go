@@ -15,6 +15,7 @@ import (
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/received"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
 )
 
@@ -200,8 +201,8 @@ func nativeFor(kind zfs.Type, asked map[string]string) (map[string]string, error
 	}
 	for name, value := range asked {
 		switch {
-		case !slices.Contains(nativeProperties[kind], name):
-			return nil, fmt.Errorf("%w: property %q of a %s is not one of %s", ErrInvalid, name, kind, strings.Join(nativeProperties[kind], ", "))
+		case !slices.Contains(received.NativeProperties[kind], name):
+			return nil, fmt.Errorf("%w: property %q of a %s is not one of %s", ErrInvalid, name, kind, strings.Join(received.NativeProperties[kind], ", "))
 		case name == "volsize":
 			continue
 		case name == "mountpoint" && value != "legacy" && value != "none":
