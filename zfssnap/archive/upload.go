@@ -168,12 +168,12 @@ func (u *Uploader) base(c *Catalog, versions []zfs.Version, to zfs.Version, reco
 			continue
 		}
 		chain, err := c.Chain(m.GUID)
-		if err != nil || m.Stream.Flags != record.Stream.Flags || u.MaxChain > 0 && len(chain) >= u.MaxChain {
+		if err != nil || m.Stream.Flags != record.Stream.Flags {
 			continue
 		}
 		base, depth, ok = v, len(chain), true
 	}
-	return base, depth, ok
+	return base, depth, ok && (u.MaxChain == 0 || depth < u.MaxChain)
 }
 
 // look completes a plan with what the snapshot has and the store kept.
