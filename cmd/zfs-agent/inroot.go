@@ -7,6 +7,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
 )
 
 // inRoot is the hidden command by which an agent in a container runs the host's
@@ -37,4 +39,17 @@ func newInRootCommand() *cobra.Command {
 			return syscall.Exec(path, args[1:], os.Environ())
 		},
 	}
+}
+
+// hostZFS is the client of this host's ZFS, or of that whose file system is
+// mounted at root.
+func hostZFS(root string) (*zfs.Client, error) {
+	if root == "" {
+		return zfs.New(), nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	return &zfs.Client{Runner: zfs.Exec{Prefix: []string{self, inRoot, root}}}, nil
 }

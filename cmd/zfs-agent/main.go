@@ -23,18 +23,32 @@ func main() {
 		if errors.As(err, &hinter) && hinter.Hint() != "" {
 			fmt.Fprintln(os.Stderr, "hint:", hinter.Hint())
 		}
-		os.Exit(1)
+		os.Exit(exitStatus(ctx, err))
+	}
+}
+
+// errUnhealthy: what was checked is not as it should be.
+var errUnhealthy = errors.New("not healthy")
+
+func exitStatus(ctx context.Context, err error) int {
+	switch {
+	case errors.Is(err, errUnhealthy):
+		return 2
+	case ctx.Err() != nil:
+		return 130
+	default:
+		return 1
 	}
 }
 
 func newCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:           "zfs-agent",
-		Short:         "Snapshot, replicate and clone ZFS datasets on behalf of Velero and kubectl dr",
+		Short:         "Snapshot, replicate, archive and clone ZFS datasets on behalf of Velero and kubectl dr",
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	cmd.AddCommand(newServeCommand(), newCertsCommand(), newInRootCommand(), &cobra.Command{
+	cmd.AddCommand(newServeCommand(), newCertsCommand(), newInRootCommand(), newArchiveCommand(hostEnv()), &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
 		Args:  cobra.NoArgs,

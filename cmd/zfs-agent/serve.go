@@ -15,7 +15,6 @@ import (
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
-	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
 )
 
 // stopTimeout is how long calls may take to finish when the agent is stopped.
@@ -91,14 +90,11 @@ func (o *serveOptions) run(ctx context.Context, log *slog.Logger) error {
 	metrics := newMetrics(o.node, bundle)
 	server := &agent.Server{
 		Node: o.node, Bundle: bundle, Policy: policy, Log: log, PoolTransfers: o.poolTransfers, OnTransfer: metrics.transfer,
-		ZFS: zfs.New(),
+	}
+	if server.ZFS, err = hostZFS(o.hostRoot); err != nil {
+		return err
 	}
 	if o.hostRoot != "" {
-		self, err := os.Executable()
-		if err != nil {
-			return err
-		}
-		server.ZFS = &zfs.Client{Runner: zfs.Exec{Prefix: []string{self, inRoot, o.hostRoot}}}
 		server.MountTable = filepath.Join(o.hostRoot, "proc/1/mounts")
 	}
 	// Each Listen may fail for a reason of its own, so both come first.
