@@ -51,6 +51,16 @@ func TestLayers(t *testing.T) {
 			forbids: []string{module + "plugin", module + "kubectl-dr", module + "zfssnap/", module + "cmd"},
 		},
 		{
+			name:    "an archive needs no agent, no command line and no cluster",
+			pkg:     "zfssnap/archive",
+			forbids: []string{module + "zfssnap/agent", module + "zfssnap/replicate", "google.golang.org/grpc", "github.com/spf13/cobra", "k8s.io/"},
+		},
+		{
+			name:    "the agent links no Kubernetes",
+			pkg:     "cmd/zfs-agent",
+			forbids: []string{"k8s.io/", "github.com/vmware-tanzu/velero"},
+		},
+		{
 			name:    "the plugin does not know the command",
 			pkg:     "plugin/...",
 			forbids: []string{module + "kubectl-dr", module + "cmd"},

@@ -214,6 +214,18 @@ func TestRealBucket(t *testing.T) {
 	archivetest.Conformance(t, store.Bucket)
 }
 
+func TestLoadConfig_example(t *testing.T) {
+	t.Parallel()
+	c, err := archive.LoadConfig("../../examples/agent/archive.yaml")
+	require.NoError(t, err)
+	assert.Equal(t, archive.TypeS3, c.Type)
+	assert.EqualValues(t, archive.DefaultPartSize, c.PartSize)
+	assert.Equal(t, archive.DefaultConcurrency, c.Concurrency)
+	store, err := c.Open()
+	require.NoError(t, err)
+	assert.Equal(t, "s3://s3.example.org/dr-archive/site-a", store.Name)
+}
+
 func TestParseConfig(t *testing.T) {
 	t.Parallel()
 	tests := []struct{ name, yaml, says string }{
