@@ -335,6 +335,10 @@ func (p *Pruner) delete(ctx context.Context, m *Manifest) error {
 	if err := p.Store.Bucket.Delete(ctx, pointKey(m.GUID)); err != nil {
 		return err
 	}
+	if _, err := p.Store.read(ctx, uploadKey(m.GUID)); !errors.Is(err, ErrNotFound) {
+		// It is being uploaded again, perhaps from these parts.
+		return err
+	}
 	keys := make([]string, len(m.Parts))
 	for i := range m.Parts {
 		keys[i] = m.key(i)

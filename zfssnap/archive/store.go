@@ -271,21 +271,51 @@ func (c *Catalog) Point(guid GUID) *Manifest { return c.points[guid] }
 // Chain returns what restoring a point takes, the full stream first. ErrNotFound
 // when there is no such point, ErrBroken when a base of it is missing.
 func (c *Catalog) Chain(guid GUID) ([]*Manifest, error) {
-	var chain []*Manifest
-	for next := guid; next != 0; next = chain[len(chain)-1].BaseGUID() {
-		m := c.points[next]
-		switch {
-		case m == nil && next == guid:
-			return nil, fmt.Errorf("restore point with guid %s: %w", guid, ErrNotFound)
-		case m == nil:
-			return nil, fmt.Errorf("restore point with guid %s: %w: its base with guid %s is not there", guid, ErrBroken, next)
-		case len(chain) > len(c.points):
-			return nil, fmt.Errorf("restore point with guid %s: %w: it is its own base", guid, ErrBroken)
+	return chain(guid, func(g GUID) (*Manifest, error) {
+		if m := c.points[g]; m != nil {
+			return m, nil
 		}
-		chain = append(chain, m)
+		return nil, ErrNotFound
+	})
+}
+
+// Chain is that of a Catalog, for one point: it reads no other manifests. What
+// is based on a manifest that cannot be read is ErrBroken too.
+func (s *Store) Chain(ctx context.Context, guid GUID) ([]*Manifest, error) {
+	return chain(guid, func(g GUID) (*Manifest, error) { return s.Point(ctx, g) })
+}
+
+func chain(guid GUID, point func(GUID) (*Manifest, error)) ([]*Manifest, error) {
+	var found []*Manifest
+	seen := map[GUID]bool{}
+	for next := guid; next != 0; next = found[len(found)-1].BaseGUID() {
+		m, err := point(next)
+		switch {
+		case err == nil && seen[next]:
+			return nil, fmt.Errorf("restore point with guid %s: %w: it is its own base", guid, ErrBroken)
+		case err == nil:
+		case next == guid:
+			return nil, fmt.Errorf("restore point with guid %s: %w", guid, err)
+		case errors.Is(err, ErrNotFound), errors.Is(err, ErrDamaged), errors.Is(err, ErrInvalid):
+			return nil, fmt.Errorf("restore point with guid %s: %w: its base with guid %s: %w", guid, ErrBroken, next, err)
+		default:
+			return nil, err
+		}
+		seen[next] = true
+		found = append(found, m)
 	}
-	slices.Reverse(chain)
-	return chain, nil
+	slices.Reverse(found)
+	return found, nil
+}
+
+// guids lists which points there are, without reading them.
+func (s *Store) guids(ctx context.Context) (map[GUID]bool, error) {
+	objects, err := s.Bucket.List(ctx, pointsDir)
+	guids := map[GUID]bool{}
+	for _, o := range objects {
+		guids[guidOf(o.Key)] = true
+	}
+	return guids, err
 }
 
 // Find returns the point that a user names: "dataset@snapshot" or a guid in

@@ -113,13 +113,13 @@ func (u *Uploader) Plan(ctx context.Context, snapshot string) (*UploadPlan, erro
 	dataset, _, name := zfs.SplitVersion(snapshot)
 	var ds zfs.Dataset
 	var versions []zfs.Version
-	var catalog *Catalog
+	var points map[GUID]bool
 	var release zfs.Release
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) { ds, err = u.ZFS.Dataset(gctx, dataset); return err })
 	g.Go(func() (err error) { versions, err = u.ZFS.Versions(gctx, dataset); return err })
 	g.Go(func() (err error) { release, err = u.ZFS.Version(gctx); return err })
-	g.Go(func() (err error) { catalog, err = u.Store.Catalog(gctx); return err })
+	g.Go(func() (err error) { points, err = u.Store.guids(gctx); return err })
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
@@ -131,17 +131,8 @@ func (u *Uploader) Plan(ctx context.Context, snapshot string) (*UploadPlan, erro
 	raw := ds.Encryption != "" && ds.Encryption != "off"
 	flags := Flags{Raw: raw, LargeBlock: !raw, Compressed: !raw, Embedded: !raw}
 	p := &UploadPlan{Store: u.Store.Name, Snapshot: snapshot, GUID: GUID(v.GUID), Action: Full, Chain: 1, Flags: flags, Encrypted: len(u.Recipients) > 0}
-	for _, d := range catalog.Damaged {
-		if guidOf(d.Key) == p.GUID {
-			return nil, fmt.Errorf("upload %s: %w; it is in the way of a new one", snapshot, d.Err)
-		}
-	}
-	if m := catalog.Point(p.GUID); m != nil {
-		p.Action, p.Flags, p.Encrypted, p.record = AlreadyThere, m.Stream.Flags, len(m.Recipients) > 0, m
-		if chain, err := catalog.Chain(p.GUID); err == nil {
-			p.Chain = len(chain)
-		}
-		return p, nil
+	if points[p.GUID] {
+		return p, u.there(ctx, p)
 	}
 	p.record = &Manifest{
 		Version: Version, Node: u.Node, Dataset: dataset, Type: ds.Type, Snapshot: name,
@@ -149,31 +140,62 @@ func (u *Uploader) Plan(ctx context.Context, snapshot string) (*UploadPlan, erro
 		Stream:   Stream{Flags: flags, ZFS: release.Userland, Encryption: cmp.Or(ds.Encryption, "off")},
 		PartSize: u.PartSize, Recipients: u.Recipients,
 	}
-	if base, depth, ok := u.base(catalog, versions, v, p.record); ok {
+	base, depth, err := u.base(ctx, points, versions, v, p.record)
+	if err != nil {
+		return nil, err
+	}
+	if depth > 0 {
 		p.Action, p.Base, p.Chain = Incremental, base.FullName(), depth+1
 		p.record.Base = &Base{GUID: GUID(base.GUID), Snapshot: base.Name}
 	}
 	return p, u.look(ctx, p, ds)
 }
 
+// there completes the plan for a snapshot that is a restore point.
+func (u *Uploader) there(ctx context.Context, p *UploadPlan) error {
+	m, err := u.Store.Point(ctx, p.GUID)
+	if err != nil {
+		return fmt.Errorf("upload %s: what is in its place: %w", p.Snapshot, err)
+	}
+	p.Action, p.Flags, p.Encrypted, p.record = AlreadyThere, m.Stream.Flags, len(m.Recipients) > 0, m
+	chain, err := u.Store.Chain(ctx, p.GUID)
+	if errors.Is(err, ErrBroken) {
+		return &hinted{
+			fmt.Errorf("upload %s: it is a restore point, but cannot be restored: %w", p.Snapshot, err),
+			"if that base cannot be put back, delete the object " + pointKey(p.GUID) + " by hand and upload it again",
+		}
+	}
+	p.Chain = len(chain)
+	return err
+}
+
 // base chooses what an increment starts from: the newest version older than the
-// snapshot that is the end of a whole chain of streams made in the same way.
-func (u *Uploader) base(c *Catalog, versions []zfs.Version, to zfs.Version, record *Manifest) (base zfs.Version, depth int, ok bool) {
+// snapshot that is the end of a whole chain of streams made in the same way. depth
+// is the number of points in that chain, 0 when there is no base.
+func (u *Uploader) base(ctx context.Context, points map[GUID]bool, versions []zfs.Version, to zfs.Version, record *Manifest) (base zfs.Version, depth int, err error) {
 	if u.Full {
-		return base, 0, false
+		return base, 0, nil
 	}
+	// A snapshot comes before its bookmark, and is preferred.
+	slices.SortStableFunc(versions, func(a, b zfs.Version) int { return cmp.Compare(b.CreateTXG, a.CreateTXG) })
 	for _, v := range versions {
-		m := c.Point(GUID(v.GUID))
-		if m == nil || v.CreateTXG >= to.CreateTXG || v.CreateTXG < base.CreateTXG || v.GUID == base.GUID && v.Bookmark {
+		if v.CreateTXG >= to.CreateTXG || !points[GUID(v.GUID)] {
 			continue
 		}
-		chain, err := c.Chain(m.GUID)
-		if err != nil || m.Stream.Flags != record.Stream.Flags {
+		chain, err := u.Store.Chain(ctx, GUID(v.GUID))
+		switch {
+		case errors.Is(err, ErrBroken), errors.Is(err, ErrNotFound), errors.Is(err, ErrDamaged), errors.Is(err, ErrInvalid):
 			continue
+		case err != nil:
+			return base, 0, err
+		case chain[len(chain)-1].Stream.Flags != record.Stream.Flags:
+			continue
+		case u.MaxChain > 0 && len(chain) >= u.MaxChain:
+			return base, 0, nil
 		}
-		base, depth, ok = v, len(chain), true
+		return v, len(chain), nil
 	}
-	return base, depth, ok && (u.MaxChain == 0 || depth < u.MaxChain)
+	return base, 0, nil
 }
 
 // look completes a plan with what the snapshot has and the store kept.

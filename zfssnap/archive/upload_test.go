@@ -383,7 +383,29 @@ func TestUpload_refuses(t *testing.T) {
 	require.NoError(t, w.bucket.Put(ctx, fmt.Sprintf("points/%016x.json", v.GUID), []byte("{}"), false))
 	_, err = w.uploader().Plan(ctx, vol+"@one")
 	require.ErrorIs(t, err, archive.ErrDamaged)
-	require.ErrorContains(t, err, "in the way")
+	require.ErrorContains(t, err, "what is in its place")
+}
+
+// TestUpload_brokenPoint: a point that is of no use does not pass for an archived
+// snapshot.
+func TestUpload_brokenPoint(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.snap("one", kib)
+	_, one := w.upload("one")
+	w.snap("two", kib)
+	_, two := w.upload("two")
+	require.NoError(t, w.bucket.Delete(t.Context(), "points/"+hexGUID(one)+".json"))
+	_, _, err := w.tryUpload(t.Context(), "two")
+	require.ErrorIs(t, err, archive.ErrBroken)
+	var hinter interface{ Hint() string }
+	require.ErrorAs(t, err, &hinter)
+	key := "points/" + hexGUID(two) + ".json"
+	require.Contains(t, hinter.Hint(), key)
+	require.NoError(t, w.bucket.Delete(t.Context(), key))
+	plan, _ := w.upload("two")
+	assert.Equal(t, archive.Full, plan.Action)
+	w.restores("two", back)
 }
 
 // meter is what lies between zfs send and the store.
@@ -391,7 +413,7 @@ type meter struct {
 	zfs.Runner
 	mu           sync.Mutex
 	taken, put   int64
-	live, most   int64
+	most         int64
 	partsOnWay   int
 	mostPartsPut int
 }
