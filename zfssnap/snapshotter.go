@@ -135,8 +135,9 @@ func (s *Snapshotter) GetVolumeInfo(volumeID, _ string) (string, *int64, error) 
 	return volumeTypeOf(ds).String(), nil, nil
 }
 
-// CreateSnapshot takes and holds the snapshot of a volume for a backup. It does
-// not move data, so it returns quickly, and is idempotent for volume and backup.
+// CreateSnapshot takes the snapshot of a volume for a backup; the agent sees to
+// it that it is held. It does not move data, so it returns quickly, and is
+// idempotent for volume and backup.
 func (s *Snapshotter) CreateSnapshot(volumeID, _ string, tags map[string]string) (string, error) {
 	id, err := resolvedVolume(volumeID)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -159,7 +160,7 @@ func (w *world) dial(t *testing.T, h *host, identity string) *agent.Client {
 	return c
 }
 
-// snapshot takes one of the source for a backup.
+// snapshot takes one of the source for a backup, and waits until it is held.
 func (w *world) snapshot(t *testing.T, backup string) *agentpb.Version {
 	t.Helper()
 	resp, err := w.client.CreateSnapshots(t.Context(), &agentpb.CreateSnapshotsRequest{
@@ -168,7 +169,9 @@ func (w *world) snapshot(t *testing.T, backup string) *agentpb.Version {
 	})
 	require.NoError(t, err)
 	require.Len(t, resp.GetSnapshots(), 1)
-	return resp.GetSnapshots()[0]
+	v := resp.GetSnapshots()[0]
+	w.hassio.untilHeld(t, v.GetDataset()+"@"+v.GetName(), zfssnap.HoldTag("backup"))
+	return v
 }
 
 func (w *world) request(v *agentpb.Version) *agentpb.ReplicateRequest {
@@ -254,6 +257,12 @@ func (h *host) holds(t *testing.T, snapshot string) []string {
 		tags = append(tags, hold.Tag)
 	}
 	return tags
+}
+
+// untilHeld waits until a snapshot has a hold.
+func (h *host) untilHeld(t *testing.T, snapshot, tag string) {
+	t.Helper()
+	require.Eventually(t, func() bool { return slices.Contains(h.holds(t, snapshot), tag) }, 20*time.Second, time.Millisecond)
 }
 
 func (h *host) bookmarks(t *testing.T, dataset string) []uint64 {

@@ -55,11 +55,12 @@ type Server struct {
 	// OnTransfer, when set, is told of every stream sent and received.
 	OnTransfer func(TransferEvent)
 
-	once      sync.Once
-	transfers *transfers
-	receiving sync.Map // dataset → true while a receive runs
-	grpc      *grpc.Server
-	health    *health.Server
+	once       sync.Once
+	transfers  *transfers
+	receiving  sync.Map // dataset → true while a receive runs
+	background sync.WaitGroup
+	grpc       *grpc.Server
+	health     *health.Server
 }
 
 // TransferEvent is the end of a transfer, or of a receive.
@@ -124,6 +125,7 @@ func (s *Server) init() {
 // Serve answers calls until Stop. Every connection must be mutual TLS 1.3.
 func (s *Server) Serve(l net.Listener) error {
 	s.init()
+	s.background.Go(s.keepUnheld)
 	if err := s.grpc.Serve(l); !errors.Is(err, grpc.ErrServerStopped) {
 		return err
 	}
@@ -147,6 +149,7 @@ func (s *Server) Stop(ctx context.Context) {
 		s.grpc.Stop()
 		<-done
 	}
+	s.background.Wait()
 }
 
 // answer makes what a handler returned complete: node, and a code that travels.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -124,9 +125,7 @@ func TestCreateSnapshots_isIdempotent(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	require.NoError(t, w.hassio.zfs.Create(t.Context(), "znvm/other", zfs.CreateOptions{}))
-	before := len(w.hassio.pool.Commands())
 	first := w.snapshot(t, "b1")
-	assert.Len(t, w.hassio.pool.Commands()[before:], 3, "snapshot, then hold and list side by side")
 	assert.Equal(t, first.GetGuid(), w.snapshot(t, "b1").GetGuid())
 
 	// A group of which one is there: the other is added.
@@ -148,6 +147,90 @@ func TestCreateSnapshots_isIdempotent(t *testing.T) {
 	require.NoError(t, w.hassio.zfs.Snapshot(t.Context(), []string{source + "@mine"}, nil))
 	_, err = w.client.CreateSnapshots(t.Context(), &agentpb.CreateSnapshotsRequest{Datasets: []string{source}, Name: "mine"})
 	require.ErrorIs(t, err, agent.ErrExists)
+}
+
+// during runs f when a command begins with verb, until the returned function is
+// called.
+func (h *host) during(verb string, f func() error) (stop func()) {
+	h.pool.Before(func(args []string) error {
+		if args[1] == verb {
+			return f()
+		}
+		return nil
+	})
+	return func() { h.pool.Before(nil) }
+}
+
+func TestCreateSnapshots_answersBeforeTheHold(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	answered := make(chan struct{})
+	var tries atomic.Int32
+	w.hassio.during("hold", func() error {
+		<-answered
+		if tries.Add(1) < 3 {
+			return errors.New("out of processes")
+		}
+		return nil
+	})
+	req := &agentpb.CreateSnapshotsRequest{
+		Datasets: []string{source}, Name: "dr-b1", Hold: zfssnap.HoldTag("backup"), Properties: map[string]string{zfssnap.PropBackup: "b1"},
+	}
+	_, err := w.client.CreateSnapshots(t.Context(), req)
+	require.NoError(t, err)
+	var verbs []string
+	for _, c := range w.hassio.pool.Commands() {
+		if c[len(c)-1] == source+"@dr-b1" && c[1] != "hold" {
+			verbs = append(verbs, c[1])
+		}
+	}
+	assert.Equal(t, []string{"snapshot", "list"}, verbs, "the answer takes two processes")
+	close(answered)
+	w.hassio.untilHeld(t, source+"@dr-b1", zfssnap.HoldTag("backup"))
+	assert.EqualValues(t, 3, tries.Load(), "a hold that fails is tried again")
+}
+
+func TestServe_holdsWhatWasLeftUnheld(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	stopped := make(chan struct{})
+	refuse := w.hassio.during("hold", func() error {
+		<-stopped
+		return errors.New("the agent is gone")
+	})
+	_, err := w.client.CreateSnapshots(t.Context(), &agentpb.CreateSnapshotsRequest{
+		Datasets: []string{source}, Name: "dr-b1", Hold: zfssnap.HoldTag("backup"), Properties: map[string]string{zfssnap.PropBackup: "b1"},
+	})
+	require.NoError(t, err)
+	// Foreign snapshots, and ours that wait to be destroyed, stay as they are.
+	ctx := t.Context()
+	require.NoError(t, w.hassio.zfs.Snapshot(ctx, []string{source + "@mine"}, nil))
+	require.NoError(t, w.hassio.zfs.Snapshot(ctx, []string{source + "@dr-b0"}, map[string]string{zfssnap.PropManaged: "true", zfssnap.PropBackup: "b0"}))
+	require.NoError(t, w.hassio.zfs.Clone(ctx, source+"@dr-b0", "znvm/clone", nil))
+	require.NoError(t, w.hassio.zfs.DestroySnapshots(ctx, source, []string{"dr-b0"}, true))
+	close(stopped)
+	w.hassio.stop(t)
+	refuse()
+	require.Empty(t, w.hassio.holds(t, source+"@dr-b1"))
+
+	w.hassio.start(t)
+	w.hassio.untilHeld(t, source+"@dr-b1", zfssnap.HoldTag("backup"))
+	assert.Empty(t, w.hassio.holds(t, source+"@mine"))
+	assert.Empty(t, w.hassio.holds(t, source+"@dr-b0"))
+}
+
+func TestServe_leavesTheHoldsOfReplicasAlone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	first := w.snapshot(t, "b1")
+	w.done(t, first)
+	w.done(t, w.snapshot(t, "b2"))
+	w.remote.stop(t)
+	w.remote.start(t)
+	unheld, err := w.remote.zfs.Unheld(t.Context(), zfssnap.PropBackup, zfssnap.PropSource)
+	require.NoError(t, err)
+	assert.Empty(t, unheld)
+	assert.Empty(t, w.remote.holds(t, replica+"@"+first.GetName()))
 }
 
 func TestCreateSnapshots_refuses(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -25,9 +26,9 @@ const maxProcesses = 8
 // CreateSnapshots implements agentpb.AgentServer.
 //
 // A backup's window is the time this takes, and most of that is starting
-// processes. So the snapshot is taken first, without asking whether it exists,
-// and then holding it and reading its guid go side by side: two processes in a
-// row for one dataset.
+// processes and waiting for the pool to sync. So the snapshot is taken without
+// asking whether it exists, and the answer waits for nothing more than its guid:
+// the hold, which takes as long as the snapshot, is placed meanwhile.
 func (s *Server) CreateSnapshots(ctx context.Context, req *agentpb.CreateSnapshotsRequest) (*agentpb.CreateSnapshotsResponse, error) {
 	if len(req.GetDatasets()) == 0 {
 		return nil, fmt.Errorf("create snapshots: %w: no datasets", ErrInvalid)
@@ -67,24 +68,61 @@ func (s *Server) CreateSnapshots(ctx context.Context, req *agentpb.CreateSnapsho
 	if err != nil {
 		return nil, err
 	}
-	resp := &agentpb.CreateSnapshotsResponse{Snapshots: make([]*agentpb.Version, len(full))}
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(maxProcesses)
-	for i, name := range full {
-		if req.GetHold() != "" {
-			g.Go(func() error { return s.ZFS.Hold(ctx, req.GetHold(), name) })
-		}
-		g.Go(func() error {
-			v, err := s.ZFS.Lookup(ctx, name)
-			resp.Snapshots[i] = versionPB(v)
-			return err
-		})
+	if req.GetHold() != "" {
+		s.background.Go(func() { s.keep(req.GetHold(), full) })
 	}
-	if err := g.Wait(); err != nil {
+	vs, err := s.ZFS.LookupAll(ctx, full...)
+	if err != nil {
 		return nil, err
 	}
 	s.Log.Info("snapshots taken", "snapshots", full, "backup", props[names.PropBackup])
-	return resp, nil
+	return &agentpb.CreateSnapshotsResponse{Snapshots: versions(vs)}, nil
+}
+
+// keep holds snapshots, and tries until each is held or gone. When the agent
+// ends before, keepUnheld does it at its next start. Replication does not rely
+// on it: it places its own hold before it sends.
+func (s *Server) keep(tag string, snapshots []string) {
+	g := errgroup.Group{}
+	g.SetLimit(maxProcesses)
+	for _, name := range snapshots {
+		g.Go(func() error {
+			for n := 1; ; n++ {
+				// A hold that is being placed is not given up when the agent stops.
+				ctx, cancel := context.WithTimeout(context.WithoutCancel(s.transfers.ctx), settleTimeout)
+				err := s.ZFS.Hold(ctx, tag, name)
+				cancel()
+				log := s.Log.With("snapshot", name, "tag", tag)
+				switch {
+				case err == nil:
+					log.Debug("snapshot held")
+					return nil
+				case errors.Is(err, ErrNotFound):
+					log.Error("snapshot was destroyed before it was held", "error", err)
+					return nil
+				}
+				delay := s.RetryDelay(n)
+				log.Error("snapshot is not held yet", "delay", delay.String(), "error", err)
+				select {
+				case <-time.After(delay):
+				case <-s.transfers.ctx.Done():
+					return nil
+				}
+			}
+		})
+	}
+	_ = g.Wait()
+}
+
+// keepUnheld holds what keep had no time to: snapshots of backups that came into
+// being here, and that nothing holds.
+func (s *Server) keepUnheld() {
+	unheld, err := s.ZFS.Unheld(s.transfers.ctx, names.PropBackup, names.PropSource)
+	if err != nil {
+		s.Log.Error("cannot tell whether all snapshots of backups are held", "error", err)
+		return
+	}
+	s.keep(names.HoldTag("backup"), unheld)
 }
 
 // createMissing takes those snapshots of a group that do not exist. The others

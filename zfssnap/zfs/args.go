@@ -81,11 +81,31 @@ func versionsArgs(dataset string) ([]string, error) {
 	return []string{"zfs", "list", "-Hp", "-t", "snapshot,bookmark", "-d", "1", "-o", versionColumns, dataset}, ValidateDataset(dataset)
 }
 
-func lookupArgs(name string) ([]string, error) {
-	if _, sep, _ := SplitVersion(name); sep == "" {
-		return nil, fmt.Errorf("version %q: %w: neither a snapshot nor a bookmark", name, ErrInvalidName)
+func lookupArgs(names ...string) ([]string, error) {
+	for _, n := range names {
+		if _, sep, _ := SplitVersion(n); sep == "" {
+			return nil, fmt.Errorf("version %q: %w: neither a snapshot nor a bookmark", n, ErrInvalidName)
+		}
+		if err := ValidateName(n); err != nil {
+			return nil, err
+		}
 	}
-	return []string{"zfs", "list", "-Hp", "-t", "snapshot,bookmark", "-d", "0", "-o", versionColumns, name}, ValidateName(name)
+	return append([]string{"zfs", "list", "-Hp", "-t", "snapshot,bookmark", "-d", "0", "-o", versionColumns}, names...), nil
+}
+
+// snapshotTagsArgs lists which of two user properties every snapshot has of its
+// own.
+func snapshotTagsArgs(prop, without string) ([]string, error) {
+	for _, p := range []string{prop, without} {
+		if err := ValidateUserProperty(p); err != nil {
+			return nil, err
+		}
+	}
+	return []string{"zfs", "get", "-Hp", "-t", "snapshot", "-s", "local", "-o", "name,property", prop + "," + without}, nil
+}
+
+func unheldArgs() []string {
+	return []string{"zfs", "list", "-Hp", "-t", "snapshot", "-o", "userrefs,defer_destroy,name"}
 }
 
 func guidsArgs(root string) ([]string, error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -190,22 +191,60 @@ func (c *Client) Versions(ctx context.Context, dataset string) ([]Version, error
 
 // Lookup returns one snapshot or bookmark by its full name.
 func (c *Client) Lookup(ctx context.Context, name string) (Version, error) {
-	args, err := lookupArgs(name)
+	vs, err := c.LookupAll(ctx, name)
 	if err != nil {
 		return Version{}, err
+	}
+	return vs[0], nil
+}
+
+// LookupAll returns snapshots or bookmarks by their full names, in that order,
+// with one process. ErrNotFound when one is missing.
+func (c *Client) LookupAll(ctx context.Context, names ...string) ([]Version, error) {
+	args, err := lookupArgs(names...)
+	if err != nil || len(names) == 0 {
+		return nil, err
 	}
 	out, err := c.run(ctx, args)
 	if err != nil {
-		return Version{}, err
+		return nil, err
 	}
-	vs, err := parseVersions(out)
+	found, err := parseVersions(out)
 	if err != nil {
-		return Version{}, err
+		return nil, err
 	}
-	if len(vs) != 1 {
-		return Version{}, fmt.Errorf("list %s: %d answers", name, len(vs))
+	vs := make([]Version, 0, len(names))
+	for _, name := range names {
+		i := slices.IndexFunc(found, func(v Version) bool { return v.FullName() == name })
+		if i < 0 {
+			return nil, fmt.Errorf("list %s: no answer", name)
+		}
+		vs = append(vs, found[i])
 	}
-	return vs[0], nil
+	return vs, nil
+}
+
+// Unheld lists the snapshots of all pools that have the user property prop, and
+// not the one called without, set on themselves and have no hold. Those that
+// wait to be destroyed are left out.
+func (c *Client) Unheld(ctx context.Context, prop, without string) ([]string, error) {
+	args, err := snapshotTagsArgs(prop, without)
+	if err != nil {
+		return nil, err
+	}
+	out, err := c.run(ctx, args)
+	if err != nil {
+		return nil, err
+	}
+	tagged, err := parseTags(out, prop, without)
+	if err != nil || len(tagged) == 0 {
+		return nil, err
+	}
+	if out, err = c.run(ctx, unheldArgs()); err != nil {
+		return nil, err
+	}
+	unheld, err := parseUnheld(out)
+	return slices.DeleteFunc(unheld, func(name string) bool { return !tagged[name] }), err
 }
 
 // FindByGUID finds a snapshot by guid at and below the roots, in their order; a

@@ -28,6 +28,8 @@ func TestNothingRunsOnAnInvalidName(t *testing.T) {
 		"tagged":     func() error { _, err := c.Tagged(ctx, "-r", "a:b"); return err },
 		"versions":   func() error { _, err := c.Versions(ctx, "-r"); return err },
 		"lookup":     func() error { _, err := c.Lookup(ctx, "-r@s"); return err },
+		"lookups":    func() error { _, err := c.LookupAll(ctx, "tank@s", "-r@s"); return err },
+		"unheld":     func() error { _, err := c.Unheld(ctx, "a:b", "-r"); return err },
 		"find":       func() error { _, err := c.FindByGUID(ctx, 1, "-r"); return err },
 		"snapshot":   func() error { return c.Snapshot(ctx, []string{"-r"}, nil) },
 		"hold":       func() error { return c.Hold(ctx, "-r", "tank@s") },

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -196,6 +197,45 @@ func parseUserNames(out []byte) []string {
 		}
 	}
 	return names
+}
+
+// parseTags returns what has a property and not another.
+func parseTags(out []byte, prop, without string) (map[string]bool, error) {
+	with, lacks := map[string]bool{}, map[string]bool{}
+	for _, l := range lines(out) {
+		f, err := fields(l, 2)
+		if err != nil {
+			return nil, err
+		}
+		switch f[1] {
+		case prop:
+			with[f[0]] = true
+		case without:
+			lacks[f[0]] = true
+		}
+	}
+	maps.DeleteFunc(with, func(name string, _ bool) bool { return lacks[name] })
+	return with, nil
+}
+
+// parseUnheld returns the snapshots that nothing holds and that do not wait to
+// be destroyed.
+func parseUnheld(out []byte) ([]string, error) {
+	var unheld []string
+	for _, l := range lines(out) {
+		f, err := fields(l, 3)
+		if err != nil {
+			return nil, err
+		}
+		refs, err := number(f[0])
+		if err != nil {
+			return nil, fmt.Errorf("parse line %q: %w", l, err)
+		}
+		if refs == 0 && f[1] != "on" {
+			unheld = append(unheld, f[2])
+		}
+	}
+	return unheld, nil
 }
 
 // holdTime is how zfs holds prints a time in the C locale.

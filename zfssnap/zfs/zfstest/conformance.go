@@ -422,6 +422,43 @@ var conformance = []struct {
 		require.NoError(s, err)
 		assert.Empty(s, holds)
 	}},
+	{"snapshots without a hold are found by their own properties", func(s *suite) {
+		ctx := s.Context()
+		const prop, without = "io.kubectl-dr:conformance", "io.kubectl-dr:conformance-not"
+		fs := s.fs("fs")
+		require.NoError(s, s.Set(ctx, fs, map[string]string{prop: "inherited"}))
+		s.snap(fs, "plain")
+		for _, name := range []string{"unheld", "held", "deferred"} {
+			require.NoError(s, s.Snapshot(ctx, []string{fs + "@" + name}, map[string]string{prop: "x"}))
+		}
+		require.NoError(s, s.Snapshot(ctx, []string{fs + "@not"}, map[string]string{prop: "x", without: "x"}))
+		require.NoError(s, s.Hold(ctx, "t", fs+"@held"))
+		require.NoError(s, s.Clone(ctx, fs+"@deferred", s.dir+"/clone", nil))
+		require.NoError(s, s.DestroySnapshots(ctx, fs, []string{"deferred"}, true))
+		unheld, err := s.Unheld(ctx, prop, without)
+		require.NoError(s, err)
+		assert.Equal(s, []string{fs + "@unheld"}, unheld)
+		none, err := s.Unheld(ctx, "io.kubectl-dr:conformance-none", without)
+		require.NoError(s, err)
+		assert.Empty(s, none)
+	}},
+	{"several snapshots and bookmarks are looked up at once", func(s *suite) {
+		ctx := s.Context()
+		a, b := s.fs("a"), s.fs("b")
+		s.snap(a, "s")
+		s.snap(b, "s")
+		require.NoError(s, s.Bookmark(ctx, a+"@s", a+"#m"))
+		names := []string{b + "@s", a + "#m", a + "@s"}
+		vs, err := s.LookupAll(ctx, names...)
+		require.NoError(s, err)
+		require.Len(s, vs, 3)
+		for i, v := range vs {
+			assert.Equal(s, names[i], v.FullName())
+		}
+		assert.Equal(s, vs[1].GUID, vs[2].GUID)
+		_, err = s.LookupAll(ctx, a+"@s", a+"@none")
+		assert.ErrorIs(s, err, zfs.ErrNotFound)
+	}},
 	{"a held snapshot is not destroyed, nor what would go with it", func(s *suite) {
 		ctx := s.Context()
 		fs := s.fs("fs")
