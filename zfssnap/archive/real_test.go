@@ -171,8 +171,9 @@ func conformance(t *testing.T, target zfstest.Target, store *archive.Store) {
 				kept++
 			}
 		}
-		_, two = upload(t, u, snapshot)
-		assert.Equal(t, 3, kept, "the same snapshot makes the same stream")
+		plan, two = upload(t, u, snapshot)
+		assert.NotZero(t, kept)
+		assert.Equal(t, plan.Kept, kept, "the same snapshot makes the same stream")
 		assert.Less(t, two.End.Bytes, uint64(500*kib))
 	})
 	t.Run("every byte is verified", func(t *testing.T) {

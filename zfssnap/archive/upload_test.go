@@ -2,6 +2,7 @@ package archive_test
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"strings"
 	"sync"
@@ -505,4 +506,46 @@ func TestUpload_memory(t *testing.T) {
 	assert.LessOrEqual(t, m.most, int64((concurrency+1)*8*kib), "parts × concurrency, and the one being filled")
 	w.bucket.Before(nil)
 	w.restores("one", back)
+}
+
+// otherStream sends the stream of another snapshot than was asked for.
+type otherStream struct {
+	zfs.Runner
+	stream []byte
+}
+
+func (o otherStream) Run(ctx context.Context, c zfs.Cmd) (zfs.Result, error) {
+	if c.Stdout != nil && c.Args[1] == "send" {
+		_, err := c.Stdout.Write(o.stream)
+		return zfs.Result{}, err
+	}
+	return o.Runner.Run(ctx, c)
+}
+
+// TestUpload_otherStream: what counts is what was sent, by the stream's own
+// header, and not what was asked for.
+func TestUpload_otherStream(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	v := w.snap("one", kib)
+	header := make([]byte, 312)
+	binary.LittleEndian.PutUint64(header[8:], 0x2F5bacbac)
+	binary.LittleEndian.PutUint64(header[16:], 1|1<<(2+22))
+	try := func(to, from uint64) (*archive.Manifest, error) {
+		binary.LittleEndian.PutUint64(header[40:], to)
+		binary.LittleEndian.PutUint64(header[48:], from)
+		u := w.uploader()
+		u.ZFS = &zfs.Client{Runner: otherStream{w.pool, header}}
+		plan, err := u.Plan(t.Context(), vol+"@one")
+		require.NoError(t, err)
+		return u.Upload(t.Context(), plan)
+	}
+	_, err := try(v.GUID+1, 0)
+	require.ErrorIs(t, err, archive.ErrChanged)
+	_, err = try(v.GUID, 7)
+	require.ErrorIs(t, err, archive.ErrChanged)
+	assert.Empty(t, w.points())
+	m, err := try(v.GUID, 0)
+	require.NoError(t, err)
+	assert.Equal(t, []string{"compressed"}, m.Stream.Features)
 }
