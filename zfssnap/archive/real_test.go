@@ -244,6 +244,27 @@ func conformance(t *testing.T, target zfstest.Target, store *archive.Store) {
 		assert.Equal(t, zfs.Volume, ds.Type)
 		assert.Equal(t, uint64(16<<20), ds.VolSize)
 	})
+	t.Run("an encrypted dataset, whose key stays where it is", func(t *testing.T) {
+		target.Write(t, fs, "key", []byte(strings.Repeat("0123456789abcdef", 4)))
+		ds, err := c.Dataset(ctx, fs)
+		require.NoError(t, err)
+		secret := root + "/secret"
+		require.NoError(t, c.Create(ctx, secret, zfs.CreateOptions{Properties: map[string]string{
+			"encryption": "aes-256-gcm", "keyformat": "hex", "keylocation": "file://" + ds.Mountpoint + "/key",
+		}}))
+		target.Write(t, secret, "file", second)
+		plan, m := upload(t, uploader(), snap(t, secret, "one"))
+		assert.Equal(t, archive.Flags{Raw: true}, plan.Flags)
+		target.Write(t, secret, "file", first)
+		plan, m = upload(t, uploader(), snap(t, secret, "two"))
+		assert.Equal(t, archive.Incremental, plan.Action)
+		assert.Equal(t, "aes-256-gcm", m.Stream.Encryption)
+		v := restore(t, m, root+"/secretback")
+		back, err := c.Dataset(ctx, v.Dataset)
+		require.NoError(t, err)
+		assert.Equal(t, "aes-256-gcm", back.Encryption)
+		assert.Equal(t, "unavailable", back.KeyStatus)
+	})
 	t.Run("pruning keeps what is needed", func(t *testing.T) {
 		p := &archive.Pruner{Store: store, Retention: archive.Retention{Last: 1, Unfinished: time.Hour}, Clock: time.Now, Datasets: []string{fs}}
 		plan, err := p.Plan(ctx)
