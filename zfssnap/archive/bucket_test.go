@@ -23,22 +23,25 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/archive/archivetest"
 )
 
-// envConfig names the configuration of an archive, empty but for this, that the
-// suite may write to.
-const envConfig = "ARCHIVE_TEST_CONFIG"
-
-func TestMemory(t *testing.T) {
-	t.Parallel()
-	archivetest.Conformance(t, archivetest.NewMemory())
+// TestBuckets is not parallel: those that are come after it, when the archive that
+// is configured is empty again.
+func TestBuckets(t *testing.T) {
+	dir, err := archive.NewDir(t.TempDir())
+	require.NoError(t, err)
+	buckets := map[string]archive.Bucket{"memory": archivetest.NewMemory(), "directory": dir}
+	if store := configured(t); store != nil {
+		buckets["as configured"] = store.Bucket
+	}
+	for name, b := range buckets {
+		t.Run(name, func(t *testing.T) { archivetest.Conformance(t, b) })
+	}
 }
 
-func TestDir(t *testing.T) {
+func TestDir_crash(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
 	b, err := archive.NewDir(root)
 	require.NoError(t, err)
-	archivetest.Conformance(t, b)
-
 	// What a crash left half written is no object, and goes when it is old.
 	half := filepath.Join(root, ".tmp", "half")
 	require.NoError(t, os.WriteFile(half, []byte("half"), 0o600))
@@ -200,18 +203,6 @@ func TestS3(t *testing.T) {
 	require.ErrorIs(t, err, archive.ErrLocked)
 	assert.NotContains(t, err.Error(), "very-secret")
 	assert.NotContains(t, store.Name, "key-id")
-}
-
-func TestRealBucket(t *testing.T) {
-	file := os.Getenv(envConfig)
-	if file == "" {
-		t.Skipf("%s names no archive to test on", envConfig)
-	}
-	c, err := archive.LoadConfig(file)
-	require.NoError(t, err)
-	store, err := c.Open()
-	require.NoError(t, err)
-	archivetest.Conformance(t, store.Bucket)
 }
 
 func TestLoadConfig_example(t *testing.T) {

@@ -21,32 +21,39 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs/zfstest"
 )
 
-func TestArchiveOfPoolInMemory(t *testing.T) {
+// TestConformance runs on a pool in memory and a directory, or on the pool that
+// zfstest.EnvPool names and the archive that envConfig names.
+func TestConformance(t *testing.T) {
 	t.Parallel()
-	dir, err := archive.NewDir(t.TempDir())
-	require.NoError(t, err)
-	conformance(t, zfstest.NewPool("tank").Target("tank"), &archive.Store{Bucket: dir, Name: "dir"})
-}
-
-// TestArchiveOfRealPool runs where zfstest.EnvPool names a pool, with the archive
-// that envConfig names, or a directory.
-func TestArchiveOfRealPool(t *testing.T) {
 	target, ok := zfstest.RealTarget()
 	if !ok {
-		t.Skipf("%s names no pool to test on", zfstest.EnvPool)
+		target = zfstest.NewPool("tank").Target("tank")
 	}
-	var store *archive.Store
-	if file := os.Getenv(envConfig); file != "" {
-		c, err := archive.LoadConfig(file)
-		require.NoError(t, err)
-		store, err = c.Open()
-		require.NoError(t, err)
-	} else {
+	store := configured(t)
+	if store == nil {
 		dir, err := archive.NewDir(t.TempDir())
 		require.NoError(t, err)
 		store = &archive.Store{Bucket: dir, Name: "dir"}
 	}
 	conformance(t, target, store)
+}
+
+// envConfig names the configuration of an archive that tests may write to; it
+// has nothing but what they leave there.
+const envConfig = "ARCHIVE_TEST_CONFIG"
+
+// configured opens the archive that envConfig names, nil when it names none.
+func configured(t *testing.T) *archive.Store {
+	t.Helper()
+	file := os.Getenv(envConfig)
+	if file == "" {
+		return nil
+	}
+	c, err := archive.LoadConfig(file)
+	require.NoError(t, err)
+	store, err := c.Open()
+	require.NoError(t, err)
+	return store
 }
 
 // faultyBucket stops taking parts after some.
