@@ -154,8 +154,14 @@ func (u *Uploader) Plan(ctx context.Context, snapshot string) (*UploadPlan, erro
 // there completes the plan for a snapshot that is a restore point.
 func (u *Uploader) there(ctx context.Context, p *UploadPlan) error {
 	m, err := u.Store.Point(ctx, p.GUID)
+	if errors.Is(err, ErrDamaged) {
+		return &hinted{
+			fmt.Errorf("upload %s: what is in its place: %w", p.Snapshot, err),
+			"if it cannot be put back, delete the object " + pointKey(p.GUID) + " by hand and upload it again",
+		}
+	}
 	if err != nil {
-		return fmt.Errorf("upload %s: what is in its place: %w", p.Snapshot, err)
+		return err
 	}
 	p.Action, p.Flags, p.Encrypted, p.record = AlreadyThere, m.Stream.Flags, len(m.Recipients) > 0, m
 	chain, err := u.Store.Chain(ctx, p.GUID)
@@ -289,18 +295,20 @@ func (u *Uploader) upload(ctx context.Context, p *UploadPlan) (*Manifest, error)
 	if err != nil {
 		return nil, err
 	}
+	point := &m
 	err = u.Store.Bucket.Put(ctx, pointKey(m.GUID), data, true)
 	if errors.Is(err, ErrExists) {
-		// Another upload of this snapshot was faster.
-		return u.Store.Point(ctx, m.GUID)
+		// Another upload of this snapshot was faster, or an earlier try of this
+		// request whose answer was lost.
+		point, err = u.Store.Point(ctx, m.GUID)
 	}
 	if err != nil {
 		return nil, err
 	}
 	// It is a restore point now. What is left over goes with the next prune if
 	// it does not go here.
-	u.Hooks.warn(u.sweep(ctx, &m))
-	return &m, nil
+	u.Hooks.warn(u.sweep(ctx, point))
+	return point, nil
 }
 
 func (u *Uploader) now() time.Time { return u.Clock().UTC().Truncate(time.Second) }

@@ -370,6 +370,35 @@ func TestUpload_twoAtOnce(t *testing.T) {
 	w.restores("one", back)
 }
 
+// TestUpload_answerLost: a request that was carried out and repeated finds its own
+// manifest, and cleans up as if it had been told.
+func TestUpload_answerLost(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	v := w.snap("one", 30*kib)
+	bucket := &repeating{w.bucket}
+	u := w.uploader()
+	u.Store = &archive.Store{Bucket: bucket, Name: "memory"}
+	plan, err := u.Plan(t.Context(), vol+"@one")
+	require.NoError(t, err)
+	m, err := u.Upload(t.Context(), plan)
+	require.NoError(t, err)
+	assert.Equal(t, archive.GUID(v.GUID), m.GUID)
+	assert.Empty(t, w.bucket.Keys("uploads/"))
+	assert.Len(t, w.bucket.Keys(""), 1+len(m.Parts))
+	w.restores("one", back)
+}
+
+// repeating carries every put out twice, and returns the answer to the second.
+type repeating struct{ *archivetest.Memory }
+
+func (r *repeating) Put(ctx context.Context, key string, data []byte, ifAbsent bool) error {
+	if err := r.Memory.Put(ctx, key, data, ifAbsent); err != nil {
+		return err
+	}
+	return r.Memory.Put(ctx, key, data, ifAbsent)
+}
+
 func TestUpload_refuses(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
