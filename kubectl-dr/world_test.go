@@ -399,7 +399,7 @@ func (w *world) addCopies(backup string, at time.Time) []zfssnap.SnapshotID {
 	var ids []zfssnap.SnapshotID
 	for i, claim := range []string{"wordpress-db", "wordpress-html"} {
 		id := zfssnap.SnapshotID{
-			Node: "hassio", Dataset: "znvm/k3s/" + claim, Snapshot: zfssnap.SnapshotName(backup),
+			Node: "hassio", Dataset: "znvm/k3s/" + claim, Snapshot: zfssnap.SnapshotName(backup, ""),
 			GUID: uint64(len(w.host.snapshots) + 100), Created: at.Add(time.Duration(i) * time.Second),
 		}
 		w.host.snapshots[id.GUID] = &agentpb.Version{Dataset: "backup/replica/" + id.Dataset, Name: id.Snapshot, Guid: id.GUID}

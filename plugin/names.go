@@ -11,6 +11,8 @@ const (
 	SnapshotterName = zfssnap.Provider
 	// ReplicationName is the backup item action that waits for the copy.
 	ReplicationName = zfssnap.Domain + "/replication"
+	// GroupName is the item block action that groups volumes.
+	GroupName = zfssnap.Domain + "/group"
 	// RewriteName is the restore item action that rewrites objects.
 	RewriteName = restore.PluginName
 )

@@ -23,7 +23,7 @@ import (
 func TestNames(t *testing.T) {
 	t.Parallel()
 	var names []string
-	for _, name := range []string{SnapshotterName, ReplicationName, RewriteName} {
+	for _, name := range []string{SnapshotterName, ReplicationName, GroupName, RewriteName} {
 		require.NoError(t, common.ValidatePluginName(name, names), "Velero only logs a bad name")
 		names = append(names, name)
 	}
@@ -74,7 +74,7 @@ func TestPlugin_throughVelero(t *testing.T) {
 		assert.Equal(t, "zfs1:hassio:znvm/k3s/pvc-1", id)
 
 		_, err = vs.CreateSnapshot(id, "", map[string]string{"velero.io/backup": "nightly"})
-		require.ErrorContains(t, err, "snapshot znvm/k3s/pvc-1 on node hassio")
+		require.ErrorContains(t, err, "snapshot znvm/k3s/pvc-1: ", "there is no cluster here")
 		require.NoError(t, vs.DeleteSnapshot(""))
 		require.ErrorContains(t, vs.DeleteSnapshot("snap-1"), zfssnap.ErrInvalidID.Error())
 		_, err = vs.CreateVolumeFromSnapshot("", "filesystem", "", nil)

@@ -1,8 +1,6 @@
 package plugin
 
 import (
-	"time"
-
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/pflag"
 	"github.com/vmware-tanzu/velero/pkg/plugin/framework"
@@ -20,13 +18,17 @@ func Register(server framework.Server, flags *pflag.FlagSet) framework.Server {
 	c := &cluster{}
 	c.bindFlags(flags)
 	sites := &zfssnap.Sites{Connect: connect, Kube: c.kube}
+	groups := &zfssnap.Groups{}
 	return server.
 		BindFlags(flags).
 		RegisterVolumeSnapshotter(SnapshotterName, func(log logrus.FieldLogger) (any, error) {
-			return &zfssnap.Snapshotter{Sites: sites, Namespace: c.namespace, Log: log}, nil
+			return &zfssnap.Snapshotter{Sites: sites, Namespace: c.namespace, Log: log, Groups: groups}, nil
 		}).
 		RegisterBackupItemActionV2(ReplicationName, func(log logrus.FieldLogger) (any, error) {
-			return &ReplicationAction{Sites: sites, Log: log, Now: time.Now}, nil
+			return NewReplicationAction(sites, log), nil
+		}).
+		RegisterItemBlockAction(GroupName, func(log logrus.FieldLogger) (any, error) {
+			return NewGroupAction(sites, groups, log), nil
 		}).
 		RegisterRestoreItemActionV2(RewriteName, func(log logrus.FieldLogger) (any, error) {
 			return restore.NewAction(log, configMaps{c.kube}), nil

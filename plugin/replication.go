@@ -11,12 +11,10 @@ import (
 	"github.com/sirupsen/logrus"
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	"github.com/vmware-tanzu/velero/pkg/kuberesource"
-	"github.com/vmware-tanzu/velero/pkg/plugin/utils/volumehelper"
 	"github.com/vmware-tanzu/velero/pkg/plugin/velero"
 	biav2 "github.com/vmware-tanzu/velero/pkg/plugin/velero/backupitemaction/v2"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
@@ -35,8 +33,14 @@ type ReplicationAction struct {
 	Log   logrus.FieldLogger
 	Now   func() time.Time
 
+	policy *snapshotPolicy
 	// transfers remembers the agent's transfer of each operation for Cancel.
 	transfers sync.Map
+}
+
+// NewReplicationAction returns the action with the clock of this machine.
+func NewReplicationAction(sites *zfssnap.Sites, log logrus.FieldLogger) *ReplicationAction {
+	return &ReplicationAction{Sites: sites, Log: log, Now: time.Now, policy: &snapshotPolicy{kube: sites.Kube, log: log}}
 }
 
 var _ biav2.BackupItemAction = (*ReplicationAction)(nil)
@@ -70,10 +74,7 @@ func (a *ReplicationAction) operation(ctx context.Context, item runtime.Unstruct
 		// Velero no longer waits for operations.
 		return nil, nil
 	}
-	if backup.Spec.SnapshotVolumes != nil && !*backup.Spec.SnapshotVolumes {
-		return nil, nil
-	}
-	vsl, err := a.location(ctx, backup)
+	vsl, err := locationOf(ctx, a.Sites, backup)
 	if err != nil || vsl == nil {
 		return nil, err
 	}
@@ -88,44 +89,12 @@ func (a *ReplicationAction) operation(ctx context.Context, item runtime.Unstruct
 	if err != nil || !ours || !site.Replicates(vol.Node) {
 		return nil, err
 	}
-	// Asked last, because it lists pods: a volume that a policy skips or that is
-	// backed up from its pod's filesystem gets no snapshot to wait for.
-	kube, err := a.Sites.Kube()
-	if err != nil {
+	// Asked last, because it lists pods.
+	taken, err := a.policy.takes(ctx, item, backup)
+	if err != nil || !taken {
 		return nil, err
 	}
-	snapshotted, err := volumehelper.ShouldPerformSnapshotWithVolumeHelper(item, kuberesource.PersistentVolumes, *backup, kube, a.Log, nil)
-	if err != nil || !snapshotted {
-		return nil, err
-	}
-	return &operation{location: vsl.Name, snapshot: zfssnap.SnapshotName(backup.Name), volume: vol}, nil
-}
-
-// location returns the backup's snapshot location of our provider, or nil.
-// Velero has filled in the names and allows one location per provider.
-func (a *ReplicationAction) location(ctx context.Context, backup *velerov1api.Backup) (*velerov1api.VolumeSnapshotLocation, error) {
-	for _, name := range backup.Spec.VolumeSnapshotLocations {
-		vsl, err := a.getLocation(ctx, backup.Namespace, name)
-		if err != nil {
-			return nil, err
-		}
-		if vsl.Spec.Provider == SnapshotterName {
-			return vsl, nil
-		}
-	}
-	return nil, nil
-}
-
-func (a *ReplicationAction) getLocation(ctx context.Context, namespace, name string) (*velerov1api.VolumeSnapshotLocation, error) {
-	kube, err := a.Sites.Kube()
-	if err != nil {
-		return nil, err
-	}
-	vsl := &velerov1api.VolumeSnapshotLocation{}
-	if err := kube.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, vsl); err != nil {
-		return nil, fmt.Errorf("get snapshot location %s: %w", name, err)
-	}
-	return vsl, nil
+	return &operation{location: vsl.Name, snapshot: zfssnap.SnapshotName(backup.Name, backup.UID), volume: vol}, nil
 }
 
 // Progress starts or follows the copy. It completes when the target holds the
@@ -153,7 +122,7 @@ func (a *ReplicationAction) Progress(operationID string, backup *velerov1api.Bac
 }
 
 func (a *ReplicationAction) site(ctx context.Context, op operation, backup *velerov1api.Backup) (*zfssnap.Site, error) {
-	vsl, err := a.getLocation(ctx, backup.Namespace, op.location)
+	vsl, err := getLocation(ctx, a.Sites, backup.Namespace, op.location)
 	if err != nil {
 		return nil, err
 	}

@@ -39,7 +39,7 @@ spec:
   nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: openebs.io/nodeid, operator: In, values: [hassio]}]}]}}
 `
 
-const openEBSOperation = "zfs/dr-nightly/zfs1:hassio:znvm/k3s/pvc-1"
+const openEBSOperation = "zfs/dr-nightly-0f1e2d3c/zfs1:hassio:znvm/k3s/pvc-1"
 
 func object(t *testing.T, text string) *unstructured.Unstructured {
 	t.Helper()
@@ -89,7 +89,7 @@ var start = time.Date(2026, 1, 1, 3, 0, 0, 0, time.UTC)
 
 func nightly() *velerov1api.Backup {
 	return &velerov1api.Backup{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "velero", Name: "nightly"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "velero", Name: "nightly", UID: "0f1e2d3c-4b5a-4697-8879-6a5b4c3d2e1f"},
 		Spec:       velerov1api.BackupSpec{VolumeSnapshotLocations: []string{"aws", "zfs"}},
 		Status:     velerov1api.BackupStatus{Phase: velerov1api.BackupPhaseInProgress, StartTimestamp: &metav1.Time{Time: start}},
 	}
@@ -120,17 +120,15 @@ func newAction(t *testing.T, agent *fakeAgent, vsl *velerov1api.VolumeSnapshotLo
 	kube := fake.NewClientBuilder().WithScheme(scheme).WithObjects(aws, pod, claim, secret, vsl).Build()
 	log := logrus.New()
 	log.SetOutput(t.Output())
-	return &ReplicationAction{
-		Sites: &zfssnap.Sites{
-			Connect: func(_ zfssnap.Location, pem []byte) (zfssnap.Agents, error) {
-				assert.Equal(t, "pem", string(pem))
-				return theAgent{agent}, nil
-			},
-			Kube: func() (client.Client, error) { return kube, nil },
+	action := NewReplicationAction(&zfssnap.Sites{
+		Connect: func(_ zfssnap.Location, pem []byte) (zfssnap.Agents, error) {
+			assert.Equal(t, "pem", string(pem))
+			return theAgent{agent}, nil
 		},
-		Log: log,
-		Now: func() time.Time { return start.Add(time.Minute) },
-	}
+		Kube: func() (client.Client, error) { return kube, nil },
+	}, log)
+	action.Now = func() time.Time { return start.Add(time.Minute) }
+	return action
 }
 
 // theAgent is on every node.
@@ -228,7 +226,7 @@ func TestReplicationAction_Execute(t *testing.T) {
 
 func TestReplicationAction_Progress(t *testing.T) {
 	t.Parallel()
-	taken := []*agentpb.Version{{Name: "dr-nightly", Guid: 42}}
+	taken := []*agentpb.Version{{Name: "dr-nightly-0f1e2d3c", Guid: 42}}
 	down := status.Error(codes.Unavailable, "connection refused")
 	began, seen := start.Add(10*time.Second), start.Add(50*time.Second)
 	transfer := func(state agentpb.Transfer_State, sent uint64) *agentpb.Transfer {
@@ -240,7 +238,7 @@ func TestReplicationAction_Progress(t *testing.T) {
 	retrying.Error = "connection reset"
 	failed := transfer(agentpb.Transfer_FAILED, 40)
 	failed.Error = "target has diverged"
-	what := "znvm/k3s/pvc-1@dr-nightly to remote:backup/replica/znvm/k3s/pvc-1"
+	what := "znvm/k3s/pvc-1@dr-nightly-0f1e2d3c to remote:backup/replica/znvm/k3s/pvc-1"
 	now := start.Add(time.Minute)
 
 	tests := []struct {
@@ -273,7 +271,7 @@ func TestReplicationAction_Progress(t *testing.T) {
 		{
 			name:  "fails when the snapshot was never taken",
 			agent: fakeAgent{},
-			want:  velero.OperationProgress{Completed: true, Err: "replicate znvm/k3s/pvc-1@dr-nightly from node hassio: snapshot does not exist", Updated: now},
+			want:  velero.OperationProgress{Completed: true, Err: "replicate znvm/k3s/pvc-1@dr-nightly-0f1e2d3c from node hassio: snapshot does not exist", Updated: now},
 		},
 		{
 			name:  "waits for an agent that does not answer",
@@ -325,7 +323,7 @@ func TestReplicationAction_Progress(t *testing.T) {
 
 func TestReplicationAction_Cancel(t *testing.T) {
 	t.Parallel()
-	agent := &fakeAgent{snapshots: []*agentpb.Version{{Name: "dr-nightly", Guid: 42}}, transfer: &agentpb.Transfer{Id: "t1", State: agentpb.Transfer_RUNNING}}
+	agent := &fakeAgent{snapshots: []*agentpb.Version{{Name: "dr-nightly-0f1e2d3c", Guid: 42}}, transfer: &agentpb.Transfer{Id: "t1", State: agentpb.Transfer_RUNNING}}
 	action := newAction(t, agent, snapshotLocation(withTarget()))
 	require.NoError(t, action.Cancel(openEBSOperation, nightly()))
 	assert.Equal(t, []string{"t1"}, agent.cancelled, "a process that never polled finds the transfer")
@@ -342,7 +340,7 @@ func TestOperation_roundTrip(t *testing.T) {
 	t.Parallel()
 	op, err := parseOperation(openEBSOperation)
 	require.NoError(t, err)
-	assert.Equal(t, operation{location: "zfs", snapshot: "dr-nightly", volume: zfssnap.VolumeID{Node: "hassio", Dataset: "znvm/k3s/pvc-1"}}, op)
+	assert.Equal(t, operation{location: "zfs", snapshot: "dr-nightly-0f1e2d3c", volume: zfssnap.VolumeID{Node: "hassio", Dataset: "znvm/k3s/pvc-1"}}, op)
 	assert.Equal(t, openEBSOperation, op.String())
 	for _, bad := range []string{"", "zfs", "zfs/x", "zfs//zfs1:a:b", "zfs/x/vol-1"} {
 		_, err := parseOperation(bad)

@@ -235,7 +235,7 @@ func newWorld(t *testing.T, config map[string]string, objs ...client.Object) *wo
 	scheme.AddKnownTypeWithName(schema.GroupVersionKind{Group: zfsVolumeKind.Group, Version: "v1", Kind: "ZFSVolumeList"}, &unstructured.UnstructuredList{})
 	w := &world{
 		agents: fakeAgents{"hassio": newFakeAgent(filesystem(volDataset)), "remote": newFakeAgent()},
-		kube:   fake.NewClientBuilder().WithScheme(scheme).WithObjects(objs...).Build(),
+		kube:   fake.NewClientBuilder().WithScheme(scheme).WithObjects(append(objs, backupObject("nightly"))...).Build(),
 	}
 	log := logrus.New()
 	log.SetOutput(t.Output())
@@ -246,6 +246,7 @@ func newWorld(t *testing.T, config map[string]string, objs ...client.Object) *wo
 		},
 		Namespace: "velero",
 		Log:       log,
+		Groups:    &Groups{},
 	}
 	require.NoError(t, w.snap.Init(config))
 	return w
@@ -268,6 +269,12 @@ func drConfig() map[string]string {
 		KeyAgents: "remote=127.0.0.1:31002", KeyTargetPrefix: "backup/replica", KeyRestoreNode: "remote",
 		KeyRestoreParents: "znvm/k3s=backup/znvm/k3s",
 	}
+}
+
+const backupUID = "0f1e2d3c-4b5a-4697-8879-6a5b4c3d2e1f"
+
+func backupObject(name string) *velerov1api.Backup {
+	return &velerov1api.Backup{ObjectMeta: metav1.ObjectMeta{Namespace: "velero", Name: name, UID: backupUID}}
 }
 
 func restoreObject(name string, phase velerov1api.RestorePhase) *velerov1api.Restore {

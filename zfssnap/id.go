@@ -5,9 +5,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
+
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // ErrInvalidID is wrapped by every error of ParseVolumeID and ParseSnapshotID.
@@ -108,8 +111,9 @@ const maxSnapshotName = 64
 
 // SnapshotName returns the snapshot name for a Velero backup: the same for the
 // same backup on every call, legal for ZFS, and different for different
-// backups. A name that has to be shortened or altered ends in a hash.
-func SnapshotName(backup string) string {
+// backups, also for one that has the name of an earlier one. A name that has to
+// be shortened or altered ends in a hash.
+func SnapshotName(backup string, uid types.UID) string {
 	clean := strings.Map(func(r rune) rune {
 		switch {
 		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '-', r == '_', r == '.':
@@ -117,12 +121,19 @@ func SnapshotName(backup string) string {
 		}
 		return '_'
 	}, backup)
+	const uidLength = 8
+	short := strings.ReplaceAll(string(uid), "-", "")
+	if len(short) < uidLength || strings.ContainsFunc(short, func(r rune) bool { return !strings.ContainsRune("0123456789abcdef", r) }) {
+		sum := sha256.Sum256([]byte(uid))
+		short = hex.EncodeToString(sum[:])
+	}
+	suffix := "-" + short[:uidLength]
 	name := snapshotPrefix + clean
-	if clean == backup && len(name) <= maxSnapshotName {
-		return name
+	if clean == backup && len(name)+len(suffix) <= maxSnapshotName {
+		return name + suffix
 	}
 	sum := sha256.Sum256([]byte(backup))
-	suffix := "-" + hex.EncodeToString(sum[:6])
+	suffix = "-" + hex.EncodeToString(sum[:6]) + suffix
 	return name[:min(len(name), maxSnapshotName-len(suffix))] + suffix
 }
 
@@ -130,8 +141,16 @@ func SnapshotName(backup string) string {
 const snapshotPrefix = "dr-"
 
 // BackupOf returns the backup that a snapshot's name belongs to; false when it is
-// not of a backup, or the name was shortened or altered.
+// not of a backup, or the name may have been shortened or altered.
 func BackupOf(snapshot string) (string, bool) {
-	backup, ok := strings.CutPrefix(snapshot, snapshotPrefix)
-	return backup, ok && SnapshotName(backup) == snapshot
+	m := snapshotOfBackup.FindStringSubmatch(snapshot)
+	if m == nil || len(snapshot) == maxSnapshotName && altered.MatchString(m[1]) {
+		return "", false
+	}
+	return m[1], true
 }
+
+var (
+	snapshotOfBackup = regexp.MustCompile(`^` + snapshotPrefix + `([A-Za-z0-9_.-]+)-[0-9a-f]{8}$`)
+	altered          = regexp.MustCompile(`-[0-9a-f]{12}$`)
+)

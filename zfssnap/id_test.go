@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 func TestVolumeID_roundTrip(t *testing.T) {
@@ -48,20 +49,27 @@ func TestParseIDs_refuse(t *testing.T) {
 
 func TestSnapshotName(t *testing.T) {
 	t.Parallel()
-	assert.Equal(t, "dr-wordpress-20260101030000", SnapshotName("wordpress-20260101030000"))
+	const uid = "0f1e2d3c-4b5a-4697-8879-6a5b4c3d2e1f"
+	assert.Equal(t, "dr-wordpress-20260101030000-0f1e2d3c", SnapshotName("wordpress-20260101030000", uid))
+	assert.Equal(t, "dr-wordpress.nightly-0f1e2d3c", SnapshotName("wordpress.nightly", uid))
+	assert.NotEqual(t, SnapshotName("a", uid), SnapshotName("a", "1f1e2d3c-4b5a-4697-8879-6a5b4c3d2e1f"), "a backup that has the name of an earlier one")
+	assert.NotEqual(t, SnapshotName("a", "x"), SnapshotName("a", "y"))
 	long := strings.Repeat("a", 250)
-	assert.Len(t, SnapshotName(long), maxSnapshotName)
-	assert.NotEqual(t, SnapshotName(long), SnapshotName(long+"b"))
+	assert.Len(t, SnapshotName(long, uid), maxSnapshotName)
+	assert.NotEqual(t, SnapshotName(long, uid), SnapshotName(long+"b", uid))
+	assert.NotEqual(t, SnapshotName("a@b", uid), SnapshotName("a_b", uid))
+	assert.NotEqual(t, SnapshotName("zurück", uid), SnapshotName("zuruck", uid))
+	assert.NotContains(t, SnapshotName("a@b/c#d", uid), "@")
 
-	backup, ok := BackupOf("dr-wordpress-20260101030000")
-	assert.True(t, ok)
-	assert.Equal(t, "wordpress-20260101030000", backup)
-	for _, other := range []string{"autosnap_2026-01-01_00:00:00_daily", "dr-with space"} {
+	for _, backup := range []string{"wordpress-20260101030000", "a.b", "x-0123456789ab"} {
+		got, ok := BackupOf(SnapshotName(backup, uid))
+		assert.True(t, ok)
+		assert.Equal(t, backup, got)
+	}
+	for _, other := range []string{"autosnap_2026-01-01_00:00:00_daily", "dr-with space-0f1e2d3c", "dr-a", "dr--0f1e2d3c", "dr-a-nothex00", SnapshotName(long, uid)} {
 		_, ok := BackupOf(other)
 		assert.False(t, ok, other)
 	}
-	assert.NotEqual(t, SnapshotName("a@b"), SnapshotName("a_b"))
-	assert.NotContains(t, SnapshotName("a@b/c#d"), "@")
 }
 
 func FuzzParseIDs(f *testing.F) {
@@ -94,9 +102,11 @@ func FuzzParseVolumeType(f *testing.F) {
 }
 
 func FuzzSnapshotName(f *testing.F) {
-	f.Add("wordpress-20260101030000")
-	f.Fuzz(func(t *testing.T, backup string) {
-		assert.Regexp(t, `^dr-[A-Za-z0-9_.-]*$`, SnapshotName(backup))
-		assert.LessOrEqual(t, len(SnapshotName(backup)), maxSnapshotName)
+	f.Add("wordpress-20260101030000", "0f1e2d3c-4b5a-4697-8879-6a5b4c3d2e1f")
+	f.Add("zurück/zur@Zukunft", "")
+	f.Fuzz(func(t *testing.T, backup, uid string) {
+		name := SnapshotName(backup, types.UID(uid))
+		assert.Regexp(t, `^dr-[A-Za-z0-9_.-]*-[0-9a-f]{8}$`, name)
+		assert.LessOrEqual(t, len(name), maxSnapshotName)
 	})
 }

@@ -23,6 +23,7 @@ const (
 	KeyRestoreNode        = "restoreNode"
 	KeyRestoreParents     = "restoreParents"
 	KeyRestoreMode        = "restoreMode"
+	KeyGroupBy            = "groupBy"
 	KeyRestoreAs          = "restoreAs"
 	KeyStorageHosts       = "storageHosts"
 	KeyDatasetParents     = "datasetParents"
@@ -59,6 +60,9 @@ type Location struct {
 	TargetAddress string
 	// TargetPrefix is the dataset on the target under which replicas lie.
 	TargetPrefix string
+	// GroupBy says which volumes of a backup are snapshotted together:
+	// GroupByNamespace, GroupByLabel or GroupByVolume.
+	GroupBy string
 	// RestoreNode is the node on which volumes are made on restore; "" means
 	// the snapshot's own node if it still has the snapshot, else Target.
 	RestoreNode string
@@ -132,6 +136,13 @@ var setters = map[string]func(*Location, string) error{
 		}
 		return nil
 	},
+	KeyGroupBy: func(l *Location, v string) error {
+		l.GroupBy = v
+		if v != GroupByNamespace && v != GroupByLabel && v != GroupByVolume {
+			return fmt.Errorf("%q is none of %q, %q and %q", v, GroupByNamespace, GroupByLabel, GroupByVolume)
+		}
+		return nil
+	},
 	KeyRestoreAs: func(l *Location, v string) error {
 		l.RestoreAs = v
 		if v != AsLocal {
@@ -174,6 +185,7 @@ func locationKeys() []string {
 // all of them are reported at once in a *LocationError.
 func ParseLocation(config map[string]string) (Location, error) {
 	l := Location{
+		GroupBy:            GroupByNamespace,
 		RestoreMode:        ModeClone,
 		OpenEBSNamespace:   defaultOpenEBSNamespace,
 		ReplicationTimeout: DefaultReplicationTimeout,

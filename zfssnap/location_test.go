@@ -18,6 +18,7 @@ func TestParseLocation(t *testing.T) {
 		"restoreNode":        "remote",
 		"restoreParents":     "znvm/k3s=backup/znvm/k3s,nas/k3s=backup/nas/k3s",
 		"restoreMode":        "copy",
+		"groupBy":            "label",
 		"restoreAs":          "local",
 		"storageHosts":       "nas.example.org=hassio",
 		"datasetParents":     "org.democratic-csi.iscsi=tank/k8s/v",
@@ -34,6 +35,7 @@ func TestParseLocation(t *testing.T) {
 		RestoreNode:        "remote",
 		RestoreParents:     map[string]string{"znvm/k3s": "backup/znvm/k3s", "nas/k3s": "backup/nas/k3s"},
 		RestoreMode:        ModeCopy,
+		GroupBy:            GroupByLabel,
 		RestoreAs:          AsLocal,
 		StorageHosts:       map[string]string{"nas.example.org": "hassio"},
 		DatasetParents:     map[string]string{"org.democratic-csi.iscsi": "tank/k8s/v"},
@@ -50,6 +52,7 @@ func TestParseLocation_defaults(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "r:1", got.TargetAddress)
 	assert.Equal(t, ModeClone, got.RestoreMode)
+	assert.Equal(t, GroupByNamespace, got.GroupBy)
 	assert.Equal(t, "openebs", got.OpenEBSNamespace)
 	assert.Equal(t, 4*time.Hour, got.ReplicationTimeout)
 	assert.True(t, got.Replicates("hassio"))
@@ -74,6 +77,7 @@ func TestParseLocation_refuses(t *testing.T) {
 		{"a target without a prefix", with("target", "remote"), "targetPrefix: is required with target"},
 		{"a restore node without an agent", with("restoreNode", "nowhere"), `restoreNode: node "nowhere" is not in agents`},
 		{"an unknown restore mode", with("restoreMode", "move"), `restoreMode: "move" is neither`},
+		{"an unknown way to group", with("groupBy", "pod"), `groupBy: "pod" is none of "namespace", "label" and "volume"`},
 		{"an unknown kind to restore as", with("restoreAs", "nfs"), `restoreAs: "nfs" is not "local"`},
 		{"a storage host without an agent", with("storageHosts", "nas=nowhere"), `storageHosts: node "nowhere" of host "nas" is not in agents`},
 		{"a parent of volumes that is no dataset", with("datasetParents", "d=/tank"), `datasetParents: "/tank" is not a dataset name`},

@@ -12,6 +12,8 @@ const (
 	PropManaged       = names.PropManaged
 	PropBackup        = names.PropBackup
 	PropVolume        = names.PropVolume
+	PropGroup         = names.PropGroup
+	PropTagPrefix     = names.PropTagPrefix
 	PropRestore       = names.PropRestore
 	PropRun           = names.PropRun
 	PropSource        = names.PropSource

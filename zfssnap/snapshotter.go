@@ -4,14 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 
 	"github.com/sirupsen/logrus"
+	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
 )
 
 // Tags that Velero passes to CreateSnapshot.
@@ -46,6 +52,8 @@ type Snapshotter struct {
 	// Namespace is Velero's, where Restores are.
 	Namespace string
 	Log       logrus.FieldLogger
+	// Groups says which volumes of a backup are taken together; nil for none.
+	Groups *Groups
 
 	mu      sync.RWMutex
 	current *Site
@@ -135,9 +143,10 @@ func (s *Snapshotter) GetVolumeInfo(volumeID, _ string) (string, *int64, error) 
 	return volumeTypeOf(ds).String(), nil, nil
 }
 
-// CreateSnapshot takes the snapshot of a volume for a backup; the agent sees to
-// it that it is held. It does not move data, so it returns quickly, and is
-// idempotent for volume and backup.
+// CreateSnapshot takes the snapshot of a volume for a backup, and with the first
+// of a group those of the whole group; the agent sees to it that they are held.
+// It does not move data, so it returns quickly, and is idempotent for volume and
+// backup.
 func (s *Snapshotter) CreateSnapshot(volumeID, _ string, tags map[string]string) (string, error) {
 	id, err := resolvedVolume(volumeID)
 	if err != nil {
@@ -147,31 +156,104 @@ func (s *Snapshotter) CreateSnapshot(volumeID, _ string, tags map[string]string)
 	if backup == "" {
 		return "", fmt.Errorf("snapshot %s: tag %s is missing", id.Dataset, tagBackup)
 	}
-	site, err := s.siteOf(id.Node)
+	ctx := context.Background()
+	uid, err := s.backupUID(ctx, backup)
+	if err != nil {
+		return "", fmt.Errorf("snapshot %s: %w", id.Dataset, err)
+	}
+	order := snapshotOrder{name: SnapshotName(backup, uid), properties: propertiesOf(tags)}
+	if g := s.Groups.of(backup, uid, id); g != nil {
+		snap, taken, err := g.take(ctx, s, id, order.clone())
+		if err != nil {
+			return "", err
+		}
+		if taken {
+			return snap.String(), nil
+		}
+	}
+	snaps, err := s.takeTogether(ctx, []VolumeID{id}, order)
 	if err != nil {
 		return "", err
 	}
-	req := &agentpb.CreateSnapshotsRequest{
-		Datasets:   []string{id.Dataset},
-		Name:       SnapshotName(backup),
-		Properties: map[string]string{PropManaged: "true", PropBackup: backup},
-		Hold:       HoldTag("backup"),
+	return snaps[0].String(), nil
+}
+
+// backupUID tells a backup from an earlier one of its name. Velero names only
+// the name.
+func (s *Snapshotter) backupUID(ctx context.Context, name string) (types.UID, error) {
+	kube, err := s.Sites.Kube()
+	if err != nil {
+		return "", err
 	}
+	backup := &velerov1api.Backup{}
+	if err := kube.Get(ctx, client.ObjectKey{Namespace: s.Namespace, Name: name}, backup); err != nil {
+		return "", fmt.Errorf("get backup %s: %w", name, err)
+	}
+	return backup.UID, nil
+}
+
+// snapshotOrder is what the snapshots of a backup have in common.
+type snapshotOrder struct {
+	name       string
+	properties map[string]string
+}
+
+func (o snapshotOrder) clone() snapshotOrder {
+	return snapshotOrder{name: o.name, properties: maps.Clone(o.properties)}
+}
+
+// propertiesOf keeps the tags that Velero gives a snapshot: the name of the
+// backup and of the volume, and the labels of the backup. A label whose name is
+// too long for a property is left out.
+func propertiesOf(tags map[string]string) map[string]string {
+	props := map[string]string{PropManaged: "true", PropBackup: tags[tagBackup]}
 	if pv := tags[tagPV]; pv != "" {
-		req.Properties[PropVolume] = pv
+		props[PropVolume] = pv
 	}
-	resp, err := call(context.Background(), site, id.Node, "snapshot "+id.Dataset, func(ctx context.Context, a Agent) (*agentpb.CreateSnapshotsResponse, error) {
+	for _, tag := range slices.Sorted(maps.Keys(tags)) {
+		if tag == tagBackup || tag == tagPV || tags[tag] == "" {
+			continue
+		}
+		if name := tagProperty(tag); zfs.ValidateUserProperty(name) == nil {
+			props[name] = tags[tag]
+		}
+	}
+	return props
+}
+
+// tagProperty is the user property that keeps a tag. Names of properties know
+// neither capitals nor slashes (zfsprops(7)).
+func tagProperty(tag string) string {
+	return PropTagPrefix + strings.ReplaceAll(strings.ToLower(tag), "/", ":")
+}
+
+// takeTogether takes the snapshots of volumes of one node and pool at once.
+func (s *Snapshotter) takeTogether(ctx context.Context, vols []VolumeID, order snapshotOrder) ([]SnapshotID, error) {
+	node, what := vols[0].Node, describe(vols)
+	site, err := s.siteOf(node)
+	if err != nil {
+		return nil, err
+	}
+	req := &agentpb.CreateSnapshotsRequest{Name: order.name, Properties: order.properties, Hold: HoldTag("backup")}
+	for _, vol := range vols {
+		req.Datasets = append(req.Datasets, vol.Dataset)
+	}
+	resp, err := call(ctx, site, node, "snapshot "+what, func(ctx context.Context, a Agent) (*agentpb.CreateSnapshotsResponse, error) {
 		return a.CreateSnapshots(ctx, req)
 	})
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	if len(resp.GetSnapshots()) != 1 {
-		return "", fmt.Errorf("snapshot %s on node %s: the agent reported %d snapshots, not 1", id.Dataset, id.Node, len(resp.GetSnapshots()))
+	if len(resp.GetSnapshots()) != len(vols) {
+		return nil, fmt.Errorf("snapshot %s on node %s: the agent reported %d snapshots, not %d", what, node, len(resp.GetSnapshots()), len(vols))
 	}
-	snap := snapshotID(id.Node, resp.GetSnapshots()[0])
-	s.Log.WithFields(logrus.Fields{"node": id.Node, "snapshot": snap.Name(), "guid": snap.GUID}).Info("snapshot taken")
-	return snap.String(), nil
+	var snaps []SnapshotID
+	for _, v := range resp.GetSnapshots() {
+		snap := snapshotID(node, v)
+		s.Log.WithFields(logrus.Fields{"node": node, "snapshot": snap.Name(), "guid": snap.GUID}).Info("snapshot taken")
+		snaps = append(snaps, snap)
+	}
+	return snaps, nil
 }
 
 func poolOf(dataset string) string {

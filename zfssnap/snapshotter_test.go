@@ -2,6 +2,7 @@ package zfssnap
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -18,7 +19,7 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
 )
 
-var backupTags = map[string]string{"velero.io/backup": "nightly", "velero.io/pv": "pvc-1", "team": "blog"}
+var backupTags = map[string]string{"velero.io/backup": "nightly", "velero.io/pv": "pvc-1", "Team": "blog", "velero.io/schedule-name": "hourly", "empty": "", strings.Repeat("long", 60) + "/label": "x"}
 
 func TestSnapshotter_isUsedBeforeInit(t *testing.T) {
 	t.Parallel()
@@ -43,13 +44,24 @@ func TestSnapshotter_backup(t *testing.T) {
 
 	first, err := w.snap.CreateSnapshot(volumeID, "", backupTags)
 	require.NoError(t, err)
-	assert.Equal(t, "zfs1:hassio:1:1700000000:znvm/k3s/pvc-1@dr-nightly", first)
-	assert.Equal(t, map[string]string{PropManaged: "true", PropBackup: "nightly", PropVolume: "pvc-1"}, w.agents["hassio"].taken[0].GetProperties())
+	assert.Equal(t, "zfs1:hassio:1:1700000000:znvm/k3s/pvc-1@dr-nightly-0f1e2d3c", first)
+	assert.Equal(t, map[string]string{
+		PropManaged: "true", PropBackup: "nightly", PropVolume: "pvc-1",
+		"io.kubectl-dr:tag:team": "blog", "io.kubectl-dr:tag:velero.io:schedule-name": "hourly",
+	}, w.agents["hassio"].taken[0].GetProperties())
 	assert.Equal(t, HoldTag("backup"), w.agents["hassio"].taken[0].GetHold())
 
 	again, err := w.snap.CreateSnapshot(volumeID, "", backupTags)
 	require.NoError(t, err)
 	assert.Equal(t, first, again, "the same volume and backup have one snapshot")
+
+	namesake := backupObject("nightly")
+	require.NoError(t, w.kube.Delete(t.Context(), namesake))
+	namesake.UID = "another"
+	require.NoError(t, w.kube.Create(t.Context(), namesake))
+	later, err := w.snap.CreateSnapshot(volumeID, "", backupTags)
+	require.NoError(t, err)
+	assert.NotEqual(t, first, later, "another backup of that name has another")
 }
 
 func TestSnapshotter_unresolvedVolume(t *testing.T) {
@@ -76,6 +88,7 @@ func TestSnapshotter_CreateSnapshot_fails(t *testing.T) {
 		want         string
 	}{
 		{"without a backup", "zfs1:hassio:znvm/k3s/pvc-1", nil, "tag velero.io/backup is missing"},
+		{"for a backup that is gone", "zfs1:hassio:znvm/k3s/pvc-1", map[string]string{"velero.io/backup": "gone"}, `get backup gone`},
 		{"for a missing dataset", "zfs1:hassio:znvm/k3s/gone", backupTags, "no such dataset"},
 		{"for a node nobody knows", "zfs1:other:znvm/k3s/pvc-1", backupTags, `no agent is known on node "other"`},
 		{"for an identifier of another plugin", "vol-0123", backupTags, "it was not made by"},
@@ -112,6 +125,7 @@ func TestSnapshotter_isSafeForConcurrentUse(t *testing.T) {
 			assert.NoError(t, w.snap.Init(config))
 			id, err := w.snap.GetVolumeID(pv)
 			assert.NoError(t, err)
+			assert.NoError(t, w.kube.Create(t.Context(), backupObject(fmt.Sprint("b", i))))
 			snap, err := w.snap.CreateSnapshot(id, "", map[string]string{"velero.io/backup": fmt.Sprint("b", i)})
 			assert.NoError(t, err)
 			assert.NoError(t, w.snap.DeleteSnapshot(snap))

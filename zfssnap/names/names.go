@@ -30,6 +30,10 @@ const (
 	PropBackup = "io.kubectl-dr:backup"
 	// PropVolume is the PersistentVolume a snapshot or clone belongs to.
 	PropVolume = "io.kubectl-dr:volume"
+	// PropGroup is the consistency group a snapshot was taken with.
+	PropGroup = "io.kubectl-dr:group"
+	// PropTagPrefix begins the properties that keep Velero's tags of a snapshot.
+	PropTagPrefix = "io.kubectl-dr:tag:"
 	// PropRestore is the Velero restore a clone was made for.
 	PropRestore = "io.kubectl-dr:restore"
 	// PropRun is the RecoveryRun a clone was made for.

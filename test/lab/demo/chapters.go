@@ -147,7 +147,10 @@ func (d *demo) nextBackup(ctx context.Context, after time.Time) error {
 	d.backups = append(d.backups, name)
 	d.claim(true, "backup %s is Completed", name)
 	for _, volume := range []string{dbVolume, webVolume} {
-		snapshot := "@dr-" + name
+		snapshot, err := d.snapshot(ctx, volume, name)
+		if err != nil {
+			return err
+		}
 		here, err := d.node(ctx, "hassio", "zfs", "get", "-Hp", "-o", "value", "guid", volume+snapshot)
 		if err != nil {
 			return err
@@ -161,6 +164,20 @@ func (d *demo) nextBackup(ctx context.Context, after time.Time) error {
 		}
 	}
 	return nil
+}
+
+// snapshot returns the name of a volume's snapshot for a backup, from its '@' on.
+func (d *demo) snapshot(ctx context.Context, volume, backup string) (string, error) {
+	out, err := d.node(ctx, "hassio", "zfs", "list", "-H", "-t", "snapshot", "-o", "name,io.kubectl-dr:backup", volume)
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(out) {
+		if name, of, _ := strings.Cut(strings.TrimSpace(line), "\t"); of == backup {
+			return strings.TrimPrefix(name, volume), nil
+		}
+	}
+	return "", fmt.Errorf("%s has no snapshot of backup %s: %q", volume, backup, out)
 }
 
 func (d *demo) secondBackup(ctx context.Context) error {
@@ -179,7 +196,6 @@ func (d *demo) secondBackup(ctx context.Context) error {
 	if err := d.nextBackup(ctx, after); err != nil {
 		return err
 	}
-	from, to := "@dr-"+d.backups[len(d.backups)-2], "@dr-"+d.backups[len(d.backups)-1]
 	out, err := d.output(ctx, "velero", "--kubecontext", "primary", "backup", "describe", d.backups[len(d.backups)-1], "--details")
 	if err != nil {
 		return err
@@ -191,6 +207,14 @@ func (d *demo) secondBackup(ctx context.Context) error {
 	}
 	var estimate int64
 	for _, volume := range []string{dbVolume, webVolume} {
+		from, err := d.snapshot(ctx, volume, d.backups[len(d.backups)-2])
+		if err != nil {
+			return err
+		}
+		to, err := d.snapshot(ctx, volume, d.backups[len(d.backups)-1])
+		if err != nil {
+			return err
+		}
 		out, err := d.node(ctx, "hassio", "zfs", "send", "-nvP", "-L", "-e", "-c", "-i", from, volume+to)
 		if err != nil {
 			return err
