@@ -2,7 +2,6 @@ package plugin
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -33,14 +32,13 @@ func TestNames(t *testing.T) {
 // started as a child process and called over go-plugin. It is not parallel
 // because Velero's client takes the child's command line from os.Args.
 func TestPlugin_throughVelero(t *testing.T) {
-	binary := filepath.Join(t.TempDir(), "velero-plugin-zfs-dr")
-	out, err := exec.Command("go", "build", "-o", binary, "github.com/kubectl-dr/kubectl-dr/cmd/velero-plugin-zfs-dr").CombinedOutput()
-	require.NoError(t, err, "%s", out)
+	file, err := binary()
+	require.NoError(t, err)
 
 	// The registry also looks for plugins in the running program, which is the
 	// velero server with its flags.
 	args := os.Args
-	os.Args = []string{binary, "server", "--log-level", "debug", "--kubeconfig", filepath.Join(t.TempDir(), "none"), "--some-flag=of the server"}
+	os.Args = []string{file, "server", "--log-level", "debug", "--kubeconfig", filepath.Join(t.TempDir(), "none"), "--some-flag=of the server"}
 	t.Cleanup(func() { os.Args = args })
 
 	log := logrus.New()

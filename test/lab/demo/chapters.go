@@ -206,6 +206,7 @@ func (d *demo) secondBackup(ctx context.Context) error {
 		sent += n
 	}
 	var estimate int64
+	var last string
 	for _, volume := range []string{dbVolume, webVolume} {
 		from, err := d.snapshot(ctx, volume, d.backups[len(d.backups)-2])
 		if err != nil {
@@ -215,6 +216,7 @@ func (d *demo) secondBackup(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		last = to
 		out, err := d.node(ctx, "hassio", "zfs", "send", "-nvP", "-L", "-e", "-c", "-i", from, volume+to)
 		if err != nil {
 			return err
@@ -228,7 +230,7 @@ func (d *demo) secondBackup(ctx context.Context) error {
 	}
 	ratio := float64(sent) / float64(estimate)
 	d.claim(ratio > 0.9 && ratio < 1.1, "velero reports %d bytes moved; zfs send -nvP -i says %d (ratio %.3f)", sent, estimate, ratio)
-	d.sums, err = d.checksums(ctx, to)
+	d.sums, err = d.checksums(ctx, last)
 	return err
 }
 
