@@ -70,34 +70,48 @@ func newSite(t testing.TB, target zfstest.Target) *site {
 
 	ca, err := agent.NewAuthority(time.Now())
 	require.NoError(t, err)
-	node, err := ca.Node("hassio", time.Now())
-	require.NoError(t, err)
-	bundle, err := agent.ParseBundle(node)
-	require.NoError(t, err)
-	client, err := ca.Client("velero", time.Now())
-	require.NoError(t, err)
-	s.credential = filepath.Join(t.TempDir(), "tls.pem")
-	require.NoError(t, os.WriteFile(s.credential, client, 0o600))
+	s.credential = credential(t, ca)
+	s.agent, _ = serve(t, ca, "hassio", s.zfs, agent.Grant{Name: "velero", Verbs: []agent.Verb{agent.AnyVerb}, Prefixes: []string{s.root}})
+	return s
+}
 
+// credential writes the bundle that the plugin has, and returns its path.
+func credential(t testing.TB, ca *agent.Authority) string {
+	t.Helper()
+	bundle, err := ca.Client("velero", time.Now())
+	require.NoError(t, err)
+	file := filepath.Join(t.TempDir(), "tls.pem")
+	require.NoError(t, os.WriteFile(file, bundle, 0o600))
+	return file
+}
+
+// serve runs an agent until the test ends, or it is stopped.
+func serve(t testing.TB, ca *agent.Authority, node string, client *zfs.Client, grants ...agent.Grant) (address string, stop func()) {
+	t.Helper()
+	pem, err := ca.Node(node, time.Now())
+	require.NoError(t, err)
+	bundle, err := agent.ParseBundle(pem)
+	require.NoError(t, err)
 	mounts := filepath.Join(t.TempDir(), "mounts")
 	require.NoError(t, os.WriteFile(mounts, nil, 0o600))
 	server := &agent.Server{
-		Node: "hassio", Bundle: bundle, ZFS: s.zfs, MountTable: mounts,
-		Policy: agent.Policy{Identities: []agent.Grant{{Name: "velero", Verbs: []agent.Verb{agent.AnyVerb}, Prefixes: []string{s.root}}}},
-		Log:    slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Node: node, Bundle: bundle, ZFS: client, MountTable: mounts,
+		Policy:     agent.Policy{Identities: grants},
+		Log:        slog.New(slog.NewTextHandler(io.Discard, nil)),
+		RetryDelay: func(int) time.Duration { return time.Millisecond },
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	s.agent = l.Addr().String()
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
 		server.Stop(ctx)
 		require.NoError(t, <-served)
 	})
-	return s
+	t.Cleanup(stop)
+	return l.Addr().String(), stop
 }
 
 // sweep destroys the site's datasets, clones and holds first.
