@@ -18,6 +18,7 @@ import (
 	appsv1api "k8s.io/api/apps/v1"
 	corev1api "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
@@ -61,6 +62,27 @@ func TestLook(t *testing.T) {
 			p.Spec.Start[0].Workloads = []string{"statefulset/gone"}
 			w.plan(p)
 		}},
+		{"check of a Velero that falls into every trap", "check", func(w *world) {
+			w.serverVersion, w.plugins = "v1.16.0", w.plugins[1:]
+			volumes := w.files["BackupVolumeInfos/wordpress-2"]
+			volumes = strings.Replace(volumes, `"pvcName":"wordpress-db"`, `"pvcName":"other"`, 1)
+			w.files["BackupVolumeInfos/wordpress-2"] = strings.Replace(volumes, `"backupMethod":"NativeSnapshot"`, `"skipped":true,"skippedReason":"skipped due to resource policy "`, 1)
+			w.deploy("velero", "v1.0.0", "--features=EnableAPIGroupVersions,EnableCSI")
+			w.update(&velerov1api.BackupStorageLocation{}, "default", func(o client.Object) {
+				o.(*velerov1api.BackupStorageLocation).Spec.AccessMode = velerov1api.BackupStorageLocationAccessModeReadWrite
+			})
+			w.update(&velerov1api.Backup{}, "wordpress-2", func(o client.Object) {
+				o.(*velerov1api.Backup).Spec.VolumeSnapshotLocations = []string{"zfs-primary"}
+			})
+		}},
+		{"check of a backup with CSI snapshots", "check", func(w *world) {
+			w.files["BackupVolumeInfos/wordpress-2"] = strings.Replace(w.files["BackupVolumeInfos/wordpress-2"],
+				`"backupMethod":"NativeSnapshot"`, `"backupMethod":"CSISnapshot","csiSnapshotInfo":{"driver":"zfs.csi.openebs.io"}`, 1)
+		}},
+		{"check of a backup without snapshots", "check", func(w *world) {
+			w.files["BackupVolumeInfos/wordpress-2"] = "[]"
+			w.update(&velerov1api.Backup{}, "wordpress-2", func(o client.Object) { o.(*velerov1api.Backup).Spec.SnapshotVolumes = ptr.To(false) })
+		}},
 		{"rpo within the objective", "rpo wordpress", nil},
 		{"rpo wide", "rpo -o wide", nil},
 		{"rpo as json", "rpo -o json", nil},
@@ -90,6 +112,21 @@ func TestLook(t *testing.T) {
 			golden(t, filepath.Join("look", tt.name), w.run(t.Context(), strings.Fields(tt.args)...).String())
 		})
 	}
+}
+
+// deploy runs Velero's server in the recovery cluster.
+func (w *world) deploy(name, pluginVersion string, args ...string) {
+	d := &appsv1api.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: veleroNS, Name: name}}
+	d.Spec.Template.Spec.InitContainers = []corev1api.Container{{Name: "plugin", Image: "registry.example.org:5000/velero-plugin-zfs-dr:" + pluginVersion}}
+	d.Spec.Template.Spec.Containers = []corev1api.Container{{Name: "velero", Command: []string{"/velero"}, Args: append([]string{"server"}, args...)}}
+	require.NoError(w.t, w.recovery.Client.Create(w.t.Context(), d))
+}
+
+// update changes an object of Velero's in the recovery cluster.
+func (w *world) update(obj client.Object, name string, change func(client.Object)) {
+	require.NoError(w.t, w.recovery.Client.Get(w.t.Context(), client.ObjectKey{Namespace: veleroNS, Name: name}, obj))
+	change(obj)
+	require.NoError(w.t, w.recovery.Client.Update(w.t.Context(), obj))
 }
 
 // plan gives a plan on standard input.

@@ -69,6 +69,10 @@ type world struct {
 	stdin string
 	tty   bool
 
+	// Velero's server.
+	serverVersion string
+	plugins       []velerov1api.PluginInfo
+
 	// Ways in which things go wrong.
 	restorePhase velerov1api.RestorePhase
 	backupPhase  velerov1api.BackupPhase
@@ -110,7 +114,10 @@ func testPlan() *plan.RecoveryPlan {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, clock: begin, files: files{}, restorePhase: velerov1api.RestorePhaseCompleted, backupPhase: velerov1api.BackupPhaseCompleted}
+	w := &world{
+		t: t, serverVersion: "v1.18.3",
+		plugins: []velerov1api.PluginInfo{{Name: "kubectl-dr.io/zfs", Kind: "VolumeSnapshotter"}, {Name: "kubectl-dr.io/rewrite", Kind: "RestoreItemActionV2"}},
+		clock:   begin, files: files{}, restorePhase: velerov1api.RestorePhaseCompleted, backupPhase: velerov1api.BackupPhaseCompleted}
 	w.answer = func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprint(rw, "<title>Vegard's blog</title>") }
 	w.web = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		w.pass(2 * time.Second)
@@ -244,7 +251,7 @@ func (w *world) created(ctx context.Context, c client.Client, cluster string, ob
 		if w.noServer {
 			return nil
 		}
-		o.Status = velerov1api.ServerStatusRequestStatus{Phase: velerov1api.ServerStatusRequestPhaseProcessed, ServerVersion: "v1.18.3"}
+		o.Status = velerov1api.ServerStatusRequestStatus{Phase: velerov1api.ServerStatusRequestPhaseProcessed, ServerVersion: w.serverVersion, Plugins: w.plugins}
 		return c.Update(ctx, o)
 	case *velerov1api.Restore:
 		return w.restore(ctx, c, o)
@@ -436,9 +443,10 @@ func (w *world) addBackup(name string, age time.Duration) {
 	}
 	w.files.put(w.t, velerov1api.DownloadTargetKindBackupVolumeInfos, name, infos)
 	w.files.put(w.t, velerov1api.DownloadTargetKindBackupResourceList, name, map[string][]string{
-		"apps/v1/Deployment": {"wordpress/wordpress-db", "wordpress/wordpress"},
-		"v1/Service":         {"wordpress/wordpress-db", "wordpress/wordpress"},
-		"v1/Namespace":       {"wordpress"},
+		"apps/v1/Deployment":       {"wordpress/wordpress-db", "wordpress/wordpress"},
+		"v1/Service":               {"wordpress/wordpress-db", "wordpress/wordpress"},
+		"v1/Namespace":             {"wordpress"},
+		"v1/PersistentVolumeClaim": {"wordpress/wordpress-db", "wordpress/wordpress-html"},
 	})
 }
 

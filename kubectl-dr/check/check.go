@@ -43,6 +43,8 @@ type inspection struct {
 	backups  []velerov1api.Backup
 	contents map[string][]string // of the newest backup: "apps/v1/Deployment" to "namespace/name"
 	rules    *rules.Set
+	// pluginVersion is the tag of the plugin's image here, "" when not known.
+	pluginVersion string
 }
 
 // Check looks at everything, and returns an error only when the recovery
@@ -58,6 +60,7 @@ func (c *Checker) Check(ctx context.Context, p *plan.RecoveryPlan) (*report.Chec
 		{"velero", in.velero},
 		{"storage", in.storage},
 		{"restore point", in.restorePoint},
+		{"volumes", in.volumes},
 		{"profiles", in.profiles},
 		{"cluster", in.cluster},
 		{"drills", in.drills},

@@ -179,19 +179,30 @@ func (in *inspection) backupLocation(bsl *velerov1api.BackupStorageLocation) {
 
 // server asks Velero's server for a sign of life.
 func (in *inspection) server(ctx context.Context) {
-	version, err := ServerVersion(ctx, in.Cluster, in.Interval, in.ServerTimeout)
+	status, err := serverStatus(ctx, in.Cluster, in.Interval, in.ServerTimeout)
 	if err != nil {
 		in.failed("server", err, "start Velero in the recovery cluster and look at its log")
 		return
 	}
-	in.ok("server", version)
+	in.ok("server", status.ServerVersion)
+	in.plugins(status)
+	in.deployment(ctx)
 }
 
 // ServerVersion returns the version that a cluster's Velero server says it has.
 func ServerVersion(ctx context.Context, c *cluster.Cluster, interval, timeout time.Duration) (string, error) {
+	status, err := serverStatus(ctx, c, interval, timeout)
+	if err != nil {
+		return "", err
+	}
+	return status.ServerVersion, nil
+}
+
+// serverStatus asks a cluster's Velero server for its version and plugins.
+func serverStatus(ctx context.Context, c *cluster.Cluster, interval, timeout time.Duration) (*velerov1api.ServerStatusRequestStatus, error) {
 	req := &velerov1api.ServerStatusRequest{ObjectMeta: metav1.ObjectMeta{Namespace: c.Namespace, GenerateName: "kubectl-dr-"}}
 	if err := c.Client.Create(ctx, req); err != nil {
-		return "", fmt.Errorf("ask Velero for its status: %w", err)
+		return nil, fmt.Errorf("ask Velero for its status: %w", err)
 	}
 	defer func() {
 		after, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
@@ -203,9 +214,9 @@ func ServerVersion(ctx context.Context, c *cluster.Cluster, interval, timeout ti
 		return req.Status.Phase == velerov1api.ServerStatusRequestPhaseProcessed, err
 	})
 	if errors.Is(err, cluster.ErrTimedOut) {
-		return "", fmt.Errorf("no answer within %s", timeout)
+		return nil, fmt.Errorf("no answer within %s", timeout)
 	}
-	return req.Status.ServerVersion, err
+	return &req.Status, err
 }
 
 func (in *inspection) storage(ctx context.Context) {
@@ -254,6 +265,7 @@ func (in *inspection) host(h cluster.Host) {
 		return
 	}
 	in.ok(name, fmt.Sprintf("version %s, OpenZFS %s", h.Info.GetAgentVersion(), h.Info.GetZfsVersion()))
+	in.sameVersion(h.Node, h.Info.GetAgentVersion())
 	skew, uncertain := h.Skew()
 	if skew.Abs() > rpo.Noticeable+uncertain {
 		in.warn("clock of "+h.Node, rpo.Skewed(skew), "let both follow the same time servers: ages are told by clocks")
@@ -309,7 +321,7 @@ func (in *inspection) restorePoint(ctx context.Context) {
 			in.skip(name, "left out of backups, as the plan says")
 			continue
 		}
-		in.problem(name, v.Problem, "back it up, or list it in spec.source.ignoreClaims if it may come back empty")
+		in.problem(name, v.Problem, unprotectedRemedy(v.Problem))
 	}
 	if !last.Recoverable() {
 		return
