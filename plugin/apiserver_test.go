@@ -8,16 +8,23 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	rbacv1api "k8s.io/api/rbac/v1"
+	"sigs.k8s.io/yaml"
 )
 
 // apiServer is as much of a cluster as the plugin's process looks at: discovery,
-// and objects that are got, listed and created.
+// and objects that are got, listed and created. It allows what the roles in
+// examples/velero/rbac.yaml allow.
 type apiServer struct {
+	rules   []rbacv1api.PolicyRule
+	refused []string
 	mu      sync.Mutex
 	objects map[string]map[string]any // by path
 	made    int
@@ -33,7 +40,8 @@ var served = map[string]map[string]string{
 // newAPIServer returns a server and the path of a kubeconfig for it.
 func newAPIServer(t *testing.T) (*apiServer, string) {
 	t.Helper()
-	s := &apiServer{objects: map[string]map[string]any{}}
+	s := &apiServer{objects: map[string]map[string]any{}, rules: pluginRules(t)}
+	t.Cleanup(func() { assert.Empty(t, s.refused, "the roles suffice") })
 	web := httptest.NewServer(s)
 	t.Cleanup(web.Close)
 	file := filepath.Join(t.TempDir(), "kubeconfig")
@@ -45,6 +53,45 @@ contexts: [{name: test, context: {cluster: test}}]
 clusters: [{name: test, cluster: {server: %q}}]
 `, web.URL), 0o600))
 	return s, file
+}
+
+// pluginRules are those of the plugin's roles.
+func pluginRules(t *testing.T) (rules []rbacv1api.PolicyRule) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("..", "examples", "velero", "rbac.yaml"))
+	require.NoError(t, err)
+	for doc := range strings.SplitSeq(string(text), "\n---\n") {
+		var role struct {
+			Rules []rbacv1api.PolicyRule `json:"rules"`
+		}
+		require.NoError(t, yaml.Unmarshal([]byte(doc), &role))
+		rules = append(rules, role.Rules...)
+	}
+	require.NotEmpty(t, rules)
+	return rules
+}
+
+// allows reports whether the roles allow a request for an object or a list.
+func (s *apiServer) allows(r *http.Request) bool {
+	group, resource, verb := "", "", "list"
+	parts := strings.Split(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	if parts[0] == "apis" {
+		group, parts = parts[1], parts[1:]
+	}
+	parts = parts[2:]
+	if len(parts) > 2 && parts[0] == "namespaces" {
+		parts = parts[2:]
+	}
+	resource = parts[0]
+	switch {
+	case r.Method == http.MethodPost:
+		verb = "create"
+	case len(parts) > 1:
+		verb = "get"
+	}
+	return slices.ContainsFunc(s.rules, func(rule rbacv1api.PolicyRule) bool {
+		return slices.Contains(rule.APIGroups, group) && slices.Contains(rule.Resources, resource) && slices.Contains(rule.Verbs, verb)
+	})
 }
 
 const veleroObjects = "/apis/velero.io/v1/namespaces/velero/"
@@ -98,6 +145,10 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			resources = append(resources, map[string]any{"name": name, "kind": kind, "namespaced": kind != "StorageClass", "verbs": []string{"get", "list", "create"}})
 		}
 		answer(http.StatusOK, map[string]any{"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": gv, "resources": resources})
+		return
+	case !s.allows(r):
+		s.refused = append(s.refused, r.Method+" "+at)
+		answer(http.StatusForbidden, failure(http.StatusForbidden, "Forbidden"))
 		return
 	case r.Method == http.MethodPost:
 		object := map[string]any{}
