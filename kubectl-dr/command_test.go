@@ -29,7 +29,7 @@ import (
 
 func TestHelp(t *testing.T) {
 	t.Parallel()
-	for _, command := range []string{"", "check", "status", "rpo", "drill", "drill cleanup", "failover", "history", "report", "version"} {
+	for _, command := range []string{"", "check", "status", "rpo", "drill", "drill cleanup", "failover", "history", "report", "rewrite", "version"} {
 		t.Run("help of "+command, func(t *testing.T) {
 			t.Parallel()
 			got := newWorld(t).run(t.Context(), append(strings.Fields(command), "--help")...)

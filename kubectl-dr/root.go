@@ -68,6 +68,7 @@ type env struct {
 	now         func() time.Time
 	interval    time.Duration
 	interactive func() bool
+	colour      func() bool
 	holder      string
 	open        func(getter cluster.RESTClientGetter, veleroNamespace string) (*cluster.Cluster, error)
 	storage     func(ctx context.Context, c *cluster.Cluster, opts cluster.AgentOptions) (*cluster.Storage, error)
@@ -82,6 +83,10 @@ func newEnv(streams genericiooptions.IOStreams) *env {
 		interactive: func() bool {
 			f, ok := streams.In.(*os.File)
 			return ok && term.IsTerminal(int(f.Fd()))
+		},
+		colour: func() bool {
+			f, ok := streams.Out.(*os.File)
+			return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == ""
 		},
 		holder: fmt.Sprintf("%s:%d", host, os.Getpid()),
 		open:   cluster.Open,
@@ -182,7 +187,7 @@ but a planned failover needs the source.` + exitStatus,
 	root.SetHelpCommandGroupID(groupOther)
 	root.SetCompletionCommandGroupID(groupOther)
 	for _, add := range []func(*env, *globalFlags) *cobra.Command{
-		newCmdCheck, newCmdStatus, newCmdRPO, newCmdHistory, newCmdReport, newCmdDrill, newCmdFailover, newCmdVersion,
+		newCmdCheck, newCmdStatus, newCmdRPO, newCmdHistory, newCmdReport, newCmdRewrite, newCmdDrill, newCmdFailover, newCmdVersion,
 	} {
 		root.AddCommand(add(e, flags))
 	}
