@@ -110,7 +110,7 @@ func (p *Profile) rewrite(e *edit) error {
 	if err != nil {
 		return fmt.Errorf("rewrite %s: %w", describe(e.orig), err)
 	}
-	e.p = r
+	e.p, e.pods = r, nil
 	for _, rewriter := range rewriters {
 		e.rule = rewriter.rule
 		if err := rewriter.apply(e, r); err != nil {
@@ -145,10 +145,14 @@ type edit struct {
 	drop       bool
 	changes    []Change
 	used       []string // fields of the profile that had something to do
+
+	pods []path // the pod templates, once looked for
+	way  path   // room for a path under way
 }
 
 func newEdit(p *Profile, obj *unstructured.Unstructured) *edit {
-	return &edit{orig: obj, obj: obj.DeepCopy(), kind: obj.GroupVersionKind().GroupKind(), p: &p.Rewrites, namespaces: p.namespaces}
+	return &edit{orig: obj, obj: obj.DeepCopy(), kind: obj.GroupVersionKind().GroupKind(), p: &p.Rewrites, namespaces: p.namespaces,
+		way: make(path, 0, 16)}
 }
 
 // use notes that a field of the profile had something to do.

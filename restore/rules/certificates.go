@@ -32,7 +32,7 @@ func rewriteCertificates(e *edit, p *Rewrites) error {
 	switch {
 	case e.in([]string{certManager}, "CertificateRequest"),
 		e.in([]string{acmeCertManager}, "Order", "Challenge"),
-		e.orig.GetLabels()["acme.cert-manager.io/http01-solver"] == "true":
+		e.str("metadata", "labels", "acme.cert-manager.io/http01-solver") == "true":
 		// What is half issued at the source can't be finished elsewhere.
 		e.drop = true
 	case p.Certificates == CertificatesKeepSecret:

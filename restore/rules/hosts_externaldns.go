@@ -102,11 +102,14 @@ func traefikHosts(e *edit) []string {
 	return hosts
 }
 
+// externalDNSKeys returns annotations of external-dns, under each prefix.
 func externalDNSKeys(p *Rewrites, names ...string) []string {
-	var keys []string
-	for _, prefix := range slices.Concat(externalDNSPrefixes, p.ExternalDNSPrefixes) {
-		for _, name := range names {
-			keys = append(keys, prefix+name)
+	keys := make([]string, 0, len(names)*(len(externalDNSPrefixes)+len(p.ExternalDNSPrefixes)))
+	for _, prefixes := range [][]string{externalDNSPrefixes, p.ExternalDNSPrefixes} {
+		for _, prefix := range prefixes {
+			for _, name := range names {
+				keys = append(keys, prefix+name)
+			}
 		}
 	}
 	return keys
@@ -146,8 +149,9 @@ func (e *edit) dnsPrefixes() []string {
 	if publishers[e.kind] != nil {
 		return all
 	}
+	annotations, _ := lookup(e.orig.Object, path{"metadata", "annotations"}).(map[string]any)
 	return slices.DeleteFunc(all, func(prefix string) bool {
-		for key := range e.orig.GetAnnotations() {
+		for key := range annotations {
 			if strings.HasPrefix(key, prefix) {
 				return false
 			}

@@ -42,7 +42,14 @@ func (*Entries) removesKey(pattern, key string) bool {
 	return pattern == key || open && strings.HasPrefix(key, prefix)
 }
 
-func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+func sortedKeys[V any](m map[string]V) []string {
+	if len(m) == 0 {
+		return nil
+	}
+	keys := slices.AppendSeq(make([]string, 0, len(m)), maps.Keys(m))
+	slices.Sort(keys)
+	return keys
+}
 
 // Forms of naming labels, of nodes and of objects.
 var (

@@ -156,7 +156,7 @@ func (e *edit) element(m mapper, at path, prepare func(map[string]any)) error {
 		e.set(to, at...)
 		return nil
 	}
-	element, field := at[:len(at)-1], at[len(at)-1].(string)
+	element, field := slices.Clip(at[:len(at)-1]), at[len(at)-1].(string)
 	original, _ := e.get(element...).(map[string]any)
 	added := copyOf(original)
 	added[field] = to
@@ -199,6 +199,8 @@ func kindsIn(kinds string, groups ...string) []schema.GroupKind {
 // step is one of a place's path.
 type step struct {
 	key string
+	// name is the key as a path has it.
+	name any
 	// each visits all that is there.
 	each bool
 	// dns stands for an annotation of external-dns.
@@ -260,14 +262,14 @@ func parseSteps(at string) []step {
 		case at[0] == '[':
 			key, rest, _ := strings.Cut(at[1:], "]")
 			name, dns := strings.CutPrefix(key, "external-dns/")
-			steps = append(steps, step{key: name, each: key == "*", dns: dns})
+			steps = append(steps, step{key: name, name: name, each: key == "*", dns: dns})
 			at = rest
 		default:
 			end := strings.IndexAny(at, ".[")
 			if end < 0 {
 				end = len(at)
 			}
-			steps = append(steps, step{key: at[:end]})
+			steps = append(steps, step{key: at[:end], name: at[:end]})
 			at = at[end:]
 		}
 	}
@@ -292,20 +294,21 @@ func (e *edit) places(rule string, m mapper) error {
 
 func (e *edit) spot(s *spot, m mapper) error {
 	if !s.pod && !s.template {
-		return e.walk(s.steps, nil, e.obj.Object, s.form, m)
+		return e.walk(s.steps, e.way[:0], e.obj.Object, s.form, m)
 	}
 	for _, template := range e.templates() {
 		if s.template && len(template) == 0 {
 			continue
 		}
-		if err := e.walk(s.steps, template, e.get(template...), s.form, m); err != nil {
+		if err := e.walk(s.steps, append(e.way[:0], template...), e.get(template...), s.form, m); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// walk follows steps from a value, and rewrites what it finds at the end.
+// walk follows steps from a value, and rewrites what it finds at the end. The
+// path is only good until the form returns.
 func (e *edit) walk(steps []step, at path, value any, f *form, m mapper) error {
 	if value == nil {
 		return nil
@@ -318,27 +321,33 @@ func (e *edit) walk(steps []step, at path, value any, f *form, m mapper) error {
 		switch v := value.(type) {
 		case []any:
 			for i := range v {
-				if err := e.walk(steps[1:], at.join(i), v[i], f, m); err != nil {
+				if err := e.walk(steps[1:], append(at, i), v[i], f, m); err != nil {
 					return err
 				}
 			}
 		case map[string]any:
 			for _, key := range sortedKeys(v) {
-				if err := e.walk(steps[1:], at.join(key), v[key], f, m); err != nil {
+				if err := e.walk(steps[1:], append(at, key), v[key], f, m); err != nil {
 					return err
 				}
 			}
 		}
 	case s.dns:
 		v, _ := value.(map[string]any)
+		if len(v) == 0 {
+			return nil
+		}
 		for _, key := range externalDNSKeys(e.p, s.key) {
-			if err := e.walk(steps[1:], at.join(key), v[key], f, m); err != nil {
+			if v[key] == nil {
+				continue
+			}
+			if err := e.walk(steps[1:], append(at, key), v[key], f, m); err != nil {
 				return err
 			}
 		}
 	default:
 		if v, ok := value.(map[string]any); ok && v[s.key] != nil {
-			return e.walk(steps[1:], at.join(s.key), v[s.key], f, m)
+			return e.walk(steps[1:], append(at, s.name), v[s.key], f, m)
 		}
 	}
 	return nil

@@ -31,20 +31,28 @@ var podTemplates = map[schema.GroupKind]path{
 
 // templates returns the paths of the pod templates that are in the object.
 func (e *edit) templates() []path {
+	if e.pods == nil {
+		e.pods = e.findTemplates()
+	}
+	return e.pods
+}
+
+func (e *edit) findTemplates() []path {
+	found := []path{}
 	if at, ok := podTemplates[e.kind]; ok {
 		// A Rollout may borrow a Deployment's template and have none of its own.
 		if len(at) == 0 || e.get(at...) != nil {
-			return []path{at}
+			found = append(found, at)
 		}
-		return nil
+		return found
 	}
-	var found []path
+	collect := &form{rewrite: func(_ *edit, _ mapper, at path) error {
+		found = append(found, slices.Clone(at))
+		return nil
+	}}
 	for _, kind := range sortedKeys(e.p.PodTemplates) {
 		if isKind(e.orig, kind) {
-			_ = e.walk(parseSteps(e.p.PodTemplates[kind]), nil, e.obj.Object, &form{rewrite: func(_ *edit, _ mapper, at path) error {
-				found = append(found, slices.Clone(at))
-				return nil
-			}}, nil)
+			_ = e.walk(parseSteps(e.p.PodTemplates[kind]), nil, e.obj.Object, collect, nil)
 		}
 	}
 	return found

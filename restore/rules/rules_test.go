@@ -55,7 +55,7 @@ func testCases(t *testing.T) []testCase {
 	return cases
 }
 
-func readObjects(t *testing.T, file string) []*unstructured.Unstructured {
+func readObjects(t testing.TB, file string) []*unstructured.Unstructured {
 	t.Helper()
 	content, err := os.ReadFile(file)
 	require.NoError(t, err)
