@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -174,14 +175,15 @@ func (p path) join(more ...any) path { return append(slices.Clone(p), more...) }
 
 func (p path) String() string {
 	var b strings.Builder
+	b.Grow(64)
 	for _, step := range p {
 		switch s := step.(type) {
 		case int:
-			fmt.Fprintf(&b, "[%d]", s)
+			b.WriteString("[" + strconv.Itoa(s) + "]")
 		case string:
 			switch {
 			case strings.ContainsAny(s, "./[] "):
-				fmt.Fprintf(&b, "[%s]", s)
+				b.WriteString("[" + s + "]")
 			case b.Len() > 0:
 				b.WriteString("." + s)
 			default:

@@ -3,8 +3,6 @@ package rules
 import (
 	"reflect"
 	"slices"
-
-	"k8s.io/apimachinery/pkg/runtime"
 )
 
 func rewriteNodeSelector(e *edit, p *Rewrites) error {
@@ -96,9 +94,14 @@ func (e *edit) class(m mapper, at path, derived ...string) error {
 
 // object returns the toleration as it stands in a pod.
 func (t Toleration) object() map[string]any {
-	out, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&t)
-	if err != nil {
-		panic(err) // a struct of scalars always converts
+	out := map[string]any{}
+	for field, value := range map[string]string{"key": t.Key, "operator": t.Operator, "value": t.Value, "effect": t.Effect} {
+		if value != "" {
+			out[field] = value
+		}
+	}
+	if t.TolerationSeconds != nil {
+		out["tolerationSeconds"] = *t.TolerationSeconds
 	}
 	return out
 }
