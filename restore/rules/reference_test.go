@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
@@ -23,12 +24,31 @@ func TestReference(t *testing.T) {
 	require.NoError(t, err)
 	prose, _, found := strings.Cut(string(content), referenceBegin)
 	require.True(t, found)
-	want := prose + referenceBegin + reference()
+	want := operatorRows(prose) + referenceBegin + reference()
 	if *update {
 		require.NoError(t, os.WriteFile(referenceFile, []byte(want), 0o644))
 		return
 	}
 	assert.Equal(t, want, string(content), "run go test ./restore/rules -update")
+}
+
+const operatorsBegin = "| HorizontalPodAutoscaler | nothing: it does nothing while its target has no replicas |\n"
+
+// operatorRows writes the rows of the registry of operators into the table of
+// kinds.
+func operatorRows(prose string) string {
+	before, after, _ := strings.Cut(prose, operatorsBegin)
+	end := strings.Index(after, "\n\n")
+	var rows strings.Builder
+	for _, gk := range StandbyKinds() {
+		var settings []string
+		for _, s := range operators[gk] {
+			raw, _ := json.Marshal(s.value)
+			settings = append(settings, fmt.Sprintf("`%s: %s`", s.at, raw))
+		}
+		fmt.Fprintf(&rows, "| %s (%s) | %s |\n", gk.Kind, gk.Group, strings.Join(settings, " or "))
+	}
+	return before + operatorsBegin + rows.String() + after[end+1:]
 }
 
 // reference lists every place, by rule.
