@@ -164,7 +164,7 @@ func (w *world) dial(t *testing.T, h *host, identity string) *agent.Client {
 func (w *world) snapshot(t *testing.T, backup string) *agentpb.Version {
 	t.Helper()
 	resp, err := w.client.CreateSnapshots(t.Context(), &agentpb.CreateSnapshotsRequest{
-		Datasets: []string{source}, Name: zfssnap.SnapshotName(backup, ""), Hold: zfssnap.HoldTag("backup"),
+		Datasets: []string{source}, Name: "dr-" + backup, Hold: zfssnap.HoldTag("backup"),
 		Properties: map[string]string{zfssnap.PropBackup: backup},
 	})
 	require.NoError(t, err)
