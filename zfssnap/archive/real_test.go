@@ -260,10 +260,10 @@ func conformance(t *testing.T, target zfstest.Target, store *archive.Store) {
 			"encryption": "aes-256-gcm", "keyformat": "hex", "keylocation": "file://" + ds.Mountpoint + "/key",
 		}}))
 		target.Write(t, secret, "file", second)
-		plan, m := upload(t, uploader(), snap(t, secret, "one"))
+		plan, _ := upload(t, uploader(), snap(t, secret, "one"))
 		assert.Equal(t, archive.Flags{Raw: true}, plan.Flags)
 		target.Write(t, secret, "file", first)
-		plan, m = upload(t, uploader(), snap(t, secret, "two"))
+		plan, m := upload(t, uploader(), snap(t, secret, "two"))
 		assert.Equal(t, archive.Incremental, plan.Action)
 		assert.Equal(t, "aes-256-gcm", m.Stream.Encryption)
 		v := restore(t, m, root+"/secretback")
