@@ -15,6 +15,7 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agenttest"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
 )
 
@@ -160,18 +161,18 @@ func TestReplicate_fromABookmark(t *testing.T) {
 func TestReplicate_resumesAfterACut(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	k := newLink(t, w.remote.addr)
-	k.limit.Store(600 << 10)
+	k := agenttest.NewLink(t, w.remote.addr)
+	k.Limit.Store(600 << 10)
 	v := w.snapshot(t, "b1")
 	req := w.request(v)
-	req.TargetAddress = k.addr()
+	req.TargetAddress = k.Addr()
 	tr, err := w.client.Replicate(t.Context(), req)
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
 		pools, err := w.remote.zfs.Pools(t.Context())
 		return err == nil && pools[0].Free < 1<<40-256<<10
 	}, 20*time.Second, 2*time.Millisecond, "some of it is received")
-	k.cut()
+	k.Cut()
 	tr = w.wait(t, tr.GetId())
 	require.NoError(t, agent.TransferError(tr))
 	assert.True(t, tr.GetResumed())
@@ -188,7 +189,7 @@ func TestReplicate_resumesAfterACut(t *testing.T) {
 func TestReplicate_lostAcknowledgement(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	k := newLink(t, w.remote.addr)
+	k := agenttest.NewLink(t, w.remote.addr)
 	// The link breaks when the stream is received and its receiver goes on to
 	// tag the snapshot; that fails too, as if the agent had died there.
 	var once sync.Once
@@ -196,7 +197,7 @@ func TestReplicate_lostAcknowledgement(t *testing.T) {
 		var err error
 		if args[1] == "set" {
 			once.Do(func() {
-				k.cut()
+				k.Cut()
 				err = errors.New("killed")
 			})
 		}
@@ -204,7 +205,7 @@ func TestReplicate_lostAcknowledgement(t *testing.T) {
 	})
 	v := w.snapshot(t, "b1")
 	req := w.request(v)
-	req.TargetAddress = k.addr()
+	req.TargetAddress = k.Addr()
 	tr := w.replicateAs(t, req)
 	require.NoError(t, agent.TransferError(tr))
 	assert.Less(t, tr.GetBytesSent(), uint64(2<<20), "it was sent once")
