@@ -294,27 +294,29 @@ func (s *Server) complete(ctx context.Context, h *agentpb.ReceiveHeader, vs []zf
 			newest = o
 		}
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.ZFS.Set(ctx, v.FullName(), props) })
-	// The new one is held before the old one is let go.
-	g.Go(func() error {
-		if err := s.ZFS.Hold(ctx, replicaHold, newest.FullName()); err != nil {
-			return err
-		}
-		holds, err := s.ZFS.Holds(ctx, held(vs)...)
-		if err != nil {
-			return err
-		}
-		for _, o := range holds {
-			if o.Tag == replicaHold && o.Snapshot != newest.FullName() {
-				if err := s.ZFS.Release(ctx, replicaHold, o.Snapshot); err != nil && !errors.Is(err, ErrNotFound) {
-					return err
-				}
+	var holds []zfs.Hold
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.ZFS.Set(gctx, v.FullName(), props) })
+	g.Go(func() (err error) {
+		holds, err = s.ZFS.Holds(gctx, held(vs)...)
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	// The hold comes last: one that is held is complete. And the new one is held
+	// before the old one is let go.
+	if err := s.ZFS.Hold(ctx, replicaHold, newest.FullName()); err != nil {
+		return err
+	}
+	for _, o := range holds {
+		if o.Tag == replicaHold && o.Snapshot != newest.FullName() {
+			if err := s.ZFS.Release(ctx, replicaHold, o.Snapshot); err != nil && !errors.Is(err, ErrNotFound) {
+				return err
 			}
 		}
-		return nil
-	})
-	return g.Wait()
+	}
+	return nil
 }
 
 // incoming is the part of a stream after its header.

@@ -499,6 +499,7 @@ func versionPB(v zfs.Version) *agentpb.Version {
 	return &agentpb.Version{
 		Dataset: v.Dataset, Name: v.Name, Bookmark: v.Bookmark, Guid: v.GUID, Createtxg: v.CreateTXG,
 		CreatedUnix: v.Created.Unix(), Used: v.Used, Referenced: v.Referenced, Written: v.Written,
+		Userrefs: v.UserRefs,
 	}
 }
 

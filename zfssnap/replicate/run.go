@@ -96,6 +96,12 @@ func (r Runner) Run(ctx context.Context, job Job) error {
 			}
 			return u.settle(ctx, source, target.Versions)
 		}
+		if base, ok := find(target.Versions, plan.From.GUID, true); ok && base.UserRefs == 0 {
+			// Whoever received it died before it was complete.
+			if err := u.confirm(ctx, plan.From); err != nil {
+				return err
+			}
+		}
 		switch err := u.step(ctx, plan); {
 		case errors.Is(err, zfs.ErrResumeStale) && !stale:
 			r.Log.Info("interrupted stream cannot be continued, sending anew", "dataset", job.Dataset, "target", job.TargetNode, "error", err)
@@ -170,6 +176,7 @@ func version(v *agentpb.Version) zfs.Version {
 	return zfs.Version{
 		Dataset: v.GetDataset(), Name: v.GetName(), Bookmark: v.GetBookmark(), GUID: v.GetGuid(), CreateTXG: v.GetCreatetxg(),
 		Created: time.Unix(v.GetCreatedUnix(), 0), Used: v.GetUsed(), Referenced: v.GetReferenced(), Written: v.GetWritten(),
+		UserRefs: v.GetUserrefs(),
 	}
 }
 
@@ -215,12 +222,15 @@ func (u *run) step(ctx context.Context, plan Plan) error {
 	return nil
 }
 
-// header announces a stream. The wanted snapshot's own properties travel with
-// it, so that the copy tells which backup it belongs to.
+// header announces a stream. The snapshot's own properties travel with it, so
+// that the copy tells which backup it belongs to; a bookmark has none.
 func (u *run) header(ctx context.Context, plan Plan) (*agentpb.ReceiveHeader, error) {
-	props, err := u.ZFS.UserProperties(ctx, plan.To.FullName(), zfs.SourceLocal)
-	if err != nil {
-		return nil, err
+	props := map[string]string{}
+	if !plan.To.Bookmark {
+		var err error
+		if props, err = u.ZFS.UserProperties(ctx, plan.To.FullName(), zfs.SourceLocal); err != nil {
+			return nil, err
+		}
 	}
 	return &agentpb.ReceiveHeader{
 		Dataset:            u.TargetDataset,
@@ -264,7 +274,7 @@ func (u *run) send(ctx context.Context, header *agentpb.ReceiveHeader, opts zfs.
 }
 
 // confirm completes on the target what is left undone when the answer to a
-// Receive is lost.
+// Receive is lost, or its agent dies.
 func (u *run) confirm(ctx context.Context, to zfs.Version) error {
 	ctx, cancel := context.WithTimeout(ctx, controlTimeout)
 	defer cancel()

@@ -675,6 +675,7 @@ type Version struct {
 	Used          uint64                 `protobuf:"varint,7,opt,name=used,proto3" json:"used,omitempty"`
 	Referenced    uint64                 `protobuf:"varint,8,opt,name=referenced,proto3" json:"referenced,omitempty"`
 	Written       uint64                 `protobuf:"varint,9,opt,name=written,proto3" json:"written,omitempty"`
+	Userrefs      uint64                 `protobuf:"varint,10,opt,name=userrefs,proto3" json:"userrefs,omitempty"` // holds; 0 for a bookmark
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -768,6 +769,13 @@ func (x *Version) GetReferenced() uint64 {
 func (x *Version) GetWritten() uint64 {
 	if x != nil {
 		return x.Written
+	}
+	return 0
+}
+
+func (x *Version) GetUserrefs() uint64 {
+	if x != nil {
+		return x.Userrefs
 	}
 	return 0
 }
@@ -2228,7 +2236,7 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\x13ListVersionsRequest\x12\x18\n" +
 	"\adataset\x18\x01 \x01(\tR\adataset\"O\n" +
 	"\x14ListVersionsResponse\x127\n" +
-	"\bversions\x18\x01 \x03(\v2\x1b.kubectldr.agent.v1.VersionR\bversions\"\xf6\x01\n" +
+	"\bversions\x18\x01 \x03(\v2\x1b.kubectldr.agent.v1.VersionR\bversions\"\x92\x02\n" +
 	"\aVersion\x12\x18\n" +
 	"\adataset\x18\x01 \x01(\tR\adataset\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
@@ -2240,7 +2248,9 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\n" +
 	"referenced\x18\b \x01(\x04R\n" +
 	"referenced\x12\x18\n" +
-	"\awritten\x18\t \x01(\x04R\awritten\"?\n" +
+	"\awritten\x18\t \x01(\x04R\awritten\x12\x1a\n" +
+	"\buserrefs\x18\n" +
+	" \x01(\x04R\buserrefs\"?\n" +
 	"\x13FindSnapshotRequest\x12\x12\n" +
 	"\x04guid\x18\x01 \x01(\x04R\x04guid\x12\x14\n" +
 	"\x05hints\x18\x02 \x03(\tR\x05hints\"\xf7\x01\n" +

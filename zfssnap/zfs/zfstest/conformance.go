@@ -109,12 +109,7 @@ func Conformance(t *testing.T, target Target) {
 	require.NoError(t, c.Create(t.Context(), root, zfs.CreateOptions{
 		Properties: map[string]string{"mountpoint": mountpoint, "compression": "off"},
 	}))
-	t.Cleanup(func() {
-		// The test's own context has ended by now.
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-		defer cancel()
-		sweep(ctx, t, c, root)
-	})
+	t.Cleanup(func() { Sweep(t, c, root) })
 	for i, test := range conformance {
 		t.Run(test.name, func(t *testing.T) {
 			dir := fmt.Sprintf("%s/%d", root, i)
@@ -124,8 +119,12 @@ func Conformance(t *testing.T, target Target) {
 	}
 }
 
-// sweep removes everything at and below root, clones first.
-func sweep(ctx context.Context, t *testing.T, c *zfs.Client, root string) {
+// Sweep removes everything at and below root, clones first. It may run when the
+// test's own context has ended.
+func Sweep(t *testing.T, c *zfs.Client, root string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 5*time.Minute)
+	defer cancel()
 	ds, err := c.Datasets(ctx, root, true)
 	if !assert.NoError(t, err) {
 		return
