@@ -46,9 +46,8 @@ func (a *GroupAction) AppliesTo() (velero.ResourceSelector, error) {
 	}}, nil
 }
 
-// GetRelatedItems returns, for a claim, the other claims of its group. An error
-// would only be logged by Velero, and the group lost; what is wrong with a
-// location or a volume is reported when its snapshot is taken.
+// GetRelatedItems returns, for a claim, the other claims of its group. Velero
+// logs an error of this method, which makes the backup PartiallyFailed.
 func (a *GroupAction) GetRelatedItems(item runtime.Unstructured, backup *velerov1api.Backup) ([]velero.ResourceIdentifier, error) {
 	ctx := context.Background()
 	vsl, err := locationOf(ctx, a.Sites, backup)
@@ -106,7 +105,7 @@ func (a *GroupAction) join(ctx context.Context, site *zfssnap.Site, item runtime
 	}
 	vol, ours, err := site.Locate(ctx, item)
 	if err != nil || !ours {
-		return err
+		return nil // the snapshot fails with the same reason
 	}
 	claim := &corev1api.PersistentVolumeClaim{}
 	claim.Namespace, claim.Name = pv.Spec.ClaimRef.Namespace, pv.Spec.ClaimRef.Name
