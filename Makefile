@@ -42,8 +42,8 @@ soak: build ## the ZFS client's conformance suite on real OpenZFS, then the whol
 	$(BIN)/demo
 
 .PHONY: bench
-bench: 
-	test/e2e/run -bench
+bench: build ## speed on real OpenZFS beside what one would otherwise use, as ratios with their bars
+	test/bench/run
 
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck

@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// spent is what a transfer takes.
+type spent struct {
+	time time.Duration
+	cpu  time.Duration // of the whole machine, the kernel's threads included
+}
+
+// measureThroughput compares a full stream from agent to agent with a bare
+// pipe, and with syncoid, over the same data.
+func measureThroughput(ctx context.Context, h *host) ([]row, error) {
+	const runs, size = 5, 256 * mebibyte
+	dataset, err := h.volume(ctx, "ours", size)
+	if err != nil {
+		return nil, err
+	}
+	theirs, err := h.volume(ctx, "theirs", size)
+	if err != nil {
+		return nil, err
+	}
+	ours := func(int) (spent, error) {
+		// A transfer that was done is remembered, so each has a snapshot of its own.
+		id, err := h.snapshotted(dataset, fmt.Sprint("run-", time.Now().UnixNano()))
+		if err != nil {
+			return spent{}, err
+		}
+		used, err := h.spend(ctx, func() error {
+			_, err := h.replicated(ctx, id)
+			return err
+		})
+		return used, errors.Join(err, h.forget(ctx, h.site.Replica(dataset)))
+	}
+	if _, err := command(ctx, "zfs", "snapshot", theirs+"@bare"); err != nil {
+		return nil, err
+	}
+	target := path.Join(h.target, "bare")
+	bare := func(int) (spent, error) {
+		used, err := h.spend(ctx, func() error { return pipe(ctx, theirs+"@bare", "", target) })
+		return used, errors.Join(err, h.forget(ctx, target))
+	}
+	syncoid := func(int) (spent, error) {
+		used, err := h.spend(ctx, func() error {
+			_, err := command(ctx, "syncoid", "--no-sync-snap", "--no-privilege-elevation", "--quiet", theirs, target)
+			return err
+		})
+		return used, errors.Join(err, h.forget(ctx, target))
+	}
+	var rows []row
+	for _, other := range []struct {
+		name string
+		run  func(int) (spent, error)
+		bar  bar
+	}{{"zfs send | zfs receive", bare, atLeast(0.95)}, {"syncoid", syncoid, atLeast(1)}} {
+		us, them, err := alternate(runs, ours, other.run)
+		if err != nil {
+			return nil, err
+		}
+		ourTime, ourCPU := medians(us)
+		theirTime, theirCPU := medians(them)
+		rows = append(rows, row{
+			what: "throughput from agent to agent", ours: rate(size, ourTime),
+			against: other.name, theirs: rate(size, theirTime),
+			ratio: float64(theirTime) / float64(ourTime), bar: other.bar,
+			note: fmt.Sprintf("median of %d each of %s; processor time for a GiB: %s and %s",
+				runs, mebibytes(size), perGiB(size, ourCPU), perGiB(size, theirCPU)),
+		})
+	}
+	return rows, nil
+}
+
+func medians(all []spent) (t, cpu time.Duration) {
+	var ts, cpus []time.Duration
+	for _, s := range all {
+		ts, cpus = append(ts, s.time), append(cpus, s.cpu)
+	}
+	return median(ts), median(cpus)
+}
+
+func rate(bytes int64, d time.Duration) string {
+	return fmt.Sprintf("%.1f MiB/s", float64(bytes)/mebibyte/d.Seconds())
+}
+
+func perGiB(bytes int64, cpu time.Duration) string {
+	return fmt.Sprintf("%.1f s", cpu.Seconds()*gibibyte/float64(bytes))
+}
+
+// spend measures what something takes.
+func (h *host) spend(ctx context.Context, f func() error) (spent, error) {
+	before, err := busy()
+	if err != nil {
+		return spent{}, err
+	}
+	took, err := timed(f)
+	if err != nil {
+		return spent{}, err
+	}
+	// What is still to be written belongs to it.
+	if _, err := command(ctx, "zpool", "sync"); err != nil {
+		return spent{}, err
+	}
+	after, err := busy()
+	return spent{took, after - before}, err
+}
+
+// busy is how long all processors have not been idle, from proc(5).
+func busy() (time.Duration, error) {
+	const tick = time.Second / 100
+	data, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, err
+	}
+	line, _, _ := strings.Cut(string(data), "\n")
+	var sum time.Duration
+	for i, f := range strings.Fields(line)[1:] {
+		const idle, iowait, guest = 3, 4, 8
+		if i == idle || i == iowait || i >= guest {
+			continue
+		}
+		n, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("read /proc/stat: %w", err)
+		}
+		sum += time.Duration(n) * tick
+	}
+	return sum, nil
+}
+
+// pipe is zfs send | zfs receive, as one would write it.
+func pipe(ctx context.Context, snapshot, base, target string) error {
+	args := []string{"send", "-Lec"}
+	if base != "" {
+		args = append(args, "-i", base)
+	}
+	send := exec.CommandContext(ctx, "zfs", append(args, snapshot)...)
+	receive := exec.CommandContext(ctx, "zfs", "receive", "-s", "-u", target)
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	send.Stdout, receive.Stdin = w, r
+	send.Stderr, receive.Stderr = os.Stderr, os.Stderr
+	err = errors.Join(send.Start(), receive.Start())
+	w.Close()
+	r.Close()
+	if err != nil {
+		return err
+	}
+	return errors.Join(send.Wait(), receive.Wait())
+}
+
+// forget destroys a replica with its snapshots, and waits until that is done.
+func (h *host) forget(ctx context.Context, dataset string) error {
+	out, err := command(ctx, "zfs", "list", "-Hrt", "snapshot", "-o", "name", dataset)
+	if err != nil {
+		return err
+	}
+	for name := range strings.Lines(out) {
+		if err := h.releaseAll(ctx, strings.TrimSpace(name)); err != nil {
+			return err
+		}
+	}
+	if _, err := command(ctx, "zfs", "destroy", "-r", dataset); err != nil {
+		return err
+	}
+	_, err = command(ctx, "zpool", "wait", "-t", "free", h.targetPool)
+	return err
+}
