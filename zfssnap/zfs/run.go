@@ -112,10 +112,14 @@ func (e Exec) Run(ctx context.Context, c Cmd) (Result, error) {
 		in.close()
 		return Result{}, fmt.Errorf("start %s: %w", argv[0], err)
 	}
+	if c.Stdout != nil {
+		out.widen()
+	}
+	in.widen()
 	out.w.Close()
 	copied, fed := make(chan error, 1), make(chan error, 1)
 	go func() {
-		_, err := io.Copy(stdout, out.r)
+		err := copyStream(stdout, out.r)
 		// When the writer failed, the command gets a broken pipe.
 		out.r.Close()
 		copied <- err
@@ -123,8 +127,7 @@ func (e Exec) Run(ctx context.Context, c Cmd) (Result, error) {
 	if c.Stdin != nil {
 		in.r.Close()
 		go func() {
-			_, err := io.Copy(in.w, struct{ io.Reader }{c.Stdin})
-			fed <- err
+			fed <- copyStream(in.w, c.Stdin)
 			in.w.Close()
 		}()
 	}
@@ -179,6 +182,20 @@ type pipe struct{ r, w *os.File }
 func newPipe() (pipe, error) {
 	r, w, err := os.Pipe()
 	return pipe{r, w}, err
+}
+
+// streamBuffer is what is moved at a time, and what a pipe with a stream holds:
+// with little in between, whoever reads and whoever writes wait in turns.
+const (
+	streamBuffer = 256 << 10
+	pipeSize     = 1 << 20
+)
+
+// copyStream hides what else its arguments can do: a copy in the kernel is not
+// possible here, and copies in small pieces would be made instead.
+func copyStream(w io.Writer, r io.Reader) error {
+	_, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, make([]byte, streamBuffer))
+	return err
 }
 
 // close closes a pipe that no command got; the zero pipe is closed.
