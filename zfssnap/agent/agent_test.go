@@ -80,7 +80,7 @@ func (e *events) take() []agent.TransferEvent {
 	return all
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	ca, err := agent.NewAuthority(time.Now())
 	require.NoError(t, err)
@@ -97,7 +97,7 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-func newHost(t *testing.T, ca *agent.Authority, node string, policy agent.Policy, pools ...string) *host {
+func newHost(t testing.TB, ca *agent.Authority, node string, policy agent.Policy, pools ...string) *host {
 	t.Helper()
 	pem, err := ca.Node(node, time.Now())
 	require.NoError(t, err)
@@ -111,7 +111,7 @@ func newHost(t *testing.T, ca *agent.Authority, node string, policy agent.Policy
 }
 
 // start serves, at the same address as before.
-func (h *host) start(t *testing.T) {
+func (h *host) start(t testing.TB) {
 	t.Helper()
 	l, err := net.Listen("tcp", h.addr)
 	require.NoError(t, err)
@@ -135,7 +135,7 @@ func (h *host) start(t *testing.T) {
 }
 
 // stop ends the agent at once.
-func (h *host) stop(t *testing.T) {
+func (h *host) stop(t testing.TB) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	cancel()
@@ -148,7 +148,7 @@ func (h *host) stop(t *testing.T) {
 }
 
 // dial connects to a host as an identity.
-func (w *world) dial(t *testing.T, h *host, identity string) *agent.Client {
+func (w *world) dial(t testing.TB, h *host, identity string) *agent.Client {
 	t.Helper()
 	pem, err := w.ca.Client(identity, time.Now())
 	require.NoError(t, err)
@@ -161,7 +161,7 @@ func (w *world) dial(t *testing.T, h *host, identity string) *agent.Client {
 }
 
 // snapshot takes one of the source for a backup, and waits until it is held.
-func (w *world) snapshot(t *testing.T, backup string) *agentpb.Version {
+func (w *world) snapshot(t testing.TB, backup string) *agentpb.Version {
 	t.Helper()
 	resp, err := w.client.CreateSnapshots(t.Context(), &agentpb.CreateSnapshotsRequest{
 		Datasets: []string{source}, Name: "dr-" + backup, Hold: zfssnap.HoldTag("backup"),
@@ -182,24 +182,24 @@ func (w *world) request(v *agentpb.Version) *agentpb.ReplicateRequest {
 }
 
 // replicate runs a transfer to its end.
-func (w *world) replicate(t *testing.T, v *agentpb.Version) *agentpb.Transfer {
+func (w *world) replicate(t testing.TB, v *agentpb.Version) *agentpb.Transfer {
 	t.Helper()
 	return w.replicateAs(t, w.request(v))
 }
 
-func (w *world) replicateAs(t *testing.T, req *agentpb.ReplicateRequest) *agentpb.Transfer {
+func (w *world) replicateAs(t testing.TB, req *agentpb.ReplicateRequest) *agentpb.Transfer {
 	t.Helper()
 	tr, err := w.client.Replicate(t.Context(), req)
 	require.NoError(t, err)
 	return w.wait(t, tr.GetId())
 }
 
-func (w *world) wait(t *testing.T, id string) *agentpb.Transfer {
+func (w *world) wait(t testing.TB, id string) *agentpb.Transfer {
 	t.Helper()
 	return w.until(t, id, func(tr *agentpb.Transfer) bool { return tr.GetState() != agentpb.Transfer_RUNNING })
 }
 
-func (w *world) until(t *testing.T, id string, is func(*agentpb.Transfer) bool) *agentpb.Transfer {
+func (w *world) until(t testing.TB, id string, is func(*agentpb.Transfer) bool) *agentpb.Transfer {
 	t.Helper()
 	var tr *agentpb.Transfer
 	require.Eventually(t, func() bool {
@@ -211,7 +211,7 @@ func (w *world) until(t *testing.T, id string, is func(*agentpb.Transfer) bool) 
 }
 
 // forgotten waits until the agent answers that it knows no such transfer.
-func (w *world) forgotten(t *testing.T, id string) {
+func (w *world) forgotten(t testing.TB, id string) {
 	t.Helper()
 	require.Eventually(t, func() bool {
 		_, err := w.client.GetTransfer(t.Context(), &agentpb.GetTransferRequest{Id: id})
@@ -220,7 +220,7 @@ func (w *world) forgotten(t *testing.T, id string) {
 }
 
 // done replicates and requires success.
-func (w *world) done(t *testing.T, v *agentpb.Version) *agentpb.Transfer {
+func (w *world) done(t testing.TB, v *agentpb.Version) *agentpb.Transfer {
 	t.Helper()
 	tr := w.replicate(t, v)
 	require.NoError(t, agent.TransferError(tr))
@@ -229,7 +229,7 @@ func (w *world) done(t *testing.T, v *agentpb.Version) *agentpb.Transfer {
 }
 
 // requireSame checks that a replica's snapshot has the data of its source's.
-func (w *world) requireSame(t *testing.T, v *agentpb.Version) {
+func (w *world) requireSame(t testing.TB, v *agentpb.Version) {
 	t.Helper()
 	want, err := w.hassio.pool.Files(v.GetDataset() + "@" + v.GetName())
 	require.NoError(t, err)
@@ -248,7 +248,7 @@ func random(n int) []byte {
 	return b
 }
 
-func (h *host) holds(t *testing.T, snapshot string) []string {
+func (h *host) holds(t testing.TB, snapshot string) []string {
 	t.Helper()
 	holds, err := h.zfs.Holds(t.Context(), snapshot)
 	require.NoError(t, err)
@@ -260,12 +260,12 @@ func (h *host) holds(t *testing.T, snapshot string) []string {
 }
 
 // untilHeld waits until a snapshot has a hold.
-func (h *host) untilHeld(t *testing.T, snapshot, tag string) {
+func (h *host) untilHeld(t testing.TB, snapshot, tag string) {
 	t.Helper()
 	require.Eventually(t, func() bool { return slices.Contains(h.holds(t, snapshot), tag) }, 20*time.Second, time.Millisecond)
 }
 
-func (h *host) bookmarks(t *testing.T, dataset string) []uint64 {
+func (h *host) bookmarks(t testing.TB, dataset string) []uint64 {
 	t.Helper()
 	vs, err := h.zfs.Versions(t.Context(), dataset)
 	require.NoError(t, err)
@@ -278,7 +278,7 @@ func (h *host) bookmarks(t *testing.T, dataset string) []uint64 {
 	return guids
 }
 
-func (h *host) props(t *testing.T, name string) map[string]string {
+func (h *host) props(t testing.TB, name string) map[string]string {
 	t.Helper()
 	props, err := h.zfs.UserProperties(t.Context(), name, zfs.SourceLocal)
 	require.NoError(t, err)

@@ -10,10 +10,12 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/mem"
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/received"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/replicate"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
 )
 
@@ -139,6 +141,7 @@ func (s *Server) Receive(stream agentpb.Agent_ReceiveServer) error {
 	node, _, _ := strings.Cut(h.GetSource(), ":")
 	start := s.Clock()
 	in := &incoming{stream: stream}
+	defer in.free()
 	v, err := s.receive(ctx, h, in)
 	if in.bytes > 0 {
 		s.OnTransfer(TransferEvent{Received: true, Dataset: h.GetDataset(), Peer: node, Bytes: in.bytes, Duration: s.Clock().Sub(start), Err: err})
@@ -322,31 +325,33 @@ func (s *Server) complete(ctx context.Context, h *agentpb.ReceiveHeader, vs []zf
 // incoming is the part of a stream after its header.
 type incoming struct {
 	stream agentpb.Agent_ReceiveServer
-	data   []byte // of the last part
-	bytes  uint64 // so far
-	ended  bool   // the end record has come
+	data   *mem.Reader // of the last part
+	bytes  uint64      // so far
+	ended  bool        // the end record has come
 }
 
 // next reads one part. A stream that ends before its end record is incomplete,
 // and so is one whose end record counts other bytes.
 func (in *incoming) next() error {
-	in.data = nil
-	m, err := in.stream.Recv()
+	in.free()
+	var m agentpb.Part
+	err := in.stream.RecvMsg(&m)
 	if errors.Is(err, io.EOF) {
 		return fmt.Errorf("%w: it ended without an end record", ErrIncomplete)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrIncomplete, err)
 	}
-	switch part := m.GetPart().(type) {
-	case *agentpb.ReceiveRequest_Data:
-		in.data = part.Data
-		in.bytes += uint64(len(part.Data))
+	end := m.Request.GetEnd()
+	switch {
+	case m.Data != nil:
+		in.data = m.Data
+		in.bytes += uint64(m.Data.Remaining())
 		return nil
-	case *agentpb.ReceiveRequest_End:
+	case end != nil:
 		in.ended = true
-		if part.End.GetBytes() != in.bytes {
-			return fmt.Errorf("%w: %d bytes were sent and %d received", ErrIncomplete, part.End.GetBytes(), in.bytes)
+		if end.GetBytes() != in.bytes {
+			return fmt.Errorf("%w: %d bytes were sent and %d received", ErrIncomplete, end.GetBytes(), in.bytes)
 		}
 		return nil
 	default:
@@ -354,10 +359,19 @@ func (in *incoming) next() error {
 	}
 }
 
+// free gives back what was not read of the last part.
+func (in *incoming) free() {
+	if in.data != nil {
+		_ = in.data.Close()
+		in.data = nil
+	}
+}
+
 // copyTo writes the part at hand and all that follow.
 func (in *incoming) copyTo(w io.Writer) error {
+	buf := make([]byte, replicate.Chunk)
 	for !in.ended {
-		if _, err := w.Write(in.data); err != nil {
+		if _, err := io.CopyBuffer(w, in.data, buf); err != nil {
 			return err
 		}
 		if err := in.next(); err != nil {

@@ -103,6 +103,7 @@ func (s *Server) init() {
 		s.health = health.NewServer()
 		s.grpc = grpc.NewServer(
 			grpc.Creds(s.Bundle.serverCredentials()),
+			grpc.ForceServerCodecV2(agentpb.NewCodec()),
 			// A receive that is cut off by Stop still saves what it has.
 			grpc.WaitForHandlers(true),
 			grpc.InitialWindowSize(window),

@@ -9,9 +9,11 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/mem"
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
@@ -21,9 +23,10 @@ import (
 // ErrIncomplete: the target did not confirm that it has what was sent.
 var ErrIncomplete = zfs.ErrIncomplete
 
+// Chunk is the size of a data message, well below gRPC's limit of 4 MiB.
+const Chunk = 256 << 10
+
 const (
-	// chunk is the size of a data message, well below gRPC's limit of 4 MiB.
-	chunk = 256 << 10
 	// controlTimeout bounds each request that moves no data.
 	controlTimeout = time.Minute
 	// maxSteps bounds a run: continue an interrupted stream, find it stale,
@@ -391,11 +394,30 @@ func (u *run) cursors() string {
 
 func (u *run) cursor(guid uint64) string { return fmt.Sprintf("%s%x", u.cursors(), guid) }
 
+// chunks are buffers of Chunk bytes. Unlike those of gRPC they are not cleared
+// before they are used again.
+var chunks chunkPool
+
+type chunkPool struct{ pool sync.Pool }
+
+func (p *chunkPool) Get(int) *[]byte {
+	b, ok := p.pool.Get().(*[]byte)
+	if !ok {
+		made := make([]byte, Chunk)
+		return &made
+	}
+	*b = (*b)[:Chunk]
+	return b
+}
+
+func (p *chunkPool) Put(b *[]byte) { p.pool.Put(b) }
+
 // chunkWriter makes data messages of what is written to it.
 type chunkWriter struct {
 	stream agentpb.Agent_ReceiveClient
 	sent   func(int)
-	buf    []byte
+	buf    *[]byte // of chunks; the connection takes it over with the message
+	filled int
 	bytes  uint64
 }
 
@@ -406,12 +428,12 @@ func (w *chunkWriter) Write(p []byte) (int, error) {
 	n := len(p)
 	for len(p) > 0 {
 		if w.buf == nil {
-			w.buf = make([]byte, 0, chunk)
+			w.buf = chunks.Get(Chunk)
 		}
-		room := min(len(p), chunk-len(w.buf))
-		w.buf = append(w.buf, p[:room]...)
+		room := copy((*w.buf)[w.filled:], p)
+		w.filled += room
 		p = p[room:]
-		if len(w.buf) == chunk {
+		if w.filled == Chunk {
 			if err := w.flush(); err != nil {
 				return 0, err
 			}
@@ -421,14 +443,16 @@ func (w *chunkWriter) Write(p []byte) (int, error) {
 }
 
 func (w *chunkWriter) flush() error {
-	if len(w.buf) == 0 {
+	n, buf := w.filled, w.buf
+	if n == 0 {
 		return nil
 	}
-	if err := w.send(&agentpb.ReceiveRequest{Part: &agentpb.ReceiveRequest_Data{Data: w.buf}}); err != nil {
+	*buf = (*buf)[:n]
+	w.buf, w.filled = nil, 0
+	if err := w.stream.SendMsg(&agentpb.Data{Buffer: mem.NewBuffer(buf, &chunks)}); err != nil {
 		return err
 	}
-	w.bytes += uint64(len(w.buf))
-	w.sent(len(w.buf))
-	w.buf = w.buf[:0]
+	w.bytes += uint64(n)
+	w.sent(n)
 	return nil
 }
