@@ -21,9 +21,10 @@ func poolsArgs() []string {
 const datasetColumns = "name,type,guid,used,referenced,origin,mounted,readonly," +
 	"receive_resume_token,encryption,keystatus,volsize,mountpoint"
 
-func datasetsArgs(root string, recursive bool) ([]string, error) {
+// datasetsArgs lists roots; "" alone stands for every pool.
+func datasetsArgs(recursive bool, roots ...string) ([]string, error) {
 	args := []string{"zfs", "list", "-Hp", "-t", "filesystem,volume", "-o", datasetColumns}
-	if root == "" {
+	if len(roots) == 1 && roots[0] == "" {
 		if !recursive {
 			args = append(args, "-d", "0")
 		}
@@ -32,7 +33,16 @@ func datasetsArgs(root string, recursive bool) ([]string, error) {
 	if recursive {
 		args = append(args, "-r")
 	}
-	return append(args, root), ValidateDataset(root)
+	return append(args, roots...), validateAll(ValidateDataset, roots)
+}
+
+func validateAll(validate func(string) error, names []string) error {
+	for _, n := range names {
+		if err := validate(n); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func existsArgs(name string) []string {
@@ -40,11 +50,17 @@ func existsArgs(name string) []string {
 }
 
 func getArgs(name string, props []string) ([]string, error) {
-	if err := ValidateName(name); err != nil {
-		return nil, err
-	}
+	return getArgsWith("property,source,value", []string{name}, props)
+}
+
+// getEachArgs puts the name first: it is the column that cannot hold a TAB.
+func getEachArgs(names, props []string) ([]string, error) {
+	return getArgsWith("name,property,source,value", names, props)
+}
+
+func getArgsWith(columns string, names, props []string) ([]string, error) {
 	if len(props) == 0 {
-		return nil, fmt.Errorf("get properties of %s: %w: none named", name, ErrInvalidName)
+		return nil, fmt.Errorf("get properties of %s: %w: none named", strings.Join(names, ", "), ErrInvalidName)
 	}
 	for i, p := range props {
 		if err := checkProperty(p); err != nil {
@@ -54,14 +70,18 @@ func getArgs(name string, props []string) ([]string, error) {
 			return nil, fmt.Errorf("property %q: %w: named twice", p, ErrInvalidName)
 		}
 	}
-	return []string{"zfs", "get", "-Hp", "-o", "property,source,value", strings.Join(props, ","), name}, nil
+	return append([]string{"zfs", "get", "-Hp", "-o", columns, strings.Join(props, ",")}, names...), validateAll(ValidateName, names)
 }
 
-func userNamesArgs(name string, source Source) ([]string, error) {
+func userNamesArgs(source Source, names ...string) ([]string, error) {
 	if source != SourceLocal && source != SourceReceived {
-		return nil, fmt.Errorf("user properties of %s: %w: source %q", name, ErrInvalidName, source)
+		return nil, fmt.Errorf("user properties of %s: %w: source %q", strings.Join(names, ", "), ErrInvalidName, source)
 	}
-	return []string{"zfs", "get", "-Hp", "-s", string(source), "-o", "property", "all", name}, ValidateName(name)
+	columns := "property"
+	if len(names) > 1 {
+		columns = "name,property"
+	}
+	return append([]string{"zfs", "get", "-Hp", "-s", string(source), "-o", columns, "all"}, names...), validateAll(ValidateName, names)
 }
 
 func taggedArgs(root, prop string) ([]string, error) {
@@ -77,8 +97,9 @@ func taggedArgs(root, prop string) ([]string, error) {
 
 const versionColumns = "createtxg,guid,creation,used,referenced,written,userrefs,name"
 
-func versionsArgs(dataset string) ([]string, error) {
-	return []string{"zfs", "list", "-Hp", "-t", "snapshot,bookmark", "-d", "1", "-o", versionColumns, dataset}, ValidateDataset(dataset)
+func versionsArgs(datasets ...string) ([]string, error) {
+	return append([]string{"zfs", "list", "-Hp", "-t", "snapshot,bookmark", "-d", "1", "-o", versionColumns}, datasets...),
+		validateAll(ValidateDataset, datasets)
 }
 
 func lookupArgs(names ...string) ([]string, error) {
@@ -86,11 +107,9 @@ func lookupArgs(names ...string) ([]string, error) {
 		if _, sep, _ := SplitVersion(n); sep == "" {
 			return nil, fmt.Errorf("version %q: %w: neither a snapshot nor a bookmark", n, ErrInvalidName)
 		}
-		if err := ValidateName(n); err != nil {
-			return nil, err
-		}
 	}
-	return append([]string{"zfs", "list", "-Hp", "-t", "snapshot,bookmark", "-d", "0", "-o", versionColumns}, names...), nil
+	return append([]string{"zfs", "list", "-Hp", "-t", "snapshot,bookmark", "-d", "0", "-o", versionColumns}, names...),
+		validateAll(ValidateName, names)
 }
 
 // snapshotTagsArgs lists which of two user properties every snapshot has of its
@@ -143,12 +162,7 @@ func holdArgs(verb, tag, snapshot string) ([]string, error) {
 }
 
 func holdsArgs(snapshots []string) ([]string, error) {
-	for _, s := range snapshots {
-		if err := ValidateSnapshot(s); err != nil {
-			return nil, err
-		}
-	}
-	return append([]string{"zfs", "holds", "-H"}, snapshots...), nil
+	return append([]string{"zfs", "holds", "-H"}, snapshots...), validateAll(ValidateSnapshot, snapshots)
 }
 
 func bookmarkArgs(snapshot, bookmark string) ([]string, error) {

@@ -1,6 +1,7 @@
 package zfs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,11 +11,19 @@ import (
 )
 
 // Client runs zfs(8) and zpool(8). It keeps no state: what a method returns was
-// read when it was called. Its methods may be called at once.
+// read since it was called. Its methods may be called at once; those that look
+// at a dataset, snapshot or bookmark then share processes.
 //
 // A command that failed comes back as *CommandError, which wraps the cause.
 type Client struct {
 	Runner Runner
+
+	datasets   gather[Dataset]
+	properties gather[map[string]Property]
+	userNames  gather[[]string]
+	versions   gather[[]Version]
+	lookups    gather[Version]
+	holds      gather[[]Hold]
 }
 
 // New returns a client of the ZFS of this host.
@@ -53,6 +62,30 @@ func result(args []string, res Result, err error) error {
 	}
 }
 
+// byName finds each of some things by its name.
+func byName[T any](all []T, name func(T) string) map[string]T {
+	by := make(map[string]T, len(all))
+	for _, t := range all {
+		by[name(t)] = t
+	}
+	return by
+}
+
+// grouped puts things with the names they belong to, in their order. Each name
+// has an entry, and things of other names are left out.
+func grouped[T any](names []string, all []T, belongs func(T) string) map[string][]T {
+	by := make(map[string][]T, len(names))
+	for _, n := range names {
+		by[n] = nil
+	}
+	for _, t := range all {
+		if of, ok := by[belongs(t)]; ok {
+			by[belongs(t)] = append(of, t)
+		}
+	}
+	return by
+}
+
 // Version returns the versions of the tools and the kernel module.
 func (c *Client) Version(ctx context.Context) (Release, error) {
 	out, err := c.run(ctx, []string{"zfs", "version"})
@@ -74,7 +107,7 @@ func (c *Client) Pools(ctx context.Context) ([]PoolInfo, error) {
 // Datasets lists root and, when recursive, what lies below it. An empty root
 // stands for every pool. ErrNotFound when there is no such root.
 func (c *Client) Datasets(ctx context.Context, root string, recursive bool) ([]Dataset, error) {
-	args, err := datasetsArgs(root, recursive)
+	args, err := datasetsArgs(recursive, root)
 	if err != nil {
 		return nil, err
 	}
@@ -90,14 +123,15 @@ func (c *Client) Dataset(ctx context.Context, name string) (Dataset, error) {
 	if err := ValidateDataset(name); err != nil {
 		return Dataset{}, err
 	}
-	ds, err := c.Datasets(ctx, name, false)
-	if err != nil {
-		return Dataset{}, err
-	}
-	if len(ds) != 1 {
-		return Dataset{}, fmt.Errorf("list dataset %s: %d answers", name, len(ds))
-	}
-	return ds[0], nil
+	return c.datasets.askOne(ctx, "", name, func(ctx context.Context, names []string) (map[string]Dataset, error) {
+		args, err := datasetsArgs(false, names...)
+		if err != nil {
+			return nil, err
+		}
+		out, err := c.run(ctx, args)
+		all, parseErr := parseDatasets(out)
+		return byName(all, func(d Dataset) string { return d.Name }), cmp.Or(err, parseErr)
+	})
 }
 
 // Exists tells whether a dataset, snapshot or bookmark exists.
@@ -120,6 +154,24 @@ func (c *Client) Exists(ctx context.Context, name string) (bool, error) {
 // for. An unset user property has the value "-" and SourceNone. ErrAmbiguous
 // when a value has line breaks.
 func (c *Client) Get(ctx context.Context, name string, props ...string) (map[string]Property, error) {
+	if _, err := getArgs(name, props); err != nil {
+		return nil, err
+	}
+	return c.properties.askOne(ctx, strings.Join(props, ","), name, func(ctx context.Context, names []string) (map[string]map[string]Property, error) {
+		if len(names) == 1 {
+			return c.getOne(ctx, name, props)
+		}
+		args, err := getEachArgs(names, props)
+		if err != nil {
+			return nil, err
+		}
+		out, err := c.run(ctx, args)
+		all, parseErr := parsePropertiesOf(out, told(names, err), props)
+		return all, cmp.Or(err, parseErr)
+	})
+}
+
+func (c *Client) getOne(ctx context.Context, name string, props []string) (map[string]map[string]Property, error) {
 	args, err := getArgs(name, props)
 	if err != nil {
 		return nil, err
@@ -128,23 +180,30 @@ func (c *Client) Get(ctx context.Context, name string, props ...string) (map[str
 	if err != nil {
 		return nil, err
 	}
-	return parseProperties(out, props)
+	got, err := parseProperties(out, props)
+	return map[string]map[string]Property{name: got}, err
 }
 
 // UserProperties returns the properties of this project (UserNamespace) that
 // are set on name itself: set here for SourceLocal, come with a stream for
 // SourceReceived. Inherited ones are never among them.
 func (c *Client) UserProperties(ctx context.Context, name string, source Source) (map[string]string, error) {
+	if _, err := userNamesArgs(source, name); err != nil {
+		return nil, err
+	}
 	// The first listing has no values, so no value can pass for a property.
-	args, err := userNamesArgs(name, source)
+	names, err := c.userNames.askOne(ctx, string(source), name, func(ctx context.Context, names []string) (map[string][]string, error) {
+		args, err := userNamesArgs(source, names...)
+		if err != nil {
+			return nil, err
+		}
+		out, err := c.run(ctx, args)
+		all, parseErr := parseUserNames(out, told(names, err))
+		return all, cmp.Or(err, parseErr)
+	})
 	if err != nil {
 		return nil, err
 	}
-	out, err := c.run(ctx, args)
-	if err != nil {
-		return nil, err
-	}
-	names := parseUserNames(out)
 	if len(names) == 0 {
 		return map[string]string{}, nil
 	}
@@ -178,15 +237,18 @@ func (c *Client) Tagged(ctx context.Context, root, prop string) ([]string, error
 // Versions lists a dataset's own snapshots and bookmarks by createtxg; a
 // snapshot comes before its bookmark.
 func (c *Client) Versions(ctx context.Context, dataset string) ([]Version, error) {
-	args, err := versionsArgs(dataset)
-	if err != nil {
+	if err := ValidateDataset(dataset); err != nil {
 		return nil, err
 	}
-	out, err := c.run(ctx, args)
-	if err != nil {
-		return nil, err
-	}
-	return parseVersions(out)
+	return c.versions.askOne(ctx, "", dataset, func(ctx context.Context, datasets []string) (map[string][]Version, error) {
+		args, err := versionsArgs(datasets...)
+		if err != nil {
+			return nil, err
+		}
+		out, err := c.run(ctx, args)
+		all, parseErr := parseVersions(out)
+		return grouped(told(datasets, err), all, func(v Version) string { return v.Dataset }), cmp.Or(err, parseErr)
+	})
 }
 
 // Lookup returns one snapshot or bookmark by its full name.
@@ -198,28 +260,31 @@ func (c *Client) Lookup(ctx context.Context, name string) (Version, error) {
 	return vs[0], nil
 }
 
-// LookupAll returns snapshots or bookmarks by their full names, in that order,
-// with one process. ErrNotFound when one is missing.
+// LookupAll returns snapshots or bookmarks of one pool by their full names, in
+// that order, with one process. ErrNotFound when one is missing.
 func (c *Client) LookupAll(ctx context.Context, names ...string) ([]Version, error) {
-	args, err := lookupArgs(names...)
-	if err != nil || len(names) == 0 {
+	if _, err := lookupArgs(names...); err != nil || len(names) == 0 {
 		return nil, err
 	}
-	out, err := c.run(ctx, args)
-	if err != nil {
-		return nil, err
-	}
-	found, err := parseVersions(out)
+	found, err := c.lookups.ask(ctx, "", names, func(ctx context.Context, names []string) (map[string]Version, error) {
+		args, err := lookupArgs(names...)
+		if err != nil {
+			return nil, err
+		}
+		out, err := c.run(ctx, args)
+		all, parseErr := parseVersions(out)
+		return byName(all, Version.FullName), cmp.Or(err, parseErr)
+	})
 	if err != nil {
 		return nil, err
 	}
 	vs := make([]Version, 0, len(names))
 	for _, name := range names {
-		i := slices.IndexFunc(found, func(v Version) bool { return v.FullName() == name })
-		if i < 0 {
+		v, ok := found[name]
+		if !ok {
 			return nil, fmt.Errorf("list %s: no answer", name)
 		}
-		vs = append(vs, found[i])
+		vs = append(vs, v)
 	}
 	return vs, nil
 }
@@ -314,15 +379,26 @@ func (c *Client) Holds(ctx context.Context, snapshots ...string) ([]Hold, error)
 	if len(snapshots) == 0 {
 		return nil, nil
 	}
-	args, err := holdsArgs(snapshots)
+	if _, err := holdsArgs(snapshots); err != nil {
+		return nil, err
+	}
+	found, err := c.holds.ask(ctx, "", snapshots, func(ctx context.Context, snapshots []string) (map[string][]Hold, error) {
+		args, err := holdsArgs(snapshots)
+		if err != nil {
+			return nil, err
+		}
+		out, err := c.run(ctx, args)
+		all, parseErr := parseHolds(out)
+		return grouped(told(snapshots, err), all, func(h Hold) string { return h.Snapshot }), cmp.Or(err, parseErr)
+	})
 	if err != nil {
 		return nil, err
 	}
-	out, err := c.run(ctx, args)
-	if err != nil {
-		return nil, err
+	var all []Hold
+	for _, s := range snapshots {
+		all = append(all, found[s]...)
 	}
-	return parseHolds(out)
+	return all, nil
 }
 
 // Bookmark makes a bookmark of a snapshot (full names, same dataset). A

@@ -188,15 +188,52 @@ func parseProperties(out []byte, props []string) (map[string]Property, error) {
 	return got, nil
 }
 
-// parseUserNames returns the names that are in UserNamespace.
-func parseUserNames(out []byte) []string {
-	var names []string
+// parsePropertiesOf needs one line for each of props of each of names, so a line
+// break in a value cannot pass for another property.
+func parsePropertiesOf(out []byte, names, props []string) (map[string]map[string]Property, error) {
+	ls := strings.Split(strings.TrimSuffix(string(out), "\n"), "\n")
+	if len(ls) != len(names)*len(props) {
+		return nil, fmt.Errorf("parse properties: %d lines for %d properties of %d names: %w", len(ls), len(props), len(names), ErrAmbiguous)
+	}
+	got := make(map[string]map[string]Property, len(names))
+	for _, l := range ls {
+		f, err := fields(l, 4)
+		if err != nil {
+			return nil, err
+		}
+		of := got[f[0]]
+		if of == nil {
+			of = map[string]Property{}
+			got[f[0]] = of
+		}
+		if _, twice := of[f[1]]; twice || !slices.Contains(names, f[0]) || !slices.Contains(props, f[1]) {
+			return nil, fmt.Errorf("parse properties: %q of %q is not expected: %w", f[1], f[0], ErrAmbiguous)
+		}
+		of[f[1]] = Property{Value: f[3], Source: Source(f[2])}
+	}
+	return got, nil
+}
+
+// parseUserNames returns the properties of each name that are in UserNamespace.
+// The listing of a single name has no column for it.
+func parseUserNames(out []byte, names []string) (map[string][]string, error) {
+	all := make(map[string][]string, len(names))
+	for _, n := range names {
+		all[n] = nil
+	}
 	for _, l := range lines(out) {
-		if strings.HasPrefix(l, UserNamespace) && !slices.Contains(names, l) {
-			names = append(names, l)
+		name, prop, ok := strings.Cut(l, "\t")
+		switch {
+		case len(names) == 1 && !ok:
+			name, prop = names[0], l
+		case !ok:
+			return nil, fmt.Errorf("parse line %q: no name", l)
+		}
+		if have, ok := all[name]; ok && strings.HasPrefix(prop, UserNamespace) && !slices.Contains(have, prop) {
+			all[name] = append(have, prop)
 		}
 	}
-	return names
+	return all, nil
 }
 
 // parseTags returns what has a property and not another.

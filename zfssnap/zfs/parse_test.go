@@ -61,8 +61,8 @@ func TestOutputOfZFS(t *testing.T) {
 		{"get-received", properties("io.kubectl-dr:src", "compression"), map[string]Property{
 			"io.kubectl-dr:src": {"x", SourceReceived}, "compression": {"lz4", SourceReceived},
 		}},
-		{"names-received", func(b []byte) (any, error) { return parseUserNames(b), nil }, []string{"io.kubectl-dr:src"}},
-		{"names-inherit", func(b []byte) (any, error) { return parseUserNames(b), nil }, []string(nil)},
+		{"names-received", userNames("back/r/props"), []string{"io.kubectl-dr:src"}},
+		{"names-inherit", userNames("tank/p/c"), []string(nil)},
 		{"tagged", func(b []byte) (any, error) { return lines(b), nil }, []string{"tank/p"}},
 		{"size-full", estimate(false), Estimate{Bytes: 4215152}},
 		{"size-inc", estimate(false), Estimate{Bytes: 2109424}},
@@ -91,6 +91,17 @@ func properties(names ...string) func([]byte) (any, error) {
 	return func(b []byte) (any, error) { return parseProperties(b, names) }
 }
 
+func userNames(name string) func([]byte) (any, error) {
+	return func(b []byte) (any, error) {
+		all, err := parseUserNames(b, []string{name})
+		return all[name], err
+	}
+}
+
+func ofTwo(b []byte) (any, error) {
+	return parsePropertiesOf(b, []string{"tank", "back"}, []string{"a:b", "c:d"})
+}
+
 func estimate(token bool) func([]byte) (any, error) {
 	return func(b []byte) (any, error) { return parseEstimate(b, token) }
 }
@@ -114,6 +125,10 @@ func TestOutputThatIsNotUnderstood(t *testing.T) {
 		{"a size in words", estimate(false), "size\t1.5G\n"},
 		{"a token with a damaged guid", estimate(true), "\ttoguid = 0xxyz\n"},
 		{"fewer properties than asked for", properties("a:b", "c:d"), "a:b\tlocal\tx\n"},
+		{"properties of two with a line too many", ofTwo, "tank\ta:b\tlocal\tx\ny\ntank\tc:d\tlocal\tx\nback\ta:b\tlocal\tx\nback\tc:d\tlocal\tx\n"},
+		{"properties of one of two twice", ofTwo, "tank\ta:b\tlocal\tx\ntank\tc:d\tlocal\tx\ntank\ta:b\tlocal\tx\ntank\tc:d\tlocal\tx\n"},
+		{"properties of something else", ofTwo, "tank\ta:b\tlocal\tx\ntank\tc:d\tlocal\tx\ndr\ta:b\tlocal\tx\ndr\tc:d\tlocal\tx\n"},
+		{"names of properties of two without what has them", func(b []byte) (any, error) { return parseUserNames(b, []string{"tank", "back"}) }, "a:b\n"},
 		{"properties in another order", properties("a:b", "c:d"), "c:d\tlocal\tx\na:b\tlocal\tx\n"},
 	}
 	for _, tt := range tests {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -457,6 +458,47 @@ var conformance = []struct {
 		assert.Equal(s, vs[1].GUID, vs[2].GUID)
 		_, err = s.LookupAll(ctx, a+"@s", a+"@none")
 		assert.ErrorIs(s, err, zfs.ErrNotFound)
+	}},
+	{"what is asked at the same time is answered as if asked alone", func(s *suite) {
+		ctx := s.Context()
+		names := []string{s.dir + "/none"}
+		for _, name := range []string{"a", "b", "c"} {
+			fs := s.fs(name)
+			names = append(names, fs)
+			require.NoError(s, s.Snapshot(ctx, []string{fs + "@s"}, map[string]string{"io.kubectl-dr:x": "of " + name}))
+			require.NoError(s, s.Hold(ctx, "kubectl-dr:"+name, fs+"@s"))
+			require.NoError(s, s.Set(ctx, fs, map[string]string{"io.kubectl-dr:y": name}))
+		}
+		require.NoError(s, s.Bookmark(ctx, names[1]+"@s", names[1]+"#m"))
+		questions := map[string]func(name string) (any, error){
+			"dataset":    func(n string) (any, error) { return s.Dataset(ctx, n) },
+			"versions":   func(n string) (any, error) { return s.Versions(ctx, n) },
+			"lookup":     func(n string) (any, error) { return s.Lookup(ctx, n+"@s") },
+			"bookmark":   func(n string) (any, error) { return s.Lookup(ctx, n+"#m") },
+			"get":        func(n string) (any, error) { return s.Get(ctx, n, "io.kubectl-dr:y", "quota", "type") },
+			"of itself":  func(n string) (any, error) { return s.UserProperties(ctx, n, zfs.SourceLocal) },
+			"of a snap":  func(n string) (any, error) { return s.UserProperties(ctx, n+"@s", zfs.SourceLocal) },
+			"holds":      func(n string) (any, error) { return s.Holds(ctx, n+"@s") },
+			"both holds": func(n string) (any, error) { return s.Holds(ctx, n+"@s", names[1]+"@s") },
+		}
+		for what, ask := range questions {
+			var crowd sync.WaitGroup
+			for range 2 {
+				for _, name := range names {
+					want, wantErr := ask(name)
+					crowd.Go(func() {
+						got, err := ask(name)
+						if name == names[0] || wantErr != nil {
+							assert.ErrorIs(s, err, zfs.ErrNotFound, "%s of %s", what, name)
+							return
+						}
+						assert.NoError(s, err, "%s of %s", what, name)
+						assert.Equal(s, want, got, "%s of %s", what, name)
+					})
+				}
+			}
+			crowd.Wait()
+		}
 	}},
 	{"a held snapshot is not destroyed, nor what would go with it", func(s *suite) {
 		ctx := s.Context()

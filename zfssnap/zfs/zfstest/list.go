@@ -76,7 +76,8 @@ func (p *Pool) find(name string) (object, *failure) {
 	return object{}, notFound(name)
 }
 
-// choose is the common part of list and get: operands, types and depth.
+// choose is the common part of list and get: operands, types and depth. What
+// fails does not keep the other operands from being chosen.
 func (p *Pool) choose(f flags, operands []string) ([]object, *failure) {
 	kinds := map[string]bool{}
 	for k := range strings.SplitSeq(f.value["t"], ",") {
@@ -104,14 +105,17 @@ func (p *Pool) choose(f flags, operands []string) ([]object, *failure) {
 		depth = n
 	}
 	var os []object
+	var failed *failure
 	for _, name := range operands {
-		o, failed := p.find(name)
-		if failed != nil {
-			return os, failed
+		o, missing := p.find(name)
+		if missing != nil {
+			failed = failed.and(missing)
+			continue
 		}
 		if o.kind == "snapshot" || o.kind == "bookmark" || depth == 0 {
 			if !kinds[o.kind] && f.value["t"] != "" {
-				return os, fail("cannot open '%s': operation not applicable to datasets of this type", name)
+				failed = failed.and(fail("cannot open '%s': operation not applicable to datasets of this type", name))
+				continue
 			}
 			os = append(os, o)
 			continue
@@ -129,7 +133,7 @@ func (p *Pool) choose(f flags, operands []string) ([]object, *failure) {
 			}
 		}
 	}
-	return os, nil
+	return os, failed
 }
 
 func (p *Pool) list(args []string, out io.Writer) *failure {
@@ -162,9 +166,6 @@ func (p *Pool) get(args []string, out io.Writer) *failure {
 		f.value["t"] = ""
 	}
 	os, failed := p.choose(f, f.operands[1:])
-	if failed != nil {
-		return failed
-	}
 	columns := strings.Split(f.value["o"], ",")
 	var sources []string
 	if f.value["s"] != "" {
@@ -196,7 +197,7 @@ func (p *Pool) get(args []string, out io.Writer) *failure {
 			fmt.Fprintln(out, strings.Join(cells, "\t"))
 		}
 	}
-	return nil
+	return failed
 }
 
 func (p *Pool) zpoolList(args []string, out io.Writer) *failure {
@@ -220,15 +221,16 @@ func (p *Pool) holds(args []string, out io.Writer) *failure {
 		return failed
 	}
 	for _, name := range f.operands {
-		s, failed := p.openSnapshot(name)
-		if failed != nil {
-			return failed
+		s, missing := p.openSnapshot(name)
+		if missing != nil {
+			failed = failed.and(missing)
+			continue
 		}
 		for _, tag := range slices.Sorted(maps.Keys(s.holds)) {
 			fmt.Fprintf(out, "%s\t%s\t%s\n", name, tag, s.holds[tag].UTC().Format(holdTime))
 		}
 	}
-	return nil
+	return failed
 }
 
 // holdTime is how zfs holds prints a time.

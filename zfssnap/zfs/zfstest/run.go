@@ -26,6 +26,14 @@ func fail(format string, args ...any) *failure {
 	return &failure{code: 1, stderr: fmt.Sprintf(format, args...) + "\n"}
 }
 
+// and adds what failed later; f is nil when nothing did before.
+func (f *failure) and(later *failure) *failure {
+	if f == nil {
+		return later
+	}
+	return &failure{code: max(f.code, later.code), stderr: f.stderr + later.stderr}
+}
+
 func notFound(name string) *failure { return fail("cannot open '%s': dataset does not exist", name) }
 
 // usage is the failure of a command that prints how it is used.
