@@ -296,6 +296,11 @@ func TestReplicationAction_Progress(t *testing.T) {
 			want:  velero.OperationProgress{Completed: true, Err: "list snapshots of znvm/k3s/pvc-1 on node hassio: rpc error: code = PermissionDenied desc = not yours", Updated: now},
 		},
 		{
+			name:  "fails when the agent cannot be verified",
+			agent: fakeAgent{err: status.Error(codes.Unauthenticated, "unknown authority")},
+			want:  velero.OperationProgress{Completed: true, Err: "list snapshots of znvm/k3s/pvc-1 on node hassio: rpc error: code = Unauthenticated desc = unknown authority", Updated: now},
+		},
+		{
 			name: "fails when the location is gone",
 			vsl:  func(v *velerov1api.VolumeSnapshotLocation) { v.Name = "renamed" },
 			want: velero.OperationProgress{Completed: true, Err: `get snapshot location zfs: volumesnapshotlocations.velero.io "zfs" not found`, Updated: now},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -41,6 +42,9 @@ var (
 	ErrMismatch = errors.New("not the same")
 	// ErrUnreachable: there was no connection to the agent, or it broke.
 	ErrUnreachable = errors.New("agent is unreachable")
+	// ErrUntrusted: what answers there could not prove to be the agent. Asking
+	// again does not help until somebody changes a certificate or an address.
+	ErrUntrusted = errors.New("agent cannot be verified")
 	// ErrCancelled: the transfer was cancelled.
 	ErrCancelled = errors.New("cancelled")
 )
@@ -72,6 +76,7 @@ var reasons = []struct {
 	{ErrNoSpace, codes.ResourceExhausted, "NO_SPACE"},
 	{ErrExists, codes.AlreadyExists, "EXISTS"},
 	{ErrUnreachable, codes.Unavailable, "UNREACHABLE"},
+	{ErrUntrusted, codes.Unauthenticated, "UNTRUSTED"},
 	{ErrCancelled, codes.Canceled, "CANCELLED"},
 	{ErrIncomplete, codes.DataLoss, "INCOMPLETE"},
 	{ErrNotFound, codes.NotFound, "NOT_FOUND"},
@@ -153,6 +158,9 @@ func fromStatus(node, address string, handshake, err error) error {
 	switch s.Code() {
 	case codes.Unavailable:
 		e.Cause, e.hint = ErrUnreachable, unreachableHint(node, address, handshake)
+		if untrusted(handshake) && strings.Contains(s.Message(), "authentication handshake failed") {
+			e.Cause, e.status = ErrUntrusted, status.New(codes.Unauthenticated, s.Message())
+		}
 	case codes.DeadlineExceeded:
 		e.Cause = context.DeadlineExceeded
 	case codes.Canceled:
@@ -165,6 +173,8 @@ func (e *Error) Error() string {
 	switch {
 	case errors.Is(e.Cause, ErrUnreachable):
 		return fmt.Sprintf("agent on node %s at %s is unreachable: %s", e.Node, e.Address, e.status.Message())
+	case errors.Is(e.Cause, ErrUntrusted):
+		return fmt.Sprintf("agent on node %s at %s cannot be verified: %s", e.Node, e.Address, e.status.Message())
 	case errors.Is(e.Cause, context.DeadlineExceeded):
 		return fmt.Sprintf("agent on node %s at %s did not answer in time: %s", e.Node, e.Address, e.status.Message())
 	default:

@@ -632,19 +632,25 @@ func TestTLS(t *testing.T) {
 	tests := []struct {
 		name, node, addr string
 		bundle           *agent.Bundle
+		cause            error
+		code             codes.Code
 		says, hint       string
 	}{
-		{"the agent of another node", "remote", w.hassio.addr, good, "agent on node remote at " + w.hassio.addr + " is unreachable", "is not the agent of node remote"},
-		{"an agent of another CA", "hassio", w.hassio.addr, bundle(other, "velero", time.Now()), "agent on node hassio", "another authority"},
-		{"an expired certificate of its own", "hassio", w.hassio.addr, bundle(w.ca, "velero", time.Now().Add(-10*365*24*time.Hour)), "agent on node hassio", "not expired"},
-		{"nobody there", "hassio", "127.0.0.1:1", good, "connection refused", "127.0.0.1:1 is reachable"},
+		{"the agent of another node", "remote", w.hassio.addr, good, agent.ErrUntrusted, codes.Unauthenticated,
+			"agent on node remote at " + w.hassio.addr + " cannot be verified", "is not the agent of node remote"},
+		{"an agent of another CA", "hassio", w.hassio.addr, bundle(other, "velero", time.Now()), agent.ErrUntrusted, codes.Unauthenticated,
+			"agent on node hassio", "another authority"},
+		{"an expired certificate of its own", "hassio", w.hassio.addr, bundle(w.ca, "velero", time.Now().Add(-10*365*24*time.Hour)), agent.ErrUnreachable, codes.Unavailable,
+			"agent on node hassio", "not expired"},
+		{"nobody there", "hassio", "127.0.0.1:1", good, agent.ErrUnreachable, codes.Unavailable,
+			"connection refused", "127.0.0.1:1 is reachable"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			err := call(tt.node, tt.addr, tt.bundle)
-			require.ErrorIs(t, err, agent.ErrUnreachable)
-			assert.Equal(t, codes.Unavailable, status.Code(err))
+			require.ErrorIs(t, err, tt.cause)
+			assert.Equal(t, tt.code, status.Code(err))
 			require.ErrorContains(t, err, tt.says)
 			assert.Contains(t, hint(t, err), tt.hint)
 		})

@@ -191,6 +191,13 @@ func (c *clientCredentials) lastError() error {
 	return c.last
 }
 
+// untrusted reports whether a handshake failed because of the certificate that
+// was shown in it.
+func untrusted(handshake error) bool {
+	var shown *tls.CertificateVerificationError
+	return errors.As(handshake, &shown)
+}
+
 // unreachableHint tells a certificate that does not fit from a network that
 // does not.
 func unreachableHint(node, address string, handshake error) string {
