@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -16,8 +17,9 @@ import (
 )
 
 // callTimeout bounds every call to an agent that does not move data: Velero
-// sets no deadline of its own and would wait for ever.
-const callTimeout = 30 * time.Second
+// sets no deadline of its own and would wait for ever. It is long, because a
+// busy pool takes its time, and a snapshot given up is a backup lost.
+const callTimeout = 2 * time.Minute
 
 // Site is a location with its agents and the cluster whose volumes it keeps.
 type Site struct {
@@ -35,7 +37,7 @@ func (s *Site) Agent(node string) (Agent, error) {
 }
 
 // call runs one quick request against a node's agent and says in its error what
-// was done where.
+// was done where, and what can be done about it: Velero shows nothing else.
 func call[T any](ctx context.Context, s *Site, node, deed string, do func(context.Context, Agent) (T, error)) (T, error) {
 	return callFor(ctx, callTimeout, s, node, deed, do)
 }
@@ -48,10 +50,15 @@ func callFor[T any](ctx context.Context, timeout time.Duration, s *Site, node, d
 	if err == nil {
 		got, err = do(ctx, a)
 	}
-	if err != nil {
-		return got, fmt.Errorf("%s on node %s: %w", deed, node, err)
+	if err == nil {
+		return got, nil
 	}
-	return got, nil
+	err = fmt.Errorf("%s on node %s: %w", deed, node, err)
+	var hinter interface{ Hint() string }
+	if errors.As(err, &hinter) && hinter.Hint() != "" {
+		err = fmt.Errorf("%w (%s)", err, hinter.Hint())
+	}
+	return got, err
 }
 
 // dataset finds one dataset; the error has code NotFound when there is none.

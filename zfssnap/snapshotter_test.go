@@ -64,6 +64,13 @@ func TestSnapshotter_backup(t *testing.T) {
 	assert.NotEqual(t, first, later, "another backup of that name has another")
 }
 
+func TestSnapshotter_errorsSayWhatToDo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, primaryConfig())
+	_, err := w.snap.current.dataset(t.Context(), "other", "look up a", byName("a"))
+	require.EqualError(t, err, `look up a on node other: no agent is known on node "other" (add other=<host:port> to "agents" in the config of the VolumeSnapshotLocation)`)
+}
+
 func TestSnapshotter_unresolvedVolume(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, primaryConfig())
