@@ -22,7 +22,10 @@ func Register(server framework.Server, flags *pflag.FlagSet) framework.Server {
 	return server.
 		BindFlags(flags).
 		RegisterVolumeSnapshotter(SnapshotterName, func(log logrus.FieldLogger) (any, error) {
-			return &zfssnap.Snapshotter{Sites: sites, Namespace: c.namespace, Log: log, Groups: groups}, nil
+			return &zfssnap.Snapshotter{
+				Sites: sites, Namespace: c.namespace, Log: log, Groups: groups,
+				Admit: restore.NewAction(log, configMaps{c.kube}).Admit,
+			}, nil
 		}).
 		RegisterBackupItemActionV2(ReplicationName, func(log logrus.FieldLogger) (any, error) {
 			return NewReplicationAction(sites, log), nil

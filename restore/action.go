@@ -114,6 +114,12 @@ func asBackedUp(item *unstructured.Unstructured, fromBackup runtime.Unstructured
 	return full
 }
 
+// Admit returns why the profile that a restore asks for can't be used.
+func (a *Action) Admit(restore *velerov1api.Restore) error {
+	_, err := a.profile(restore)
+	return err
+}
+
 // profile returns the profile a restore asks for, nil when it asks for none.
 func (a *Action) profile(restore *velerov1api.Restore) (*rules.Profile, error) {
 	name := restore.Annotations[ProfileKey]

@@ -281,6 +281,15 @@ func TestAction_readsItsConfigurationOncePerRestore(t *testing.T) {
 	assert.Equal(t, calls+1, config.calls, "the oldest restore is forgotten")
 }
 
+func TestAction_Admit(t *testing.T) {
+	t.Parallel()
+	log, _ := logrustest.NewNullLogger()
+	a := NewAction(log, &configMaps{items: []corev1api.ConfigMap{configMap("a", profiles)}})
+	require.NoError(t, a.Admit(restoreOf("drill")))
+	require.NoError(t, a.Admit(restoreOf("")), "it asks for no profile")
+	require.ErrorIs(t, a.Admit(restoreOf("nope")), rules.ErrUnknownProfile)
+}
+
 func TestAction_startsNoOperations(t *testing.T) {
 	t.Parallel()
 	log, _ := logrustest.NewNullLogger()

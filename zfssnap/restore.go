@@ -42,6 +42,9 @@ func (s *Snapshotter) CreateVolumeFromSnapshot(snapshotID, volType, _ string, _ 
 	}
 	ctx := context.Background()
 	restore, err := s.restoreInProgress(ctx)
+	if err == nil && s.Admit != nil {
+		err = s.Admit(restore)
+	}
 	if err != nil {
 		return "", fmt.Errorf("restore volume from %s: %w", id.Name(), err)
 	}

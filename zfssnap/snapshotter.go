@@ -54,6 +54,9 @@ type Snapshotter struct {
 	Log       logrus.FieldLogger
 	// Groups says which volumes of a backup are taken together; nil for none.
 	Groups *Groups
+	// Admit, when set, refuses a restore that can't succeed before a volume is
+	// made for it, which nothing would use.
+	Admit func(*velerov1api.Restore) error
 
 	mu      sync.RWMutex
 	current *Site

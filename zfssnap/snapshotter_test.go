@@ -448,6 +448,11 @@ func TestSnapshotter_CreateVolumeFromSnapshot_fails(t *testing.T) {
 	_, err = w.snap.CreateVolumeFromSnapshot("zfs1:hassio:7:1:znvm/k3s/pvc-1@dr-x", "filesystem", "", nil)
 	require.ErrorContains(t, err, "find snapshot with guid 7 on node remote")
 
+	w.snap.Admit = func(r *velerov1api.Restore) error { return fmt.Errorf("%s is refused", r.Name) }
+	_, err = w.snap.CreateVolumeFromSnapshot(snapID, "filesystem", "", nil)
+	require.ErrorContains(t, err, "now is refused")
+	assert.Empty(t, w.agents["remote"].made)
+
 	require.NoError(t, w.kube.Create(t.Context(), restoreObject("second", velerov1api.RestorePhaseInProgress)))
 	_, err = w.snap.CreateVolumeFromSnapshot(snapID, "filesystem", "", nil)
 	require.ErrorContains(t, err, `find the restore in progress: namespace velero has 2, not 1: ["now" "second"]`)
