@@ -101,6 +101,24 @@ func (s *site) point(ctx context.Context, p *plan.RecoveryPlan, backup string) (
 	return s.finder.Newest(ctx, p.Spec.Source)
 }
 
+// checkProfile refuses to begin a run whose rewrite profile can't be used. Velero
+// would fail object by object, after it has made volumes.
+func (s *site) checkProfile(ctx context.Context, r *plan.RecoveryRun) error {
+	name := r.Spec.PlanSpec.Profile(r.Spec.Kind)
+	if name == "" {
+		return nil
+	}
+	set, err := s.cluster.Profiles(ctx)
+	if err == nil {
+		_, err = set.Profile(name)
+	}
+	if err != nil {
+		return withHint("correct spec.profiles of the plan or the ConfigMap of profiles; kubectl dr check "+r.Spec.Plan+" looks at both",
+			"read rewrite profiles: %w", err)
+	}
+	return nil
+}
+
 // preview prints what would be done: on standard output it is the result.
 func (f *runFlags) preview(e *env, r *plan.RecoveryRun, steps []run.Step) error {
 	if printer, err := f.out.printer(); printer != nil || err != nil {
@@ -181,6 +199,9 @@ func (f *runFlags) drill(ctx context.Context, e *env, s *site, p *plan.RecoveryP
 			Kind: plan.RunDrill, Plan: p.Name, PlanSpec: p.Spec, Backup: point.Backup, Keep: keep,
 			NamespaceMapping: drill.Mapping(name, p.Spec.Source.Namespaces),
 		}, nil)
+		if err := s.checkProfile(ctx, r); err != nil {
+			return err
+		}
 	}
 	d := &drill.Drill{
 		Target: f.target(e, s, r), Finder: s.finder, CleanUpTimeout: f.cleanUpTimeout,
@@ -491,6 +512,9 @@ func (f *failoverFlags) source(ctx context.Context, e *env, s *site, r *plan.Rec
 // begin. A dry run ends with it.
 func (f *failoverFlags) agreed(ctx context.Context, e *env, s *site, fo *failover.Failover, loss failover.Loss) error {
 	if err := failover.CheckTarget(ctx, s.cluster.Client, fo.Namespaces()); err != nil {
+		return err
+	}
+	if err := s.checkProfile(ctx, fo.Run); err != nil {
 		return err
 	}
 	if f.disaster {

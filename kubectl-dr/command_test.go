@@ -130,6 +130,14 @@ func (w *world) update(obj client.Object, name string, change func(client.Object
 }
 
 // plan gives a plan on standard input.
+// profiles replaces the recovery cluster's rewrite profiles.
+func (w *world) profiles(list string) {
+	cm := &corev1api.ConfigMap{}
+	require.NoError(w.t, w.recovery.Client.Get(w.t.Context(), client.ObjectKey{Namespace: veleroNS, Name: "rewrite"}, cm))
+	cm.Data["wordpress.yaml"] = "apiVersion: rewrite.kubectl-dr.io/v1alpha1\nkind: RewriteProfiles\nprofiles:\n" + list
+	require.NoError(w.t, w.recovery.Client.Update(w.t.Context(), cm))
+}
+
 func (w *world) plan(p *plan.RecoveryPlan) {
 	content, err := yaml.Marshal(p)
 	require.NoError(w.t, err)
@@ -151,7 +159,9 @@ func TestWrongInput(t *testing.T) {
 		{"an unknown command", "fly", nil, 1, `unknown command "fly"`, ""},
 		{"a plan by name and by file", "drill wordpress -f plan.yaml", nil, 1, "not both", ""},
 		{"a file that is not there", "drill -f nope.yaml", nil, 1, "read plan: open nope.yaml", ""},
-		{"a plan with an unknown field", "drill -f -", func(w *world) { w.stdin = "apiVersion: kubectl-dr.io/v1alpha1\nkind: RecoveryPlan\nspek: {}\n" }, 1, `unknown field "spek"`, ""},
+		{"a plan with an unknown field", "drill -f -", func(w *world) {
+			w.stdin = "apiVersion: kubectl-dr.io/v1alpha1\nkind: RecoveryPlan\nspec: {objectives: {rta: 1m}}\n"
+		}, 1, `read plan -: unknown field "spec.objectives.rta"`, ""},
 		{"a plan without objectives", "drill -f -", func(w *world) {
 			p := testPlan()
 			p.Spec.Objectives.RPO.Duration = 0
@@ -161,7 +171,7 @@ func TestWrongInput(t *testing.T) {
 			p := testPlan()
 			p.Spec.Source.Namespaces, p.Spec.Start, p.Spec.Probes = []string{"shop"}, nil, nil
 			w.plan(p)
-		}, 1, "it does not include namespace shop", "kubectl dr rpo"},
+		}, 1, "it does not include namespace shop", "correct spec.source.namespaces of the plan"},
 		{"a schedule without backups", "rpo -f -", func(w *world) {
 			p := testPlan()
 			p.Spec.Source.Schedule = "nightly"
@@ -191,6 +201,12 @@ func TestWrongInput(t *testing.T) {
 		{"a failover over data that is there", "failover --disaster --accept-data-loss=10m --yes", func(w *world) {
 			require.NoError(w.t, w.recovery.Client.Create(w.t.Context(), &corev1api.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "wordpress", Name: "wordpress-db"}}))
 		}, 1, "namespace wordpress of the recovery cluster holds claims already: wordpress-db", "delete the namespace first"},
+		{"a drill with an unknown field in the profiles", "drill", func(w *world) { w.profiles("- name: drill\n  storageClass: {a: b}\n") }, 1,
+			`read rewrite profiles: load ConfigMap rewrite: wordpress.yaml:5: profiles[0].storageClass: unknown field`, "kubectl dr check wordpress"},
+		{"a failover with two profiles of one name", "failover --disaster --accept-data-loss=10m --yes", func(w *world) { w.profiles("- name: failover\n- name: failover\n") }, 1,
+			`a profile named "failover" is at wordpress.yaml:4 already`, "kubectl dr check wordpress"},
+		{"a failover with a profile that is not there", "failover --planned --source-context primary --yes", func(w *world) { w.profiles("- name: drill\n") }, 1,
+			`read rewrite profiles: unknown profile "wordpress-failover"; there are: drill`, "kubectl dr check wordpress"},
 		{"a report of a run that is not there", "report nope", nil, 1, `get run "nope"`, ""},
 		{"cleaning up a run that is not there", "drill cleanup nope", nil, 1, `there is no run "nope"`, "kubectl dr history"},
 		{"an unknown format", "rpo -o xml", nil, 1, "unable to match a printer", ""},

@@ -23,7 +23,6 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/restorepoint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/rpo"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/run"
-	"github.com/kubectl-dr/kubectl-dr/restore/expr"
 	"github.com/kubectl-dr/kubectl-dr/restore/rules"
 )
 
@@ -307,8 +306,7 @@ func (in *inspection) restorePoint(ctx context.Context) {
 	last := points[len(points)-1]
 	switch {
 	case !last.Recoverable():
-		in.problem("newest", (&restorepoint.UnrecoverableError{Points: points}).Error(),
-			"see whether replication runs at the source and the agents here answer")
+		in.failed("newest", &restorepoint.UnrecoverableError{Points: points}, "")
 	case len(points) > 1:
 		in.warn("newest", fmt.Sprintf("%s, because %s: %s", last.Backup, points[0].Backup, strings.Join(points[0].Problems(), "; ")),
 			"see whether replication runs at the source")
@@ -338,37 +336,13 @@ func (in *inspection) restorePoint(ctx context.Context) {
 	}
 }
 
-// LoadProfiles reads the rewrite profiles in Velero's namespace.
-func LoadProfiles(ctx context.Context, c *cluster.Cluster) (*rules.Set, error) {
-	selector, err := labels.Parse(rules.ConfigMapSelector)
-	if err != nil {
-		return nil, err
-	}
-	list := &corev1api.ConfigMapList{}
-	if err := c.Client.List(ctx, list, client.InNamespace(c.Namespace), client.MatchingLabelsSelector{Selector: selector}); err != nil {
-		return nil, fmt.Errorf("list ConfigMaps of profiles in namespace %s: %w", c.Namespace, err)
-	}
-	if len(list.Items) != 1 {
-		return nil, fmt.Errorf("namespace %s has %d ConfigMaps with the labels of rewrite profiles (%s), want one", c.Namespace, len(list.Items), rules.ConfigMapSelector)
-	}
-	files := map[string][]byte{}
-	for key, text := range list.Items[0].Data {
-		files[key] = []byte(text)
-	}
-	set, err := rules.Load(files, expr.New())
-	if err != nil {
-		return nil, fmt.Errorf("load ConfigMap %s: %w", list.Items[0].Name, err)
-	}
-	return set, nil
-}
-
 func (in *inspection) profiles(ctx context.Context) {
 	used := in.usedProfiles()
 	if len(used) == 0 {
 		in.skip("profiles", "the plan names none: objects are restored as they were")
 		return
 	}
-	set, err := LoadProfiles(ctx, in.Cluster)
+	set, err := in.Cluster.Profiles(ctx)
 	if err != nil {
 		in.failed("profiles", err, "create one ConfigMap of profiles in Velero's namespace: a restore that asks for a profile fails without")
 		return

@@ -57,11 +57,11 @@ type AgentOptions struct {
 	Credentials string
 }
 
-// agentTimeout bounds calls that look at things, destroyTimeout those that
-// destroy one.
+// agentTimeout bounds calls that look at things, changeTimeout those that change
+// one.
 const (
-	agentTimeout   = 15 * time.Second
-	destroyTimeout = time.Minute
+	agentTimeout  = 30 * time.Second
+	changeTimeout = time.Minute
 )
 
 // Location is one snapshot location and the agents it names.
@@ -297,7 +297,7 @@ func (s *Storage) Fence(ctx context.Context, node, dataset, by string) error {
 	if err != nil {
 		return err
 	}
-	_, err = call(ctx, l, node, agentTimeout, func(ctx context.Context, a Agent) (*agentpb.Dataset, error) {
+	_, err = call(ctx, l, node, changeTimeout, func(ctx context.Context, a Agent) (*agentpb.Dataset, error) {
 		return a.SetProperties(ctx, &agentpb.SetPropertiesRequest{
 			Dataset: dataset, Properties: map[string]string{zfssnap.PropFenced: by},
 		})
@@ -358,7 +358,7 @@ func destroyOn(ctx context.Context, l Location, node, run string, interval time.
 	for _, name := range names {
 		var busy error
 		err := wait.PollUntilContextCancel(ctx, interval, true, func(ctx context.Context) (bool, error) {
-			_, busy = call(ctx, l, node, destroyTimeout, func(ctx context.Context, a Agent) (*agentpb.DestroyVolumeResponse, error) {
+			_, busy = call(ctx, l, node, changeTimeout, func(ctx context.Context, a Agent) (*agentpb.DestroyVolumeResponse, error) {
 				return a.DestroyVolume(ctx, &agentpb.DestroyVolumeRequest{Dataset: name, Match: byName[name]})
 			})
 			if errors.Is(busy, agent.ErrBusy) {

@@ -1,10 +1,12 @@
 package plan
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
 
+	"sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 )
 
@@ -30,8 +32,14 @@ func Read(path string, stdin io.Reader) (*RecoveryPlan, error) {
 
 // Decode decodes and validates one plan.
 func Decode(content []byte) (*RecoveryPlan, error) {
+	raw, err := yaml.YAMLToJSONStrict(content)
+	if err != nil {
+		return nil, err
+	}
 	p := &RecoveryPlan{}
-	if err := yaml.UnmarshalStrict(content, p); err != nil {
+	// It says where in the plan an unknown field is.
+	faults, err := json.UnmarshalStrict(raw, p)
+	if err = errors.Join(append(faults, err)...); err != nil {
 		return nil, err
 	}
 	if p.APIVersion != GroupVersion.String() || p.Kind != "RecoveryPlan" {

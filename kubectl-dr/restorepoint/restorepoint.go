@@ -39,8 +39,9 @@ type Point struct {
 	// StartedAt is when Velero began to read the objects.
 	StartedAt time.Time
 	Volumes   []plan.Volume
-	// Problem says why the point as a whole cannot be used.
-	Problem string
+	// Problem says why the point as a whole cannot be used, and Remedy what to do
+	// about it.
+	Problem, Remedy string
 }
 
 // Recoverable reports whether every volume has a copy.
@@ -131,6 +132,9 @@ func (e *UnrecoverableError) Error() string {
 
 // Hint says what to look at.
 func (e *UnrecoverableError) Hint() string {
+	if remedy := e.Points[0].Remedy; remedy != "" {
+		return remedy
+	}
 	return "see whether replication runs at the source; kubectl dr rpo shows each volume"
 }
 
@@ -322,11 +326,13 @@ func (f *Finder) point(ctx context.Context, source plan.Source, b *velerov1api.B
 	}
 	if missing := notIncluded(source.Namespaces, b); len(missing) > 0 {
 		p.Problem = fmt.Sprintf("it does not include namespace %s", strings.Join(missing, ", "))
+		p.Remedy = "correct spec.source.namespaces of the plan, or include the namespace in the schedule's backups"
 		return p, nil
 	}
 	infos, err := cluster.ReadJSON[[]volumeInfo](ctx, f.Files, velerov1api.DownloadTargetKindBackupVolumeInfos, b.Name)
 	if errors.Is(err, cluster.ErrNoFile) {
 		p.Problem = "object storage has no list of its volumes"
+		p.Remedy = "take another backup: a file of this one is missing"
 		return p, nil
 	}
 	if err != nil {
