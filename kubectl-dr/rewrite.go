@@ -13,7 +13,6 @@ import (
 	"k8s.io/client-go/dynamic"
 	"sigs.k8s.io/yaml"
 
-	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/check"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/rewrite"
 	"github.com/kubectl-dr/kubectl-dr/restore/expr"
 	"github.com/kubectl-dr/kubectl-dr/restore/rules"
@@ -154,7 +153,7 @@ func (f *rewriteFlags) read(ctx context.Context, e *env, g *globalFlags) (*rewri
 	if err != nil {
 		return nil, nil, withHint("give a file of profiles with --profiles", "no profiles among the files, and the cluster can't be asked: %w", err)
 	}
-	set, err := check.LoadProfiles(ctx, cl)
+	set, err := cl.Profiles(ctx)
 	return in, set, err
 }
 

@@ -32,7 +32,7 @@ func (h *host) volumes(ctx context.Context, parent string, n int, size int64) ([
 // group takes one snapshot of several volumes.
 func (h *host) group(ctx context.Context, datasets []string, backup string) ([]*agentpb.Version, error) {
 	resp, err := h.client(sourceNode).CreateSnapshots(ctx, &agentpb.CreateSnapshotsRequest{
-		Datasets: datasets, Name: zfssnap.SnapshotName(backup), Hold: zfssnap.HoldTag("backup"),
+		Datasets: datasets, Name: "dr-" + backup, Hold: zfssnap.HoldTag("backup"),
 		Properties: map[string]string{zfssnap.PropBackup: backup},
 	})
 	return resp.GetSnapshots(), err

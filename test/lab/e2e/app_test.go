@@ -87,7 +87,7 @@ func (a app) posts(t *testing.T, backup string) string {
 	t.Helper()
 	from := a.dataset()
 	if backup != "" {
-		from += snapshot(backup)
+		from += snapshot(t, backup)
 	}
 	return on(t, hassio, "sh", "-ec", mounted+"ls", "sh", from)
 }
@@ -140,8 +140,13 @@ func known(t *testing.T, name string) {
 	require.Equal(t, "Completed", completed)
 }
 
-// snapshot is the part after '@' of what a backup takes.
-func snapshot(backup string) string { return "@dr-" + backup }
+// snapshot is what a backup's snapshots are called, from the '@' on: its name and
+// the beginning of its uid.
+func snapshot(t *testing.T, backup string) string {
+	t.Helper()
+	uid := kubectl(t, primary, "-n", "velero", "get", "backups.velero.io", backup, "-o", "jsonpath={.metadata.uid}")
+	return "@dr-" + backup + "-" + uid[:8]
+}
 
 func guid(t *testing.T, node, name string) string {
 	t.Helper()
@@ -151,7 +156,7 @@ func guid(t *testing.T, node, name string) string {
 // requireCopy checks that a backup's snapshot is on both nodes.
 func (a app) requireCopy(t *testing.T, backup string) {
 	t.Helper()
-	require.Equal(t, guid(t, hassio, a.dataset()+snapshot(backup)), guid(t, remote, a.replica()+snapshot(backup)),
+	require.Equal(t, guid(t, hassio, a.dataset()+snapshot(t, backup)), guid(t, remote, a.replica()+snapshot(t, backup)),
 		"backup %s is Completed, so its copy is at the recovery site", backup)
 }
 

@@ -58,7 +58,7 @@ func requireIncremental(t *testing.T, a app, before, backup string) {
 	moved := regexp.MustCompile(`Progress:\s+(\d+) of \d+ complete \(Bytes\)`).FindStringSubmatch(details(t, backup))
 	require.NotNil(t, moved, "Velero records what was moved")
 	estimate := regexp.MustCompile(`(?m)^size\s+(\d+)`).FindStringSubmatch(
-		on(t, hassio, "zfs", "send", "-nvP", "-L", "-e", "-c", "-i", snapshot(before), a.dataset()+snapshot(backup)))
+		on(t, hassio, "zfs", "send", "-nvP", "-L", "-e", "-c", "-i", snapshot(t, before), a.dataset()+snapshot(t, backup)))
 	require.NotNil(t, estimate, "zfs send tells a size")
 	got, err := strconv.ParseFloat(moved[1], 64)
 	require.NoError(t, err)
@@ -131,7 +131,7 @@ func (a app) ofBackups(t *testing.T, change string, backups ...string) bool {
 			return true
 		}
 		// Bookmarks are named by guid.
-		n, err := strconv.ParseUint(guid(t, hassio, a.dataset()+snapshot(b)), 10, 64)
+		n, err := strconv.ParseUint(guid(t, hassio, a.dataset()+snapshot(t, b)), 10, 64)
 		require.NoError(t, err)
 		if strings.Contains(change, "_"+strconv.FormatUint(n, 16)) {
 			return true

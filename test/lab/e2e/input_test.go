@@ -182,14 +182,14 @@ func TestRestoreThatCannotBeGood(t *testing.T) {
 // testForeignDeletion deletes a backup whose snapshot another version made. It
 // is refused, and nothing is destroyed; with its own identifier it goes.
 func testForeignDeletion(t *testing.T, a app) {
-	taken := a.dataset() + snapshot(a.Name)
+	taken := a.dataset() + snapshot(t, a.Name)
 	velero(t, primary, "backup", "delete", a.Name, "--confirm")
 	eventually(t, "the deletion is refused", func() (bool, string) {
 		seen := kubectl(t, primary, "-n", "velero", "get", "deletebackuprequests.velero.io", "-l", "velero.io/backup-name="+a.Name,
 			"-o", "jsonpath={.items[*].status}")
 		return strings.Contains(seen, `version \"zfs9\" is not known here`), seen
 	})
-	assert.Equal(t, guid(t, hassio, taken), guid(t, remote, a.replica()+snapshot(a.Name)), "nothing is destroyed")
+	assert.Equal(t, guid(t, hassio, taken), guid(t, remote, a.replica()+snapshot(t, a.Name)), "nothing is destroyed")
 
 	editIdentifiers(t, a.Name, "zfs9:", "zfs1:")
 	velero(t, primary, "backup", "delete", a.Name, "--confirm")

@@ -27,7 +27,7 @@ func TestTargetFull(t *testing.T) {
 	a.post(t, 16)
 	a.backUpTo(t, "zfs", "case-full-2")
 	assert.Equal(t, "PartiallyFailed", phase(t, primary, "backup", "case-full-2"))
-	assert.Regexp(t, `copy znvm/k3s/pvc-case-full@dr-case-full-2 to remote:.+ space quota exceeded`, details(t, "case-full-2"))
+	assert.Regexp(t, `copy znvm/k3s/pvc-case-full@dr-case-full-2-[0-9a-f]{8} to remote:.+ space quota exceeded`, details(t, "case-full-2"))
 	a.requireCopy(t, "case-full-1")
 
 	on(t, remote, "zfs", "set", "quota=none", a.replica())
@@ -56,7 +56,7 @@ func TestTargetUnreachable(t *testing.T) {
 	way.open()
 	completed(t, "case-cut")
 	a.requireCopy(t, "case-cut")
-	assert.Contains(t, on(t, hassio, "cat", "/var/log/zfs-agent.log"), "snapshot="+a.dataset()+snapshot("case-cut")+` from="" action=resume`,
+	assert.Contains(t, on(t, hassio, "cat", "/var/log/zfs-agent.log"), "snapshot="+a.dataset()+snapshot(t, "case-cut")+` from="" action=resume`,
 		"what had arrived is not sent again")
 }
 
