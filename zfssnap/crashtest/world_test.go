@@ -310,9 +310,22 @@ func (c *chain) take(t *testing.T) {
 		c.unknown = append(c.unknown, snapshotName(c.n))
 		return
 	}
+	if !c.giveUp {
+		c.untilHeld(t, v)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.newest, c.kept[v.GetGuid()], c.holding[v.GetGuid()] = v, v, c.files
+}
+
+// untilHeld waits for a hold that is placed after the answer, whatever happens to
+// the agent meanwhile.
+func (c *chain) untilHeld(t *testing.T, v *agentpb.Version) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		hs, err := c.source.zfs.Holds(t.Context(), v.GetDataset()+"@"+v.GetName())
+		return err == nil && slices.ContainsFunc(hs, func(h zfs.Hold) bool { return h.Tag == backupHold })
+	}, c.patience, time.Millisecond, "%s is not held", v.GetName())
 }
 
 func (c *chain) request() *agentpb.ReplicateRequest {
