@@ -58,6 +58,7 @@ type Server struct {
 	once       sync.Once
 	transfers  *transfers
 	receiving  sync.Map // dataset → true while a receive runs
+	making     sync.Map // dataset → true while a volume is made
 	background sync.WaitGroup
 	grpc       *grpc.Server
 	health     *health.Server

@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -410,6 +412,68 @@ func TestCreateVolume_aCopyThatWasCutOffIsFinished(t *testing.T) {
 	require.NoError(t, err)
 	assert.Contains(t, w.hassio.pool.Names(), "nas/copy")
 	assert.NotContains(t, w.hassio.pool.Names(), "nas/copy@dr-b1")
+}
+
+func TestCreateVolume_aCopyThatRunsIsNotTakenForOne(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	v := w.snapshot(t, "b1")
+	req := &agentpb.CreateVolumeRequest{Snapshot: source + "@dr-b1", Guid: v.GetGuid(), Dataset: "nas/copy", Mode: zfssnap.ModeCopy}
+	// Some of the copy has come when its sender stalls.
+	stall := &stalledSend{Runner: w.hassio.pool, at: make(chan struct{}), release: make(chan struct{})}
+	w.hassio.stop(t)
+	w.hassio.zfs = &zfs.Client{Runner: stall}
+	w.hassio.start(t)
+	release := sync.OnceFunc(func() { close(stall.release) })
+	t.Cleanup(release)
+	first := w.dial(t, w.hassio, "velero")
+	made := make(chan error, 1)
+	go func() {
+		_, err := first.CreateVolume(t.Context(), req)
+		made <- err
+	}()
+	<-stall.at
+	_, err := first.CreateVolume(t.Context(), req)
+	require.ErrorIs(t, err, agent.ErrBusy, "the same request comes again")
+	next := &host{node: "hassio", zfs: &zfs.Client{Runner: w.hassio.pool}, bundle: w.hassio.bundle, policy: w.hassio.policy, addr: "127.0.0.1:0", clock: &clock{}}
+	next.start(t)
+	t.Cleanup(func() { next.stop(t) })
+	client := w.dial(t, next, "velero")
+	_, err = client.CreateVolume(t.Context(), req)
+	require.ErrorIs(t, err, agent.ErrBusy, "another agent finds what a killed one began")
+	release()
+	require.NoError(t, <-made)
+	_, err = client.CreateVolume(t.Context(), req)
+	require.NoError(t, err)
+}
+
+// stalledSend is a Runner whose zfs send stops after its first bytes.
+type stalledSend struct {
+	zfs.Runner
+	at, release chan struct{}
+}
+
+func (s *stalledSend) Run(ctx context.Context, c zfs.Cmd) (zfs.Result, error) {
+	if c.Args[1] == "send" && c.Stdout != nil {
+		c.Stdout = &stalledWriter{Writer: c.Stdout, stall: s}
+	}
+	return s.Runner.Run(ctx, c)
+}
+
+type stalledWriter struct {
+	io.Writer
+	stall   *stalledSend
+	stalled bool
+}
+
+func (w *stalledWriter) Write(b []byte) (int, error) {
+	n, err := w.Writer.Write(b)
+	if !w.stalled {
+		w.stalled = true
+		close(w.stall.at)
+		<-w.stall.release
+	}
+	return n, err
 }
 
 func TestCreateVolume_ofAZvolGrows(t *testing.T) {

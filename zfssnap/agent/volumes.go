@@ -25,9 +25,13 @@ const (
 	ModeCopy  = "copy"
 )
 
-// propOrigin is, on a copied volume, the guid of the snapshot it was made from;
-// a cloned one has ZFS's own origin.
+// propOrigin is the guid of the snapshot that a volume was made from. A copy has
+// it when it is complete, and copying() until then.
 const propOrigin = zfs.UserNamespace + "origin"
+
+func originOf(snap zfs.Version) string { return strconv.FormatUint(snap.GUID, 10) }
+
+func copying(snap zfs.Version) string { return "copying " + originOf(snap) }
 
 // CreateVolume implements agentpb.AgentServer.
 func (s *Server) CreateVolume(ctx context.Context, req *agentpb.CreateVolumeRequest) (*agentpb.Dataset, error) {
@@ -64,6 +68,10 @@ func (s *Server) CreateVolume(ctx context.Context, req *agentpb.CreateVolumeRequ
 		props = map[string]string{}
 	}
 	props[names.PropManaged] = "true"
+	if _, busy := s.making.LoadOrStore(req.GetDataset(), true); busy {
+		return nil, fmt.Errorf("create volume %s: %w: it is being made", req.GetDataset(), ErrBusy)
+	}
+	defer s.making.Delete(req.GetDataset())
 
 	have, err := s.ZFS.Dataset(ctx, req.GetDataset())
 	switch {
@@ -94,11 +102,19 @@ func (s *Server) sameVolume(ctx context.Context, have zfs.Dataset, snap zfs.Vers
 	if err != nil {
 		return err
 	}
-	origin := have.Origin == snap.FullName() || have.Origin == "" && got[propOrigin] == strconv.FormatUint(snap.GUID, 10)
 	switch {
 	case got[names.PropManaged] != "true":
 		return fmt.Errorf("create volume %s: dataset %w and is not ours", have.Name, ErrExists)
-	case !origin:
+	case got[propOrigin] == copying(snap):
+		// What an agent began that was killed may still run.
+		complete, err := s.ZFS.Exists(ctx, have.Name+"@"+snap.Name)
+		if err != nil {
+			return err
+		}
+		if !complete {
+			return fmt.Errorf("create volume %s: %w: an earlier copy into it has not ended", have.Name, ErrBusy)
+		}
+	case have.Origin != snap.FullName() && got[propOrigin] != originOf(snap):
 		return fmt.Errorf("create volume %s: dataset %w and was not made from %s", have.Name, ErrExists, snap.FullName())
 	}
 	for name, want := range props {
@@ -116,11 +132,12 @@ func (s *Server) makeVolume(ctx context.Context, req *agentpb.CreateVolumeReques
 	maps.Copy(props, native)
 	switch req.GetMode() {
 	case ModeClone:
+		props[propOrigin] = originOf(snap)
 		if err := s.ZFS.Clone(ctx, snap.FullName(), req.GetDataset(), props); err != nil {
 			return err
 		}
 	case ModeCopy:
-		props[propOrigin] = strconv.FormatUint(snap.GUID, 10)
+		props[propOrigin] = copying(snap)
 		if err := s.copyVolume(ctx, snap, req.GetDataset(), props); err != nil {
 			return err
 		}
@@ -158,14 +175,16 @@ func (s *Server) copyVolume(ctx context.Context, snap zfs.Version, dataset strin
 	return g.Wait()
 }
 
-// finishVolume does what a request that was cut off may have left: a copy loses
-// the snapshot it came with, which would be found by guid in the place of its
-// original, and a volume grows to its size.
+// finishVolume does what a request that was cut off may have left: a copy that
+// has arrived is marked so and loses the snapshot it came with, which would be
+// found by guid in the place of its original, and a volume grows to its size.
 func (s *Server) finishVolume(ctx context.Context, have zfs.Dataset, snap zfs.Version, volsize string) (zfs.Dataset, error) {
 	if have.Origin == "" {
 		came, err := s.ZFS.Lookup(ctx, have.Name+"@"+snap.Name)
 		if err == nil && came.GUID == snap.GUID {
-			err = s.ZFS.DestroySnapshots(ctx, have.Name, []string{snap.Name}, false)
+			if err = s.ZFS.Set(ctx, have.Name, map[string]string{propOrigin: originOf(snap)}); err == nil {
+				err = s.ZFS.DestroySnapshots(ctx, have.Name, []string{snap.Name}, false)
+			}
 		}
 		if err != nil && !errors.Is(err, ErrNotFound) {
 			return have, err
