@@ -110,14 +110,22 @@ func (r reader) stream(ctx context.Context, m *Manifest, w io.Writer, done func(
 		if err != nil {
 			return err
 		}
-		sum.Write(plain)
-		if i == len(m.Parts)-1 && Digest(sum.Sum(nil)) != m.End.SHA256 {
-			return fmt.Errorf("%s: %w: the SHA-256 of its stream is not %s", m.FullName(), ErrDamaged, m.End.SHA256)
+		hashed := make(chan struct{})
+		go func() {
+			defer close(hashed)
+			sum.Write(plain)
+		}()
+		if i == len(m.Parts)-1 {
+			<-hashed
+			if Digest(sum.Sum(nil)) != m.End.SHA256 {
+				return fmt.Errorf("%s: %w: the SHA-256 of its stream is not %s", m.FullName(), ErrDamaged, m.End.SHA256)
+			}
 		}
-		if _, err := w.Write(plain); err != nil {
-			return err
+		_, err = w.Write(plain)
+		<-hashed
+		if err == nil {
+			done(i)
 		}
-		done(i)
-		return nil
+		return err
 	})
 }
