@@ -220,6 +220,20 @@ func (c *Client) UserProperties(ctx context.Context, name string, source Source)
 	return values, nil
 }
 
+// Received lists the properties of name whose values came with a stream, native
+// ones included.
+func (c *Client) Received(ctx context.Context, name string) ([]string, error) {
+	args, err := userNamesArgs(SourceReceived, name)
+	if err != nil {
+		return nil, err
+	}
+	out, err := c.run(ctx, args)
+	if err != nil {
+		return nil, err
+	}
+	return lines(out), nil
+}
+
 // Tagged lists the datasets at and below root ("" for every pool) on which the
 // user property prop is set locally, whatever its value.
 func (c *Client) Tagged(ctx context.Context, root, prop string) ([]string, error) {

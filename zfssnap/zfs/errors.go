@@ -38,6 +38,9 @@ var (
 	// ErrPartial: the dataset holds the state of an interrupted receive, which
 	// must be resumed or aborted first.
 	ErrPartial = errors.New("holds an interrupted receive")
+	// ErrStreamMode: the stream was sent with other flags than those the
+	// receiving dataset has: raw onto plain, plain onto raw, or without -L.
+	ErrStreamMode = errors.New("stream mode does not fit")
 	// ErrIncomplete: a stream ended early or was damaged. With
 	// ReceiveOptions.Resumable what arrived is kept.
 	ErrIncomplete = errors.New("stream is incomplete")
@@ -130,6 +133,10 @@ var messages = []struct {
 	{regexp.MustCompile(`^warning: cannot send '[^']+': not an earlier snapshot from the same fs$`), ErrNoBase},
 	// The estimate's wording for a base bookmark that is missing.
 	{regexp.MustCompile(`^warning: cannot send '[^']+': No such process$`), ErrNoBase},
+
+	{regexp.MustCompile(`^cannot receive .+: cannot perform raw receive on top of existing unencrypted dataset$`), ErrStreamMode},
+	{regexp.MustCompile(`^cannot receive .+: IV set guid (mismatch|missing)\. See .+$`), ErrStreamMode},
+	{regexp.MustCompile(`^cannot receive .+: incremental send stream requires -L \(--large-block\), to match previous receive\.$`), ErrStreamMode},
 
 	{regexp.MustCompile(`: out of space$`), ErrNoSpace},
 	{regexp.MustCompile(`: destination .+ space quota exceeded\.$`), ErrNoSpace},

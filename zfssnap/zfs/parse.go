@@ -321,9 +321,14 @@ func parseEstimate(out []byte, token bool) (Estimate, error) {
 			continue
 		}
 		dst := map[string]*uint64{"toguid": &e.Resume.ToGUID, "fromguid": &e.Resume.FromGUID, "bytes": &e.Resume.Bytes}[name]
+		flag := map[string]*bool{
+			"rawok": &e.Resume.Raw, "largeblockok": &e.Resume.LargeBlock, "compressok": &e.Resume.Compressed, "embedok": &e.Resume.Embedded,
+		}[name]
 		switch {
 		case name == "toname":
 			e.Resume.ToName = val
+		case flag != nil:
+			*flag = true
 		case dst != nil:
 			n, err := strconv.ParseUint(val, 0, 64)
 			if err != nil {

@@ -42,6 +42,9 @@ type Dataset struct {
 	VolSize            uint64 // 0 for a filesystem
 }
 
+// Encrypted reports whether the dataset is encrypted.
+func (d Dataset) Encrypted() bool { return d.Encryption != "" && d.Encryption != "off" }
+
 // Version is a snapshot or a bookmark of a dataset.
 type Version struct {
 	Dataset    string
@@ -114,6 +117,13 @@ type Resume struct {
 	ToName   string // on the sender when the first stream began
 	FromGUID uint64 // 0 for a full stream
 	Bytes    uint64 // received so far
+
+	// What the stream is made of. LargeBlock and Embedded are only set when
+	// there are such blocks, whatever flags the send had.
+	Raw        bool
+	LargeBlock bool
+	Compressed bool
+	Embedded   bool
 }
 
 // ReceiveOptions says how to receive. There is no option to roll back.

@@ -51,7 +51,7 @@ func (p *Pool) takeSnapshots(args []string) *failure {
 			pt.payload = pt.payload[:len(pt.payload)/2]
 		}
 		d.snapshots = append(d.snapshots, &snapshot{
-			ds: d, name: rest, guid: newGUID(), txg: p.txg, created: p.now(),
+			ds: d, name: rest, guid: newGUID(), iv: newGUID(), txg: p.txg, created: p.now(),
 			local: maps.Clone(local), content: d.content, holds: map[string]time.Time{},
 		})
 	}
@@ -113,7 +113,7 @@ func (p *Pool) makeBookmark(args []string) *failure {
 		return fail("cannot create bookmark '%s': bookmark exists", args[1])
 	}
 	s.ds.bookmarks = append(s.ds.bookmarks,
-		&bookmark{name: rest, guid: s.guid, txg: s.txg, created: s.created, content: s.content})
+		&bookmark{name: rest, guid: s.guid, iv: s.iv, txg: s.txg, created: s.created, content: s.content})
 	return nil
 }
 
@@ -163,6 +163,9 @@ func (p *Pool) create(args []string) *failure {
 	volume := f.value["V"] != ""
 	if volume {
 		f.props = append(f.props, [2]string{"volsize", f.value["V"]})
+		if !f.set["s"] {
+			f.props = append(f.props, [2]string{"refreservation", f.value["V"]})
+		}
 	}
 	local, problem := properties(volume, f.props)
 	if problem != "" {
@@ -190,7 +193,7 @@ func (p *Pool) create(args []string) *failure {
 		if cipher == "on" {
 			cipher = "aes-256-gcm"
 		}
-		d.crypt = &crypt{cipher: cipher, loaded: true}
+		d.crypt = &crypt{cipher: cipher, loaded: true, root: d}
 	}
 	delete(local, "encryption")
 	d.local = local
@@ -235,7 +238,7 @@ func (p *Pool) clone(args []string) *failure {
 		return fail("cannot create '%s': %s", name, problem)
 	}
 	d := p.add(name, s.ds.volume)
-	d.origin, d.content, d.crypt, d.local = s, s.content, s.ds.crypt, local
+	d.origin, d.content, d.crypt, d.large, d.local = s, s.content, s.ds.crypt, s.ds.large, local
 	if v, ok := s.ds.local["volsize"]; ok && local["volsize"] == "" {
 		d.local["volsize"] = v
 	}
@@ -509,6 +512,19 @@ func (p *Pool) inherit(args []string) *failure {
 		return failed
 	}
 	delete(d.local, prop)
+	return nil
+}
+
+func (p *Pool) loadKey(args []string) *failure {
+	f, failed := parse(args, "", "L")
+	if failed != nil {
+		return failed
+	}
+	d, failed := p.open(f.operands[0])
+	if failed != nil {
+		return failed
+	}
+	d.crypt.loaded = true
 	return nil
 }
 

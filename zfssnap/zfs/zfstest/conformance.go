@@ -8,9 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	mathrand "math/rand/v2"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -203,12 +205,68 @@ func receiveOptions(target string) zfs.ReceiveOptions {
 	return zfs.ReceiveOptions{
 		Target: target, Resumable: true, Unmounted: true,
 		Set:     map[string]string{"readonly": "on", "canmount": "noauto"},
-		Exclude: []string{"mountpoint", "sharenfs", "sharesmb"},
+		Exclude: []string{"mountpoint", "overlay", "sharenfs", "sharesmb", "exec", "setuid", "devices"},
+	}
+}
+
+// volumeOptions are receiveOptions for a volume.
+func volumeOptions(target string) zfs.ReceiveOptions {
+	return zfs.ReceiveOptions{
+		Target: target, Resumable: true, Unmounted: true,
+		Set: map[string]string{"readonly": "on", "volmode": "none", "snapdev": "hidden", "refreservation": "none"},
 	}
 }
 
 func (s *suite) receive(target string, stream []byte) error {
 	return s.Receive(s.Context(), receiveOptions(target), bytes.NewReader(stream))
+}
+
+// encrypted makes an encrypted filesystem, and returns it with where its key is.
+func (s *suite) encrypted(name string) (dataset, key string) {
+	s.Helper()
+	ctx := s.Context()
+	keys := s.fs(name + "-keys")
+	s.write(keys, "key", random(7, 32))
+	d, err := s.Dataset(ctx, keys)
+	require.NoError(s, err)
+	key = "file://" + path.Join(d.Mountpoint, "key")
+	dataset = s.dir + "/" + name
+	require.NoError(s, s.Create(ctx, dataset, zfs.CreateOptions{Properties: map[string]string{
+		"encryption": "aes-256-gcm", "keyformat": "raw", "keylocation": key,
+	}}))
+	return dataset, key
+}
+
+// values are the values of properties, without their sources.
+func (s *suite) values(name string, props ...string) map[string]string {
+	s.Helper()
+	got, err := s.Get(s.Context(), name, props...)
+	require.NoError(s, err)
+	values := map[string]string{}
+	for k, p := range got {
+		values[k] = p.Value
+	}
+	return values
+}
+
+// nothingReceived checks that no property came with a stream.
+func (s *suite) nothingReceived(dataset string) {
+	s.Helper()
+	received, err := s.Received(s.Context(), dataset)
+	require.NoError(s, err)
+	assert.Empty(s, received, dataset)
+}
+
+// resume tells what the token of a dataset contains.
+func (s *suite) resume(dataset string) zfs.Resume {
+	s.Helper()
+	d, err := s.Dataset(s.Context(), dataset)
+	require.NoError(s, err)
+	require.NotEmpty(s, d.ReceiveResumeToken)
+	est, err := s.SendSize(s.Context(), zfs.SendOptions{Token: d.ReceiveResumeToken})
+	require.NoError(s, err)
+	require.NotNil(s, est.Resume)
+	return *est.Resume
 }
 
 func (s *suite) versions(dataset string) []zfs.Version {
@@ -791,16 +849,174 @@ var conformance = []struct {
 		exists, err := s.Exists(ctx, replica)
 		require.NoError(s, err)
 		assert.False(s, exists)
-		require.NoError(s, s.Receive(ctx, zfs.ReceiveOptions{
-			Target: replica + "@s1", Resumable: true, Unmounted: true,
-			Set: map[string]string{"readonly": "on", "volmode": "none", "refreservation": "none"},
-		}, bytes.NewReader(stream)))
+		require.NoError(s, s.Receive(ctx, volumeOptions(replica+"@s1"), bytes.NewReader(stream)))
 		d, err := s.Dataset(ctx, replica)
 		require.NoError(s, err)
 		assert.Equal(s, zfs.Volume, d.Type)
 		assert.Equal(s, uint64(8*mib), d.VolSize)
 		assert.True(s, d.ReadOnly)
 		assert.Equal(s, v.GUID, s.versions(replica)[0].GUID)
+	}},
+	{"a volume's replica reserves nothing and has no device, through increments and cuts", func(s *suite) {
+		ctx := s.Context()
+		vol, replica := s.dir+"/vol", s.dir+"/replica"
+		require.NoError(s, s.Create(ctx, vol, zfs.CreateOptions{VolumeSize: 8 * mib, Properties: map[string]string{"snapdev": "visible"}}))
+		assert.NotEqual(s, "0", s.values(vol, "refreservation")["refreservation"], "a volume reserves its size")
+		s.snap(vol, "s1")
+		s.snap(vol, "s2")
+		safe := map[string]string{"readonly": "on", "volmode": "none", "snapdev": "hidden", "refreservation": "0", "volsize": fmt.Sprint(8 * mib)}
+		full := s.stream(zfs.SendOptions{To: vol + "@s1", LargeBlock: true, Compressed: true, Embedded: true})
+		require.NoError(s, s.Receive(ctx, volumeOptions(replica+"@s1"), bytes.NewReader(full)))
+		assert.Equal(s, safe, s.values(replica, slices.Collect(maps.Keys(safe))...))
+		require.NoError(s, s.Set(ctx, replica, map[string]string{"readonly": "off", "refreservation": "1M"}))
+		inc := s.stream(zfs.SendOptions{From: vol + "@s1", To: vol + "@s2", LargeBlock: true, Compressed: true, Embedded: true})
+		require.NoError(s, s.Receive(ctx, volumeOptions(replica+"@s2"), bytes.NewReader(inc)))
+		assert.Equal(s, safe, s.values(replica, slices.Collect(maps.Keys(safe))...))
+		s.nothingReceived(replica)
+		assert.Equal(s, []string{"@s1", "@s2"}, s.names(replica))
+	}},
+	{"what is set with a stream is there after a cut, and after the rest", func(s *suite) {
+		ctx := s.Context()
+		fs, replica := s.fs("fs"), s.dir+"/replica"
+		s.write(fs, "f", random(1, 4*mib))
+		s.snap(fs, "s1")
+		s.write(fs, "f", random(2, 4*mib))
+		s.snap(fs, "s2")
+		ours := func(snapshot, mark string) zfs.ReceiveOptions {
+			o := receiveOptions(replica + snapshot)
+			o.Set["io.kubectl-dr:source"] = mark
+			return o
+		}
+		check := func(mark string) {
+			s.Helper()
+			props, err := s.UserProperties(ctx, replica, zfs.SourceLocal)
+			require.NoError(s, err)
+			assert.Equal(s, map[string]string{"io.kubectl-dr:source": mark}, props)
+			assert.Equal(s, map[string]string{"readonly": "on", "canmount": "noauto", "mounted": "no"}, s.values(replica, "readonly", "canmount", "mounted"))
+			s.nothingReceived(replica)
+		}
+		full := s.stream(zfs.SendOptions{To: fs + "@s1"})
+		assert.ErrorIs(s, s.Receive(ctx, ours("@s1", "a"), bytes.NewReader(full[:len(full)/2])), zfs.ErrIncomplete)
+		check("a")
+		d, err := s.Dataset(ctx, replica)
+		require.NoError(s, err)
+		rest := s.stream(zfs.SendOptions{Token: d.ReceiveResumeToken})
+		require.NoError(s, s.Receive(ctx, ours("@s1", "b"), bytes.NewReader(rest)))
+		check("b")
+		inc := s.stream(zfs.SendOptions{From: fs + "@s1", To: fs + "@s2"})
+		require.NoError(s, s.Set(ctx, replica, map[string]string{"readonly": "off"}))
+		assert.ErrorIs(s, s.Receive(ctx, ours("@s2", "c"), bytes.NewReader(inc[:len(inc)/2])), zfs.ErrIncomplete)
+		d, err = s.Dataset(ctx, replica)
+		require.NoError(s, err)
+		rest = s.stream(zfs.SendOptions{Token: d.ReceiveResumeToken})
+		require.NoError(s, s.Receive(ctx, ours("@s2", "d"), bytes.NewReader(rest)))
+		check("d")
+	}},
+	{"a token tells its snapshots and the flags of its stream", func(s *suite) {
+		fs, replica := s.fs("fs"), s.dir+"/replica"
+		s.write(fs, "f", random(1, 4*mib))
+		v := s.snap(fs, "s1")
+		for _, o := range []zfs.SendOptions{{To: fs + "@s1"}, {To: fs + "@s1", LargeBlock: true, Compressed: true}} {
+			full := s.stream(o)
+			assert.ErrorIs(s, s.receive(replica+"@s1", full[:len(full)/2]), zfs.ErrIncomplete)
+			r := s.resume(replica)
+			assert.Equal(s, v.GUID, r.ToGUID)
+			assert.Equal(s, fs+"@s1", r.ToName)
+			assert.Equal(s, o.Compressed, r.Compressed)
+			assert.False(s, r.LargeBlock, "there are no large blocks")
+			assert.False(s, r.Raw)
+			require.NoError(s, s.AbortReceive(s.Context(), replica))
+		}
+
+		require.NoError(s, s.Create(s.Context(), s.dir+"/large", zfs.CreateOptions{Properties: map[string]string{"recordsize": "1M"}}))
+		s.write(s.dir+"/large", "f", random(1, 4*mib))
+		s.snap(s.dir+"/large", "s1")
+		full := s.stream(zfs.SendOptions{To: s.dir + "/large@s1", LargeBlock: true, Compressed: true})
+		assert.ErrorIs(s, s.receive(replica+"@s1", full[:len(full)/2]), zfs.ErrIncomplete)
+		assert.True(s, s.resume(replica).LargeBlock)
+		require.NoError(s, s.AbortReceive(s.Context(), replica))
+
+		secret, _ := s.encrypted("secret")
+		s.write(secret, "f", random(1, 4*mib))
+		s.snap(secret, "s1")
+		full = s.stream(zfs.SendOptions{To: secret + "@s1", Raw: true})
+		assert.ErrorIs(s, s.receive(replica+"@s1", full[:len(full)/2]), zfs.ErrIncomplete)
+		assert.True(s, s.resume(replica).Raw)
+	}},
+	{"a raw stream keeps a dataset closed, under a key of its own", func(s *suite) {
+		secret, _ := s.encrypted("secret")
+		vault, _ := s.encrypted("vault")
+		s.write(secret, "f", random(1, mib))
+		s.snap(secret, "s1")
+		s.write(secret, "f", random(2, mib))
+		s.snap(secret, "s2")
+		full := s.stream(zfs.SendOptions{To: secret + "@s1", Raw: true})
+		inc := s.stream(zfs.SendOptions{From: secret + "@s1", To: secret + "@s2", Raw: true})
+		for _, replica := range []string{s.dir + "/replica", vault + "/replica"} {
+			require.NoError(s, s.receive(replica+"@s1", full))
+			require.NoError(s, s.receive(replica+"@s2", inc))
+			assert.Equal(s, map[string]string{"encryptionroot": replica, "keystatus": "unavailable", "mounted": "no", "readonly": "on"},
+				s.values(replica, "encryptionroot", "keystatus", "mounted", "readonly"))
+			s.nothingReceived(replica)
+			assert.Equal(s, []string{"@s1", "@s2"}, s.names(replica))
+		}
+	}},
+	{"raw and other streams do not follow one another", func(s *suite) {
+		ctx := s.Context()
+		secret, key := s.encrypted("secret")
+		s.write(secret, "f", random(1, mib))
+		s.snap(secret, "s1")
+		s.write(secret, "f", random(2, mib))
+		s.snap(secret, "s2")
+		s.write(secret, "f", random(3, mib))
+		s.snap(secret, "s3")
+		plain, raw := s.dir+"/plain", s.dir+"/raw"
+		require.NoError(s, s.receive(plain+"@s1", s.stream(zfs.SendOptions{To: secret + "@s1"})))
+		assert.Equal(s, "off", s.values(plain, "encryption")["encryption"])
+		rawInc := s.stream(zfs.SendOptions{From: secret + "@s1", To: secret + "@s2", Raw: true})
+		assert.ErrorIs(s, s.receive(plain+"@s2", rawInc), zfs.ErrStreamMode)
+		assert.Equal(s, []string{"@s1"}, s.names(plain))
+
+		require.NoError(s, s.receive(raw+"@s1", s.stream(zfs.SendOptions{To: secret + "@s1", Raw: true})))
+		inc := s.stream(zfs.SendOptions{From: secret + "@s1", To: secret + "@s2"})
+		assert.ErrorIs(s, s.receive(raw+"@s2", inc), zfs.ErrKeyUnavailable)
+		// Once its key is loaded ZFS lets it pass, and the chain is broken for
+		// raw streams: what the record of the mode is for.
+		res, err := s.Target.Runner.Run(ctx, zfs.Cmd{Args: []string{"zfs", "load-key", "-L", key, raw}})
+		require.NoError(s, err)
+		require.Zero(s, res.ExitCode, res.Stderr)
+		require.NoError(s, s.receive(raw+"@s2", inc))
+		rawInc = s.stream(zfs.SendOptions{From: secret + "@s2", To: secret + "@s3", Raw: true})
+		assert.ErrorIs(s, s.receive(raw+"@s3", rawInc), zfs.ErrStreamMode)
+		assert.Equal(s, []string{"@s1", "@s2"}, s.names(raw))
+	}},
+	{"a stream without large blocks does not follow one with them", func(s *suite) {
+		replica, large := s.dir+"/replica", s.dir+"/large"
+		require.NoError(s, s.Create(s.Context(), large, zfs.CreateOptions{Properties: map[string]string{"recordsize": "1M"}}))
+		s.write(large, "f", random(1, 4*mib))
+		s.snap(large, "s1")
+		s.write(large, "g", random(2, 4*mib))
+		s.snap(large, "s2")
+		require.NoError(s, s.receive(replica+"@s1", s.stream(zfs.SendOptions{To: large + "@s1", LargeBlock: true, Compressed: true})))
+		inc := zfs.SendOptions{From: large + "@s1", To: large + "@s2", Compressed: true}
+		assert.ErrorIs(s, s.receive(replica+"@s2", s.stream(inc)), zfs.ErrStreamMode)
+		assert.Equal(s, []string{"@s1"}, s.names(replica))
+		inc.LargeBlock = true
+		require.NoError(s, s.receive(replica+"@s2", s.stream(inc)))
+		s.contains(replica+"@s2", "g", random(2, 4*mib))
+	}},
+	{"a plain stream without embedded blocks is received below an encrypted dataset", func(s *suite) {
+		ctx := s.Context()
+		fs := s.dir + "/fs"
+		require.NoError(s, s.Create(ctx, fs, zfs.CreateOptions{Properties: map[string]string{"compression": "on"}}))
+		// Blocks that shrink to a hundred bytes are embedded in others.
+		s.write(fs, "f", make([]byte, 64<<10))
+		s.write(fs, "g", bytes.Repeat([]byte("embedded "), 10))
+		s.snap(fs, "s1")
+		vault, _ := s.encrypted("vault")
+		require.NoError(s, s.receive(vault+"/replica@s1", s.stream(zfs.SendOptions{To: fs + "@s1", LargeBlock: true, Compressed: true})))
+		assert.Equal(s, vault, s.values(vault+"/replica", "encryptionroot")["encryptionroot"])
+		assert.Error(s, s.receive(vault+"/embedded@s1", s.stream(zfs.SendOptions{To: fs + "@s1", LargeBlock: true, Compressed: true, Embedded: true})))
 	}},
 	{"a clone is received as a clone", func(s *suite) {
 		ctx := s.Context()

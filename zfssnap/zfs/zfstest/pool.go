@@ -13,6 +13,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -52,6 +53,7 @@ type dataset struct {
 	received  map[string]string
 	origin    *snapshot
 	crypt     *crypt
+	large     bool // has blocks above 128 KiB
 	content   content
 	snapshots []*snapshot
 	bookmarks []*bookmark
@@ -65,12 +67,14 @@ type dataset struct {
 type crypt struct {
 	cipher string
 	loaded bool
+	root   *dataset
 }
 
 type snapshot struct {
 	ds       *dataset
 	name     string
 	guid     uint64
+	iv       uint64 // of the encryption; a raw stream keeps it, another does not
 	txg      uint64
 	created  time.Time
 	local    map[string]string
@@ -87,6 +91,7 @@ func (s *snapshot) fullName() string { return s.ds.name + "@" + s.name }
 type bookmark struct {
 	name    string
 	guid    uint64
+	iv      uint64
 	txg     uint64
 	created time.Time
 	content content
@@ -155,6 +160,10 @@ func (p *Pool) Write(dataset, name string, data []byte) error {
 		return fmt.Errorf("write %s: dataset %s is read-only", name, dataset)
 	}
 	p.txg++
+	record, _ := p.property(d, "recordsize")
+	if size, err := strconv.Atoi(record); err == nil && min(size, len(data)) > 128<<10 {
+		d.large = true
+	}
 	d.content = maps.Clone(d.content)
 	d.content[name] = bytes.Clone(data)
 	d.dirtyTXG = p.txg
@@ -245,6 +254,14 @@ func (p *Pool) SetKeyLoaded(dataset string, on bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.datasets[dataset].crypt.loaded = on
+}
+
+// SetKeyRoot makes another dataset the encryption root of one, as zfs change-key
+// -i does.
+func (p *Pool) SetKeyRoot(dataset, root string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.datasets[dataset].crypt.root = p.datasets[root]
 }
 
 // SetReceived gives a property a received value, as a stream with properties

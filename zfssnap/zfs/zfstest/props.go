@@ -189,6 +189,11 @@ func (p *Pool) computed(d *dataset, prop string) (string, bool) {
 			return d.crypt.cipher, true
 		}
 		return "off", true
+	case "encryptionroot":
+		if d.crypt != nil {
+			return d.crypt.root.name, true
+		}
+		return "-", true
 	case "keystatus":
 		switch {
 		case d.crypt == nil:

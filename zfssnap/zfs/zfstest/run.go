@@ -180,6 +180,8 @@ func (p *Pool) dispatch(verb string, args []string, out io.Writer) *failure {
 		return p.set(args)
 	case "inherit":
 		return p.inherit(args)
+	case "load-key":
+		return p.loadKey(args)
 	case "mount":
 		return p.mount(args)
 	case "unmount":

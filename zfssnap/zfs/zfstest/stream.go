@@ -28,16 +28,21 @@ const recordSize = 4 << 10
 
 // header describes a stream, and a receive that has begun.
 type header struct {
-	To      uint64 `json:"to"`
-	ToName  string `json:"toName"` // full name on the sender
-	From    uint64 `json:"from,omitempty"`
-	Created int64  `json:"created"`
-	Volume  bool   `json:"volume,omitempty"`
-	VolSize string `json:"volSize,omitempty"`
-	Clone   bool   `json:"clone,omitempty"`  // the base is the origin
-	Cipher  string `json:"cipher,omitempty"` // of a raw stream
-	Resume  int    `json:"resume,omitempty"` // payload before this point is there already
-	Resumes bool   `json:"resumes,omitempty"`
+	To         uint64 `json:"to"`
+	ToName     string `json:"toName"` // full name on the sender
+	From       uint64 `json:"from,omitempty"`
+	Created    int64  `json:"created"`
+	Volume     bool   `json:"volume,omitempty"`
+	VolSize    string `json:"volSize,omitempty"`
+	Clone      bool   `json:"clone,omitempty"`  // the base is the origin
+	Cipher     string `json:"cipher,omitempty"` // of a raw stream
+	ToIV       uint64 `json:"toIV,omitempty"`   // of a raw stream, as fromIV
+	FromIV     uint64 `json:"fromIV,omitempty"`
+	Compressed bool   `json:"compressed,omitempty"`
+	Embedded   bool   `json:"embedded,omitempty"`
+	Large      bool   `json:"large,omitempty"`
+	Resume     int    `json:"resume,omitempty"` // payload before this point is there already
+	Resumes    bool   `json:"resumes,omitempty"`
 }
 
 // changes encodes what turns the content a in b.
@@ -133,6 +138,14 @@ func (p *Pool) plan(f flags, info io.Writer) (*outgoing, *failure) {
 				fmt.Fprintf(info, "\tfromguid = %#x\n", h.From)
 			}
 			fmt.Fprintf(info, "\tobject = 0x2\n\toffset = %#x\n\tbytes = %#x\n\ttoguid = %#x\n\ttoname = %s\n", h.Resume, h.Resume, h.To, h.ToName)
+			for _, flag := range []struct {
+				on   bool
+				name string
+			}{{h.Large, "largeblockok"}, {h.Embedded, "embedok"}, {h.Compressed, "compressok"}, {h.Cipher != "", "rawok"}} {
+				if flag.on {
+					fmt.Fprintf(info, "\t%s = 1\n", flag.name)
+				}
+			}
 		}
 		s := p.snapshot(h.ToName)
 		if s == nil {
@@ -163,9 +176,12 @@ func (p *Pool) plan(f flags, info io.Writer) (*outgoing, *failure) {
 		return nil, failed
 	}
 	h := header{To: s.guid, ToName: s.fullName(), Created: s.created.Unix(), Volume: s.ds.volume, VolSize: s.ds.local["volsize"]}
-	if f.set["w"] && s.ds.crypt != nil {
-		h.Cipher = s.ds.crypt.cipher
+	raw := f.set["w"] && s.ds.crypt != nil
+	if raw {
+		h.Cipher, h.ToIV = s.ds.crypt.cipher, s.iv
 	}
+	h.Large = s.ds.large && (f.set["L"] || f.set["w"])
+	h.Compressed, h.Embedded = f.set["c"] || f.set["w"], f.set["e"] || f.set["w"] && !raw
 	var base content
 	from := f.value["i"]
 	if from != "" {
@@ -182,13 +198,13 @@ func (p *Pool) plan(f flags, info io.Writer) (*outgoing, *failure) {
 				}
 				return nil, fail("warning: cannot send '%s': incremental source (%s) does not exist", s.fullName(), from)
 			}
-			base, txg, h.From = b.content, b.txg, b.guid
+			base, txg, h.From, h.FromIV = b.content, b.txg, b.guid, b.iv
 		} else {
 			b, failed := p.openSnapshot(from)
 			if failed != nil {
 				return nil, failed
 			}
-			base, txg, h.From = b.content, b.txg, b.guid
+			base, txg, h.From, h.FromIV = b.content, b.txg, b.guid, b.iv
 			dataset = b.ds.name
 		}
 		h.Clone = dataset != s.ds.name
@@ -517,6 +533,14 @@ func (p *Pool) begin(f flags, target string, h header) (d *dataset, what string,
 			return no("most recent snapshot of %s does not\nmatch incremental source", name)
 		case d.dirtyTXG > d.byGUID(h.From).txg:
 			return no("destination %s has been modified\nsince most recent snapshot", name)
+		case d.large && !h.Large:
+			return no("incremental send stream requires -L (--large-block), to match previous receive.")
+		case h.Cipher != "" && d.crypt == nil:
+			return no("cannot perform raw receive on top of existing unencrypted dataset")
+		case h.Cipher != "" && d.byGUID(h.From).iv != h.FromIV:
+			return no("IV set guid mismatch. See the 'zfs receive' man page section\n discussing the limitations of raw encrypted send streams.")
+		case h.Cipher == "" && d.crypt != nil && !d.crypt.loaded:
+			return no("inherited key must be loaded")
 		}
 		d.partial = &partial{header: h}
 		d.receiving = true
@@ -532,8 +556,13 @@ func (p *Pool) begin(f flags, target string, h header) (d *dataset, what string,
 	if p.pools[poolOf(name)].free == 0 {
 		return no("out of space")
 	}
-	if parent.crypt != nil && !parent.crypt.loaded && h.Cipher == "" {
-		return no("inherited key must be loaded")
+	if parent.crypt != nil && h.Cipher == "" {
+		switch {
+		case !parent.crypt.loaded:
+			return no("inherited key must be loaded")
+		case h.Embedded:
+			return no("kernel modules must be upgraded to receive this stream.")
+		}
 	}
 	var base *snapshot
 	if origin != "" {
@@ -551,8 +580,9 @@ func (p *Pool) begin(f flags, target string, h header) (d *dataset, what string,
 		}
 	}
 	d = p.add(name, h.Volume)
+	d.large = h.Large
 	if h.Cipher != "" {
-		d.crypt = &crypt{cipher: h.Cipher}
+		d.crypt = &crypt{cipher: h.Cipher, root: d}
 	}
 	if h.VolSize != "" {
 		d.local["volsize"] = h.VolSize
@@ -666,8 +696,12 @@ func (p *Pool) commit(f flags, target string, d *dataset) *failure {
 	p.txg++
 	d.partial = nil
 	d.content, d.dirtyTXG = got, p.txg
+	iv := pt.header.ToIV
+	if iv == 0 {
+		iv = newGUID()
+	}
 	d.snapshots = append(d.snapshots, &snapshot{
-		ds: d, name: snap, guid: pt.header.To, txg: p.txg, created: time.Unix(pt.header.Created, 0),
+		ds: d, name: snap, guid: pt.header.To, iv: iv, txg: p.txg, created: time.Unix(pt.header.Created, 0),
 		local: map[string]string{}, content: got, holds: map[string]time.Time{},
 	})
 	applyReceived(d, f)
