@@ -17,6 +17,7 @@ const (
 	PropRestore       = names.PropRestore
 	PropRun           = names.PropRun
 	PropSource        = names.PropSource
+	PropStream        = names.PropStream
 	PropFenced        = names.PropFenced
 )
 

@@ -108,19 +108,10 @@ func pointTable(t *table, points []point) {
 
 // sendFlags are the options of zfs send as they are typed.
 func sendFlags(f archive.Flags) string {
-	flags := ""
-	for _, o := range []struct {
-		on     bool
-		letter string
-	}{{f.Raw, "w"}, {f.LargeBlock, "L"}, {f.Compressed, "c"}, {f.Embedded, "e"}} {
-		if o.on {
-			flags += o.letter
-		}
-	}
-	if flags == "" {
+	if f.Letters() == "" {
 		return ""
 	}
-	return "-" + flags
+	return "-" + f.Letters()
 }
 
 func snapshotNames(points []point) []string {

@@ -34,6 +34,7 @@ var (
 	ErrSuperseded  = replicate.ErrSuperseded
 	ErrOccupied    = replicate.ErrOccupied
 	ErrIncomplete  = replicate.ErrIncomplete
+	ErrStreamMode  = replicate.ErrStreamMode
 	// ErrDenied: the policy does not allow it to this identity.
 	ErrDenied = errors.New("not allowed")
 	// ErrForeign: it is not ours to destroy or to write to.
@@ -62,6 +63,7 @@ var reasons = []struct {
 	{ErrDiverged, codes.FailedPrecondition, "DIVERGED"},
 	{ErrSuperseded, codes.FailedPrecondition, "SUPERSEDED"},
 	{ErrOccupied, codes.FailedPrecondition, "OCCUPIED"},
+	{ErrStreamMode, codes.FailedPrecondition, "STREAM_MODE"},
 	{ErrForeign, codes.FailedPrecondition, "FOREIGN"},
 	{ErrMismatch, codes.FailedPrecondition, "MISMATCH"},
 	{ErrHasClones, codes.FailedPrecondition, "HAS_CLONES"},
@@ -102,6 +104,19 @@ func cause(reason string) error {
 	}
 	return nil
 }
+
+// hintedError is an error with what can be done about it.
+type hintedError struct {
+	error
+	hint string
+}
+
+func withHint(err error, hint string) error { return &hintedError{err, hint} }
+
+func (e *hintedError) Unwrap() error { return e.error }
+
+// Hint says what can be done about it.
+func (e *hintedError) Hint() string { return e.hint }
 
 // toStatus makes an error fit to travel.
 func toStatus(err error) error {

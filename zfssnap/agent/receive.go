@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -35,6 +36,11 @@ type replica struct {
 	managed  bool
 	source   string
 	fenced   string
+	mode     string // of its streams so far, "" when that is not recorded
+	// encrypted is whether it is, or what it would be made below; keyRoot is
+	// the dataset whose key opens it.
+	encrypted bool
+	keyRoot   string
 }
 
 func (s *Server) replica(ctx context.Context, dataset string) (replica, error) {
@@ -48,7 +54,7 @@ func (s *Server) replica(ctx context.Context, dataset string) (replica, error) {
 		return err
 	})
 	g.Go(func() (err error) {
-		props, err = s.ZFS.Get(gctx, dataset, names.PropManaged, names.PropSource, names.PropFenced)
+		props, err = s.ZFS.Get(gctx, dataset, names.PropManaged, names.PropSource, names.PropFenced, names.PropStream, "encryptionroot")
 		return err
 	})
 	g.Go(func() (err error) {
@@ -65,15 +71,18 @@ func (s *Server) replica(ctx context.Context, dataset string) (replica, error) {
 	r.token = ds.ReceiveResumeToken
 	r.managed = local(props[names.PropManaged]) == "true"
 	r.source, r.fenced = local(props[names.PropSource]), set(props[names.PropFenced])
+	r.mode = local(props[names.PropStream])
+	r.encrypted, r.keyRoot = ds.Encrypted(), props["encryptionroot"].Value
 	return r, nil
 }
 
-// missingReplica looks for a fence above a replica that is to be made.
+// missingReplica looks for what a replica that is to be made would inherit.
 func (s *Server) missingReplica(ctx context.Context, dataset string) (replica, error) {
 	for up := zfs.Parent(dataset); up != ""; up = zfs.Parent(up) {
-		props, err := s.ZFS.Get(ctx, up, names.PropFenced)
+		props, err := s.ZFS.Get(ctx, up, names.PropFenced, "encryption")
 		if !errors.Is(err, ErrNotFound) {
-			return replica{fenced: set(props[names.PropFenced])}, err
+			encrypted := zfs.Dataset{Encryption: props["encryption"].Value}.Encrypted()
+			return replica{fenced: set(props[names.PropFenced]), encrypted: encrypted}, err
 		}
 	}
 	return replica{}, nil
@@ -104,6 +113,27 @@ func (r replica) snapshot(guid uint64) (zfs.Version, bool) {
 	return zfs.Version{}, false
 }
 
+// accepts refuses a stream that does not fit those before it.
+func (r replica) accepts(h *agentpb.ReceiveHeader) error {
+	mode, err := replicate.ParseMode(h.GetStreamMode())
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(r.versions, func(v zfs.Version) bool { return !v.Bookmark }) {
+		return nil
+	}
+	switch {
+	case r.mode != "" && r.mode != string(mode):
+		return &replicate.ModeError{Source: h.GetSource(), Target: h.GetDataset(), Was: r.mode, Now: mode}
+	case mode == replicate.Raw && r.keyRoot != h.GetDataset():
+		// The next raw stream would bring keys that do not fit the changed one:
+		// it succeeds, and the replica can never be mounted again.
+		return withHint(fmt.Errorf("%w: the key of %s was changed on this host, its encryption root is %q (zfs change-key)", ErrStreamMode, h.GetDataset(), r.keyRoot),
+			fmt.Sprintf("nothing was changed; rename %s out of the way to start a new replica beside it", h.GetDataset()))
+	}
+	return nil
+}
+
 // ReceiveState implements agentpb.AgentServer.
 func (s *Server) ReceiveState(ctx context.Context, req *agentpb.ReceiveStateRequest) (*agentpb.ReceiveStateResponse, error) {
 	if err := s.allow(ctx, Receive, req.GetDataset()); err != nil {
@@ -115,6 +145,7 @@ func (s *Server) ReceiveState(ctx context.Context, req *agentpb.ReceiveStateRequ
 	}
 	return &agentpb.ReceiveStateResponse{
 		Exists: r.exists, Versions: versions(r.versions), ReceiveResumeToken: r.token, Fenced: r.fenced,
+		StreamMode: r.mode, Encrypted: r.encrypted,
 	}, nil
 }
 
@@ -207,6 +238,9 @@ func (s *Server) receive(ctx context.Context, h *agentpb.ReceiveHeader, in *inco
 	if in.ended {
 		return zfs.Version{}, fmt.Errorf("%w: the stream is empty", ErrIncomplete)
 	}
+	if err := r.accepts(h); err != nil {
+		return zfs.Version{}, err
+	}
 	if !h.GetResume() && r.token != "" {
 		s.Log.Info("dropping an interrupted receive", "dataset", h.GetDataset())
 		if err := s.ZFS.AbortReceive(ctx, h.GetDataset()); err != nil {
@@ -247,7 +281,7 @@ func (s *Server) run(ctx context.Context, h *agentpb.ReceiveHeader, in *incoming
 	r, w := io.Pipe()
 	done := make(chan error, 1)
 	go func() {
-		err := s.ZFS.Receive(procCtx, received.Options(h.GetDataset()+"@"+h.GetSnapshot(), zfs.Type(h.GetType()), h.GetSource()), r)
+		err := s.ZFS.Receive(procCtx, received.Options(h.GetDataset()+"@"+h.GetSnapshot(), zfs.Type(h.GetType()), h.GetSource(), h.GetStreamMode()), r)
 		// Whoever still writes learns that nobody reads.
 		r.CloseWithError(errReceiveEnded)
 		done <- err
@@ -258,8 +292,10 @@ func (s *Server) run(ctx context.Context, h *agentpb.ReceiveHeader, in *incoming
 	timer := time.AfterFunc(settleTimeout, kill)
 	defer timer.Stop()
 	if streamErr == nil {
-		// All has come. What zfs receive does now may take long.
+		// All has come. What zfs receive does now may take long, but not for a
+		// sender that is gone.
 		timer.Stop()
+		defer context.AfterFunc(ctx, func() { timer.Reset(settleTimeout) })()
 	}
 	err := <-done
 	switch {
@@ -275,16 +311,22 @@ func (s *Server) run(ctx context.Context, h *agentpb.ReceiveHeader, in *incoming
 
 var errReceiveEnded = errors.New("zfs receive has ended")
 
+// checkSafe returns ErrMismatch unless a replica is as it was left.
+func (s *Server) checkSafe(ctx context.Context, h *agentpb.ReceiveHeader) error {
+	problems, err := received.Problems(ctx, s.ZFS, h.GetDataset(), zfs.Type(h.GetType()))
+	if err != nil || len(problems) == 0 {
+		return err
+	}
+	return withHint(fmt.Errorf("replica %s: %w as it was left: it must be read-only, unmounted and without foreign properties, and has %s",
+		h.GetDataset(), ErrMismatch, strings.Join(problems, "; ")),
+		"the snapshot is kept and nothing was undone; find out who changed the replica, put it right with zfs set, zfs inherit or zfs unmount, and back up again")
+}
+
 // complete checks a replica after a receive, tags the snapshot, and moves the
 // hold to the newest one.
 func (s *Server) complete(ctx context.Context, h *agentpb.ReceiveHeader, vs []zfs.Version, v zfs.Version) error {
-	ds, err := s.ZFS.Dataset(ctx, h.GetDataset())
-	if err != nil {
+	if err := s.checkSafe(ctx, h); err != nil {
 		return err
-	}
-	if !ds.ReadOnly || ds.Mounted {
-		return fmt.Errorf("replica %s: %w: a replica is read-only and not mounted, this one has readonly=%t and mounted=%t",
-			h.GetDataset(), ErrMismatch, ds.ReadOnly, ds.Mounted)
 	}
 	props := maps.Clone(h.GetSnapshotProperties())
 	if props == nil {

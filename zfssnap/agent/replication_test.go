@@ -33,7 +33,7 @@ func TestReplicate_fullThenIncremental(t *testing.T) {
 	require.NoError(t, err)
 	assert.True(t, ds.GetReadonly())
 	assert.False(t, ds.GetMounted())
-	assert.Equal(t, map[string]string{zfssnap.PropManaged: "true", zfssnap.PropSource: "hassio:" + source}, ds.GetProperties())
+	assert.Equal(t, map[string]string{zfssnap.PropManaged: "true", zfssnap.PropSource: "hassio:" + source, zfssnap.PropStream: "Lce"}, ds.GetProperties())
 	assert.Equal(t, map[string]string{zfssnap.PropManaged: "true", zfssnap.PropSource: "hassio:" + source, zfssnap.PropBackup: "b1"},
 		w.remote.props(t, replica+"@dr-b1"))
 	parent, err := w.remote.zfs.Get(t.Context(), "backup/replica/znvm/k3s", "canmount", "mountpoint", zfssnap.PropManaged)
@@ -572,7 +572,7 @@ func (w *world) receive(t *testing.T, identity string, parts ...*agentpb.Receive
 }
 
 func header(change func(*agentpb.ReceiveHeader)) *agentpb.ReceiveRequest {
-	h := &agentpb.ReceiveHeader{Dataset: replica, Snapshot: "s", Guid: 7, Type: "filesystem", Source: "hassio:" + source}
+	h := &agentpb.ReceiveHeader{Dataset: replica, Snapshot: "s", Guid: 7, Type: "filesystem", Source: "hassio:" + source, StreamMode: "Lce"}
 	if change != nil {
 		change(h)
 	}
@@ -645,7 +645,7 @@ func TestReceive_writableReplicaIsAnError(t *testing.T) {
 	w.hassio.clock.advance(2 * time.Hour)
 	tr := w.replicate(t, v)
 	require.ErrorIs(t, agent.TransferError(tr), agent.ErrMismatch)
-	assert.Contains(t, tr.GetError(), "readonly=false")
+	assert.Contains(t, tr.GetError(), "readonly=off")
 	w.done(t, w.snapshot(t, "b2"))
 }
 

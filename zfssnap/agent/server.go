@@ -461,7 +461,7 @@ func (s *Server) SetProperties(ctx context.Context, req *agentpb.SetPropertiesRe
 	set := map[string]string{}
 	for name, value := range req.GetProperties() {
 		// They decide what may be destroyed and what may be written to.
-		if name == names.PropManaged || name == names.PropSource {
+		if name == names.PropManaged || name == names.PropSource || name == names.PropStream {
 			return nil, fmt.Errorf("set properties of %s: %w: %s is set by the agent alone", req.GetDataset(), ErrInvalid, name)
 		}
 		if value != "" {

@@ -16,6 +16,7 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/received"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/replicate"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
 )
 
@@ -155,11 +156,12 @@ func (s *Server) copyVolume(ctx context.Context, snap zfs.Version, dataset strin
 	if err != nil {
 		return err
 	}
-	raw := ds.Encryption != "" && ds.Encryption != "off"
+	// Without embedded blocks it may lie below an encrypted dataset.
+	mode := replicate.ModeFor(ds, true)
 	r, w := io.Pipe()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		err := s.ZFS.Send(ctx, zfs.SendOptions{To: snap.FullName(), Raw: raw, LargeBlock: !raw, Compressed: !raw, Embedded: !raw}, w)
+		err := s.ZFS.Send(ctx, mode.Send("", snap.FullName()), w)
 		w.CloseWithError(err)
 		return err
 	})

@@ -110,6 +110,20 @@ type Flags struct {
 	Embedded   bool `json:"embedded"`   // -e
 }
 
+// Letters returns the letters of the options that are on.
+func (f Flags) Letters() string {
+	letters := ""
+	for _, o := range []struct {
+		on     bool
+		letter string
+	}{{f.Raw, "w"}, {f.LargeBlock, "L"}, {f.Compressed, "c"}, {f.Embedded, "e"}} {
+		if o.on {
+			letters += o.letter
+		}
+	}
+	return letters
+}
+
 // Part is one part of a stream. The parts in their order make up the stream.
 type Part struct {
 	Name   string `json:"name"` // in the point's directory

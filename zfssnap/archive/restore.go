@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"strings"
 
 	"filippo.io/age"
 
@@ -190,7 +191,7 @@ var errReceiveEnded = errors.New("zfs receive has ended")
 
 // receive feeds one point to zfs receive, which makes a snapshot or nothing.
 func (r *Restorer) receive(ctx context.Context, p *RestorePlan, m *Manifest) error {
-	o := received.Options(p.Target+"@"+m.Snapshot, m.Type, p.Source)
+	o := received.Options(p.Target+"@"+m.Snapshot, m.Type, p.Source, m.Stream.Letters())
 	// A stream of an archive always begins at its beginning, so what a cut-off
 	// receive could keep would only be in the way.
 	o.Resumable = false
@@ -233,12 +234,12 @@ func (r *Restorer) complete(ctx context.Context, p *RestorePlan, m *Manifest) (z
 	if GUID(v.GUID) != m.GUID {
 		return v, fmt.Errorf("%w: it has guid %d, not %s", ErrDamaged, v.GUID, m.GUID)
 	}
-	ds, err := r.ZFS.Dataset(ctx, p.Target)
+	problems, err := received.Problems(ctx, r.ZFS, p.Target, m.Type)
 	if err != nil {
 		return v, err
 	}
-	if !ds.ReadOnly || ds.Mounted {
-		return v, fmt.Errorf("%w: it is to be read-only and not mounted, and has readonly=%t and mounted=%t", ErrChanged, ds.ReadOnly, ds.Mounted)
+	if len(problems) > 0 {
+		return v, fmt.Errorf("%w: it is to be read-only, unmounted and without foreign properties, and has %s", ErrChanged, strings.Join(problems, "; "))
 	}
 	props := map[string]string{names.PropManaged: "true", names.PropSource: p.Source}
 	maps.Copy(props, m.SnapshotProperties)

@@ -40,6 +40,9 @@ const (
 	PropRun = "io.kubectl-dr:run"
 	// PropSource is "node:dataset" on the root of a replica: where it comes from.
 	PropSource = "io.kubectl-dr:source"
+	// PropStream is the mode of the streams that the root of a replica was
+	// received from: flags of zfs send, which stay the same for all of them.
+	PropStream = "io.kubectl-dr:stream"
 	// PropFenced, when set on a replica, makes the agent refuse every receive
 	// into it; its value says who fenced it.
 	PropFenced = "io.kubectl-dr:fenced"

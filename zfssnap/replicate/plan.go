@@ -34,13 +34,23 @@ const (
 	Resume       Action = "resume"
 )
 
+// Source is what the source has of a dataset.
+type Source struct {
+	zfs.Dataset
+	Versions []zfs.Version
+}
+
 // Target is what the target has of a replica.
 type Target struct {
 	Dataset  string
 	Exists   bool
 	Versions []zfs.Version
-	Fenced   string // who fenced it, "" for nobody
-	Token    string // of an interrupted receive, "" for none
+	// Mode is what its streams were sent with, "" when that is not recorded.
+	Mode string
+	// Encrypted: it is, or what it would be made below.
+	Encrypted bool
+	Fenced    string // who fenced it, "" for nobody
+	Token     string // of an interrupted receive, "" for none
 	// Resume is what Token contains, nil when the source cannot continue it.
 	Resume *zfs.Resume
 }
@@ -54,6 +64,8 @@ type Plan struct {
 	// To is the snapshot that the target has after the step. A resumed step may
 	// end at an older one than wanted; then another follows.
 	To zfs.Version
+	// Mode is how to send it.
+	Mode Mode
 	// Token continues an interrupted stream, for Resume.
 	Token string
 }
@@ -69,8 +81,8 @@ func (p Plan) Base() string {
 // Make plans how the target gets the source's snapshot with that guid. An
 // interrupted receive is continued when it leads towards that snapshot;
 // otherwise the plan starts anew, and the receiver drops what is there.
-func Make(source []zfs.Version, target Target, guid uint64) (Plan, error) {
-	want, ok := find(source, guid, true)
+func Make(source Source, target Target, guid uint64) (Plan, error) {
+	want, ok := find(source.Versions, guid, true)
 	if !ok {
 		return Plan{}, fmt.Errorf("snapshot with guid %d is not on the source: %w", guid, zfs.ErrNotFound)
 	}
@@ -84,9 +96,9 @@ func Make(source []zfs.Version, target Target, guid uint64) (Plan, error) {
 	plan := Plan{Action: Full, To: want}
 	switch newest, ok := newest(target.Versions); {
 	case ok:
-		from, ok := find(source, newest.GUID, false)
+		from, ok := find(source.Versions, newest.GUID, false)
 		if !ok {
-			return Plan{}, diverged(source, target, newest)
+			return Plan{}, diverged(source.Versions, target, newest)
 		}
 		if from.CreateTXG >= want.CreateTXG {
 			return Plan{}, fmt.Errorf("%w: %s, which the source took after %s; only newer ones can be added",
@@ -97,13 +109,33 @@ func Make(source []zfs.Version, target Target, guid uint64) (Plan, error) {
 		return Plan{}, fmt.Errorf("%w: %s has no snapshots", ErrOccupied, target.Dataset)
 	}
 
-	if r := target.Resume; target.Token != "" && r != nil && r.FromGUID == plan.From.GUID {
-		to, ok := find(source, r.ToGUID, true)
-		if ok && to.CreateTXG <= want.CreateTXG {
+	var err error
+	if plan.Mode, err = mode(source, target); err != nil {
+		return Plan{}, err
+	}
+	// All that the token says must be what this plan would send: snapshots by
+	// guid, the name that zfs send will look for, and the mode.
+	if r := target.Resume; target.Token != "" && r != nil && r.FromGUID == plan.From.GUID && plan.Mode.continues(r) {
+		to, ok := find(source.Versions, r.ToGUID, true)
+		if ok && to.CreateTXG <= want.CreateTXG && to.FullName() == r.ToName {
 			plan.Action, plan.To, plan.Token = Resume, to, target.Token
 		}
 	}
 	return plan, nil
+}
+
+// mode keeps to the mode of the streams before. A replica without snapshots has
+// had none, whatever an interrupted receive recorded.
+func mode(source Source, target Target) (Mode, error) {
+	want := ModeFor(source.Dataset, target.Encrypted)
+	if _, ok := newest(target.Versions); !ok || target.Mode == "" {
+		return want, nil
+	}
+	was, err := ParseMode(target.Mode)
+	if err != nil || (was == Raw) != (want == Raw) {
+		return "", &ModeError{Source: source.Name, Target: target.Dataset, Was: target.Mode, Now: want}
+	}
+	return was, nil
 }
 
 // find returns the version with that guid. A snapshot is preferred to its

@@ -73,7 +73,6 @@ type Runner struct {
 type run struct {
 	Runner
 	Job
-	raw  bool
 	kind zfs.Type
 }
 
@@ -97,7 +96,7 @@ func (r Runner) Run(ctx context.Context, job Job) error {
 					return err
 				}
 			}
-			return u.settle(ctx, source, target.Versions)
+			return u.settle(ctx, source.Versions, target.Versions)
 		}
 		if base, ok := find(target.Versions, plan.From.GUID, true); ok && base.UserRefs == 0 {
 			// Whoever received it died before it was complete.
@@ -121,7 +120,7 @@ func (r Runner) Run(ctx context.Context, job Job) error {
 			}
 			r.Log.Info("target has the snapshot in spite of an error", "snapshot", plan.To.FullName(), "target", job.TargetNode, "error", err)
 		case plan.To.GUID == job.GUID:
-			u.tidy(ctx, source, plan.To)
+			u.tidy(ctx, source.Versions, plan.To)
 			return nil
 		}
 	}
@@ -130,15 +129,15 @@ func (r Runner) Run(ctx context.Context, job Job) error {
 
 // look reads what both sides have. Processes and requests go side by side:
 // where little has changed, they are what a transfer takes its time for.
-func (u *run) look(ctx context.Context, ignoreToken bool) (source []zfs.Version, target Target, err error) {
+func (u *run) look(ctx context.Context, ignoreToken bool) (source Source, target Target, err error) {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		ds, err := u.ZFS.Dataset(ctx, u.Dataset)
-		u.raw, u.kind = ds.Encryption != "" && ds.Encryption != "off", ds.Type
+	g.Go(func() (err error) {
+		source.Dataset, err = u.ZFS.Dataset(ctx, u.Dataset)
+		u.kind = source.Type
 		return err
 	})
 	g.Go(func() (err error) {
-		source, err = u.ZFS.Versions(ctx, u.Dataset)
+		source.Versions, err = u.ZFS.Versions(ctx, u.Dataset)
 		return err
 	})
 	g.Go(func() (err error) {
@@ -158,7 +157,10 @@ func (u *run) target(ctx context.Context, ignoreToken bool) (Target, error) {
 	if err != nil {
 		return Target{}, err
 	}
-	t := Target{Dataset: u.TargetDataset, Exists: state.GetExists(), Fenced: state.GetFenced(), Token: state.GetReceiveResumeToken()}
+	t := Target{
+		Dataset: u.TargetDataset, Exists: state.GetExists(), Fenced: state.GetFenced(), Token: state.GetReceiveResumeToken(),
+		Mode: state.GetStreamMode(), Encrypted: state.GetEncrypted(),
+	}
 	for _, v := range state.GetVersions() {
 		t.Versions = append(t.Versions, version(v))
 	}
@@ -187,7 +189,7 @@ func version(v *agentpb.Version) zfs.Version {
 // bookmark that the next increment will start from is made: if this host dies
 // at the worst moment, the chain still continues.
 func (u *run) step(ctx context.Context, plan Plan) error {
-	opts := zfs.SendOptions{From: plan.Base(), To: plan.To.FullName(), Raw: u.raw, LargeBlock: !u.raw, Compressed: !u.raw, Embedded: !u.raw}
+	opts := plan.Mode.Send(plan.Base(), plan.To.FullName())
 	if plan.Action == Resume {
 		opts = zfs.SendOptions{Token: plan.Token}
 	}
@@ -214,7 +216,7 @@ func (u *run) step(ctx context.Context, plan Plan) error {
 		return err
 	}
 	u.Progress.Step(plan.Base(), total, plan.Action == Resume)
-	u.Log.Info("sending", "snapshot", plan.To.FullName(), "from", plan.Base(), "action", string(plan.Action),
+	u.Log.Info("sending", "snapshot", plan.To.FullName(), "from", plan.Base(), "action", string(plan.Action), "mode", string(plan.Mode),
 		"target", u.TargetNode, "replica", u.TargetDataset, "estimate", total)
 
 	sent, err := u.send(ctx, header, opts)
@@ -243,6 +245,7 @@ func (u *run) header(ctx context.Context, plan Plan) (*agentpb.ReceiveHeader, er
 		Type:               string(u.kind),
 		Source:             u.Node + ":" + u.Dataset,
 		SnapshotProperties: props,
+		StreamMode:         string(plan.Mode),
 	}, nil
 }
 

@@ -1668,7 +1668,14 @@ type Transfer struct {
 	UpdatedUnixMs int64                  `protobuf:"varint,9,opt,name=updated_unix_ms,json=updatedUnixMs,proto3" json:"updated_unix_ms,omitempty"`
 	// Why it failed, as a word for programs: NO_SPACE, DIVERGED, FENCED, ... A
 	// running transfer with an error waits to try again.
-	Reason        string `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Of the last few seconds; 0 when nothing moves.
+	RateBytesPerSecond uint64 `protobuf:"varint,11,opt,name=rate_bytes_per_second,json=rateBytesPerSecond,proto3" json:"rate_bytes_per_second,omitempty"`
+	// Until bytes_total at that rate; 0 when it is not known.
+	EtaSeconds uint64 `protobuf:"varint,12,opt,name=eta_seconds,json=etaSeconds,proto3" json:"eta_seconds,omitempty"`
+	// No data has moved for long. The transfer fails with the reason STALLED when
+	// it stays so.
+	Stalled       bool `protobuf:"varint,13,opt,name=stalled,proto3" json:"stalled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1773,6 +1780,27 @@ func (x *Transfer) GetReason() string {
 	return ""
 }
 
+func (x *Transfer) GetRateBytesPerSecond() uint64 {
+	if x != nil {
+		return x.RateBytesPerSecond
+	}
+	return 0
+}
+
+func (x *Transfer) GetEtaSeconds() uint64 {
+	if x != nil {
+		return x.EtaSeconds
+	}
+	return 0
+}
+
+func (x *Transfer) GetStalled() bool {
+	if x != nil {
+		return x.Stalled
+	}
+	return false
+}
+
 type ReceiveStateRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Dataset       string                 `protobuf:"bytes,1,opt,name=dataset,proto3" json:"dataset,omitempty"`
@@ -1823,8 +1851,13 @@ type ReceiveStateResponse struct {
 	Versions           []*Version             `protobuf:"bytes,2,rep,name=versions,proto3" json:"versions,omitempty"`
 	ReceiveResumeToken string                 `protobuf:"bytes,3,opt,name=receive_resume_token,json=receiveResumeToken,proto3" json:"receive_resume_token,omitempty"`
 	Fenced             string                 `protobuf:"bytes,4,opt,name=fenced,proto3" json:"fenced,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Flags of zfs send that the replica's streams had so far, "" when that is
+	// not recorded.
+	StreamMode string `protobuf:"bytes,5,opt,name=stream_mode,json=streamMode,proto3" json:"stream_mode,omitempty"`
+	// The replica is encrypted, or what it would be made below.
+	Encrypted     bool `protobuf:"varint,6,opt,name=encrypted,proto3" json:"encrypted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReceiveStateResponse) Reset() {
@@ -1883,6 +1916,20 @@ func (x *ReceiveStateResponse) GetFenced() string {
 		return x.Fenced
 	}
 	return ""
+}
+
+func (x *ReceiveStateResponse) GetStreamMode() string {
+	if x != nil {
+		return x.StreamMode
+	}
+	return ""
+}
+
+func (x *ReceiveStateResponse) GetEncrypted() bool {
+	if x != nil {
+		return x.Encrypted
+	}
+	return false
 }
 
 type ReceiveRequest struct {
@@ -1994,8 +2041,11 @@ type ReceiveHeader struct {
 	Type               string            `protobuf:"bytes,5,opt,name=type,proto3" json:"type,omitempty"`                                                                                                                                 // "filesystem" or "volume"
 	Source             string            `protobuf:"bytes,6,opt,name=source,proto3" json:"source,omitempty"`                                                                                                                             // "node:dataset"
 	SnapshotProperties map[string]string `protobuf:"bytes,7,rep,name=snapshot_properties,json=snapshotProperties,proto3" json:"snapshot_properties,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // io.kubectl-dr:* to put on the received snapshot
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Flags of zfs send that the stream has: "Lce", "Lc" or "w". They are recorded
+	// with the replica, and every later stream must have the same.
+	StreamMode    string `protobuf:"bytes,8,opt,name=stream_mode,json=streamMode,proto3" json:"stream_mode,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReceiveHeader) Reset() {
@@ -2075,6 +2125,13 @@ func (x *ReceiveHeader) GetSnapshotProperties() map[string]string {
 		return x.SnapshotProperties
 	}
 	return nil
+}
+
+func (x *ReceiveHeader) GetStreamMode() string {
+	if x != nil {
+		return x.StreamMode
+	}
+	return ""
 }
 
 type ReceiveEnd struct {
@@ -2326,7 +2383,7 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\x0etarget_address\x18\x05 \x01(\tR\rtargetAddress\x12%\n" +
 	"\x0etarget_dataset\x18\x06 \x01(\tR\rtargetDataset\"$\n" +
 	"\x12GetTransferRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\x92\x03\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x80\x04\n" +
 	"\bTransfer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x128\n" +
 	"\x05state\x18\x02 \x01(\x0e2\".kubectldr.agent.v1.Transfer.StateR\x05state\x12\x12\n" +
@@ -2340,7 +2397,11 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\x0fstarted_unix_ms\x18\b \x01(\x03R\rstartedUnixMs\x12&\n" +
 	"\x0fupdated_unix_ms\x18\t \x01(\x03R\rupdatedUnixMs\x12\x16\n" +
 	"\x06reason\x18\n" +
-	" \x01(\tR\x06reason\"P\n" +
+	" \x01(\tR\x06reason\x121\n" +
+	"\x15rate_bytes_per_second\x18\v \x01(\x04R\x12rateBytesPerSecond\x12\x1f\n" +
+	"\veta_seconds\x18\f \x01(\x04R\n" +
+	"etaSeconds\x12\x18\n" +
+	"\astalled\x18\r \x01(\bR\astalled\"P\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aRUNNING\x10\x01\x12\b\n" +
@@ -2349,17 +2410,20 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\x06FAILED\x10\x03\x12\r\n" +
 	"\tCANCELLED\x10\x04\"/\n" +
 	"\x13ReceiveStateRequest\x12\x18\n" +
-	"\adataset\x18\x01 \x01(\tR\adataset\"\xb1\x01\n" +
+	"\adataset\x18\x01 \x01(\tR\adataset\"\xf0\x01\n" +
 	"\x14ReceiveStateResponse\x12\x16\n" +
 	"\x06exists\x18\x01 \x01(\bR\x06exists\x127\n" +
 	"\bversions\x18\x02 \x03(\v2\x1b.kubectldr.agent.v1.VersionR\bversions\x120\n" +
 	"\x14receive_resume_token\x18\x03 \x01(\tR\x12receiveResumeToken\x12\x16\n" +
-	"\x06fenced\x18\x04 \x01(\tR\x06fenced\"\x9f\x01\n" +
+	"\x06fenced\x18\x04 \x01(\tR\x06fenced\x12\x1f\n" +
+	"\vstream_mode\x18\x05 \x01(\tR\n" +
+	"streamMode\x12\x1c\n" +
+	"\tencrypted\x18\x06 \x01(\bR\tencrypted\"\x9f\x01\n" +
 	"\x0eReceiveRequest\x12;\n" +
 	"\x06header\x18\x01 \x01(\v2!.kubectldr.agent.v1.ReceiveHeaderH\x00R\x06header\x12\x14\n" +
 	"\x04data\x18\x02 \x01(\fH\x00R\x04data\x122\n" +
 	"\x03end\x18\x03 \x01(\v2\x1e.kubectldr.agent.v1.ReceiveEndH\x00R\x03endB\x06\n" +
-	"\x04part\"\xd0\x02\n" +
+	"\x04part\"\xf1\x02\n" +
 	"\rReceiveHeader\x12\x18\n" +
 	"\adataset\x18\x01 \x01(\tR\adataset\x12\x1a\n" +
 	"\bsnapshot\x18\x02 \x01(\tR\bsnapshot\x12\x12\n" +
@@ -2367,7 +2431,9 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\x06resume\x18\x04 \x01(\bR\x06resume\x12\x12\n" +
 	"\x04type\x18\x05 \x01(\tR\x04type\x12\x16\n" +
 	"\x06source\x18\x06 \x01(\tR\x06source\x12j\n" +
-	"\x13snapshot_properties\x18\a \x03(\v29.kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntryR\x12snapshotProperties\x1aE\n" +
+	"\x13snapshot_properties\x18\a \x03(\v29.kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntryR\x12snapshotProperties\x12\x1f\n" +
+	"\vstream_mode\x18\b \x01(\tR\n" +
+	"streamMode\x1aE\n" +
 	"\x17SnapshotPropertiesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\"\n" +
