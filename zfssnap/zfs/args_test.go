@@ -68,6 +68,29 @@ func TestArguments(t *testing.T) {
 	}
 }
 
+func TestTheirPool(t *testing.T) {
+	t.Parallel()
+	tests := map[string]string{
+		"zfs version": "",
+		"zpool list -Hp -o name,health,size,free":              "",
+		"zfs list -Hp -t filesystem,volume -o name":            "",
+		"zfs list -Hp -o name -d 0":                            "",
+		"zfs list -Hp -o name -r tank":                         "tank",
+		"zfs list -Hp -d 0 -o guid,name tank/a#b":              "tank",
+		"zfs get -Hp -r -s local -o name a:b":                  "",
+		"zfs get -Hp -r -s local -o name a:b tank/a":           "tank",
+		"zfs get -Hp -o property,source,value used,a:b tank@s": "tank",
+		"zfs send -n -v -P -t 1-ab-c0-ff":                      "",
+		"zfs send -L -c -e -i tank/a#b tank/a@s":               "tank",
+		"zfs receive -s -u -o a:b=back/x -x mountpoint tank/a": "tank",
+		"zfs snapshot -o a:b=c tank/a@s tank/b@s":              "tank",
+		"zfs rename tank/a tank/b":                             "tank",
+	}
+	for args, want := range tests {
+		assert.Equal(t, want, pool(strings.Fields(args)), args)
+	}
+}
+
 func TestArgumentsThatAreRefused(t *testing.T) {
 	t.Parallel()
 	bad := map[string]string{"a:b": "x\ny"}

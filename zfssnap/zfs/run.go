@@ -56,12 +56,27 @@ type Exec struct {
 	Env []string
 }
 
+// LeftError is a command that does not end though it was killed, as happens on
+// a suspended pool. Its process was left behind.
+type LeftError struct {
+	Command string
+	Ended   <-chan struct{} // closed when the process has ended after all
+	cause   error
+}
+
+func (e *LeftError) Error() string {
+	return fmt.Sprintf("%s does not end when killed: %v: %v", e.Command, ErrPoolUnavailable, e.cause)
+}
+
+// Unwrap returns ErrPoolUnavailable, and why the command was killed.
+func (e *LeftError) Unwrap() []error { return []error{ErrPoolUnavailable, e.cause} }
+
 var _ Runner = Exec{}
 
 // Run implements [Runner]. The command gets its own process group, which is
 // killed when ctx ends. A process that cannot be killed, as happens on a
 // suspended pool, is left behind after a grace period and the call returns
-// [ErrPoolUnavailable] rather than hang with it.
+// a *LeftError rather than hang with it.
 func (e Exec) Run(ctx context.Context, c Cmd) (Result, error) {
 	if len(c.Args) == 0 {
 		return Result{}, errors.New("run command: no arguments")
@@ -132,8 +147,9 @@ func (e Exec) Run(ctx context.Context, c Cmd) (Result, error) {
 		}()
 	}
 	type end struct{ wait, copy error }
-	done := make(chan end, 1)
+	done, gone := make(chan end, 1), make(chan struct{})
 	go func() {
+		defer close(gone)
 		e := end{wait: cmd.Wait()}
 		e.copy = <-copied
 		done <- e
@@ -148,7 +164,7 @@ func (e Exec) Run(ctx context.Context, c Cmd) (Result, error) {
 		case <-time.After(2 * killGrace):
 			stdout.close()
 			stderr.close()
-			return Result{ExitCode: -1}, fmt.Errorf("%s does not end when killed: %w: %w", argv[0], ErrPoolUnavailable, ctx.Err())
+			return Result{ExitCode: -1}, &LeftError{Command: verb(c.Args), Ended: gone, cause: ctx.Err()}
 		}
 	}
 	var feedErr error

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/iotest"
 
@@ -44,6 +46,13 @@ func child(role string) {
 	case "hang":
 		fmt.Println("ready")
 		_, _ = io.Copy(io.Discard, os.Stdin)
+	case "detach":
+		// A process that no signal to the group reaches, and that has stdout.
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), "ZFS_TEST_CHILD=hang")
+		cmd.Stdin, cmd.Stdout = os.Stdin, os.Stdout
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		_ = cmd.Run()
 	case "pipe":
 		info, err := os.Stdout.Stat()
 		fmt.Print(err == nil && info.Mode()&os.ModeNamedPipe != 0)
@@ -132,6 +141,29 @@ func TestExecKillsWhenTheContextEnds(t *testing.T) {
 	assert.Equal(t, -1, res.ExitCode)
 	_, err = runner("args").Run(ctx, Cmd{Args: []string{"zfs"}})
 	assert.ErrorIs(t, err, context.Canceled)
+}
+
+func TestExecLeavesAProcessThatDoesNotEnd(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	r, w := io.Pipe()
+	_, err := runner("detach").Run(ctx, Cmd{Args: []string{"zfs", "snapshot"}, Stdin: r, Stdout: writerFunc(func(p []byte) (int, error) {
+		cancel()
+		return len(p), nil
+	})})
+	var left *LeftError
+	require.ErrorAs(t, err, &left)
+	assert.ErrorIs(t, err, ErrPoolUnavailable)
+	assert.ErrorIs(t, err, context.Canceled)
+	assert.EqualError(t, err, "zfs snapshot does not end when killed: pool is unavailable: context canceled")
+	select {
+	case <-left.Ended:
+		t.Error("it has ended")
+	default:
+	}
+	require.NoError(t, w.Close())
+	<-left.Ended
 }
 
 func TestExecTellsWhyOutputEnded(t *testing.T) {
