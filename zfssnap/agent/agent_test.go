@@ -43,7 +43,8 @@ type host struct {
 	server *agent.Server
 	clock  *clock
 	events events
-	served chan error // nil when it is stopped
+	tune   func(*agent.Server) // before it serves
+	served chan error          // nil when it is stopped
 }
 
 // world is two nodes of one CA, and a client that may do everything.
@@ -128,10 +129,21 @@ func (h *host) start(t testing.TB) {
 		RetryDelay: func(int) time.Duration { return time.Millisecond },
 		OnTransfer: h.events.add,
 	}
+	if h.tune != nil {
+		h.tune(h.server)
+	}
 	served := make(chan error, 1)
 	h.served = served
 	server := h.server
 	go func() { served <- server.Serve(l) }()
+}
+
+// restart serves with other settings.
+func (h *host) restart(t *testing.T, tune func(*agent.Server)) {
+	t.Helper()
+	h.stop(t)
+	h.tune = tune
+	h.start(t)
 }
 
 // stop ends the agent at once.

@@ -46,6 +46,8 @@ var (
 	// ErrUntrusted: what answers there could not prove to be the agent. Asking
 	// again does not help until somebody changes a certificate or an address.
 	ErrUntrusted = errors.New("agent cannot be verified")
+	// ErrStalled: a transfer moved no data for too long.
+	ErrStalled = errors.New("transfer is stalled")
 	// ErrCancelled: the transfer was cancelled.
 	ErrCancelled = errors.New("cancelled")
 )
@@ -74,6 +76,7 @@ var reasons = []struct {
 	{zfs.ErrSeveralPools, codes.InvalidArgument, "SEVERAL_POOLS"},
 	{zfs.ErrResumeStale, codes.FailedPrecondition, "RESUME_STALE"},
 	{zfs.ErrPartial, codes.FailedPrecondition, "PARTIAL"},
+	{ErrStalled, codes.Aborted, "STALLED"},
 	{ErrPool, codes.Unavailable, "POOL_UNAVAILABLE"},
 	{ErrNoSpace, codes.ResourceExhausted, "NO_SPACE"},
 	{ErrExists, codes.AlreadyExists, "EXISTS"},

@@ -52,16 +52,33 @@ type Server struct {
 	RetryDelay func(n int) time.Duration
 	// RetryFor is how long it goes on without moving data; 4 hours by default.
 	RetryFor time.Duration
+	// StallTimeout is how long a transfer may move no data while it should,
+	// before it fails; after half of it the transfer is marked as stalled. 30
+	// minutes by default.
+	StallTimeout time.Duration
+	// CommandTimeout is for commands that move no data; 5 minutes by default. A
+	// pool on which one takes longer is left alone until it answers.
+	CommandTimeout time.Duration
+	// Bandwidth limits what this node sends.
+	Bandwidth Bandwidth
 	// OnTransfer, when set, is told of every stream sent and received.
 	OnTransfer func(TransferEvent)
+	// OnPool, when set, is told when a pool begins and ceases to hang; "" stands
+	// for commands that are about no pool in particular.
+	OnPool func(pool string, hangs bool)
 
 	once       sync.Once
+	guard      *zfs.Guard
 	transfers  *transfers
 	receiving  sync.Map // dataset → true while a receive runs
 	making     sync.Map // dataset → true while a volume is made
 	background sync.WaitGroup
 	grpc       *grpc.Server
 	health     *health.Server
+
+	judging  sync.Mutex
+	readyMu  sync.Mutex
+	notReady error // nil while the agent is ready
 }
 
 // TransferEvent is the end of a transfer, or of a receive.
@@ -97,9 +114,17 @@ func (s *Server) init() {
 		if s.RetryFor == 0 {
 			s.RetryFor = 4 * time.Hour
 		}
+		if s.StallTimeout == 0 {
+			s.StallTimeout = 30 * time.Minute
+		}
 		if s.OnTransfer == nil {
 			s.OnTransfer = func(TransferEvent) {}
 		}
+		if s.OnPool == nil {
+			s.OnPool = func(string, bool) {}
+		}
+		s.guard = &zfs.Guard{Runner: s.ZFS.Runner, Timeout: s.CommandTimeout, OnChange: s.poolChanged}
+		s.ZFS = &zfs.Client{Runner: s.guard}
 		s.transfers = newTransfers(s)
 		s.health = health.NewServer()
 		s.grpc = grpc.NewServer(

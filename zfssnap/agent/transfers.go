@@ -30,6 +30,8 @@ type transfers struct {
 	ctx  context.Context
 	stop func()
 
+	limits limiters
+
 	mu       sync.Mutex
 	byID     map[string]*transfer
 	datasets map[string]chan struct{} // one transfer at a time from each
@@ -38,7 +40,7 @@ type transfers struct {
 
 func newTransfers(s *Server) *transfers {
 	ctx, cancel := context.WithCancel(context.Background())
-	t := &transfers{s: s, ctx: ctx, byID: map[string]*transfer{}, datasets: map[string]chan struct{}{}, pools: map[string]chan struct{}{}}
+	t := &transfers{s: s, ctx: ctx, limits: newLimiters(s.Bandwidth), byID: map[string]*transfer{}, datasets: map[string]chan struct{}{}, pools: map[string]chan struct{}{}}
 	var running sync.WaitGroup
 	t.stop = func() {
 		cancel()
@@ -64,6 +66,8 @@ type transfer struct {
 	state    *agentpb.Transfer
 	reported bool
 	moved    time.Time // when data last moved
+	alive    time.Time // when it did, or an attempt began a step
+	meter    meter
 }
 
 // transferID is the same for the same copy.
@@ -287,11 +291,51 @@ func (ts *transfers) attempt(ctx context.Context, t *transfer) error {
 		return err
 	}
 	defer target.Close()
-	return replicate.Runner{ZFS: ts.s.ZFS, Target: target, Progress: t, Log: ts.s.Log}.Run(ctx, t.job)
+	ctx, done := ts.watch(ctx, t)
+	defer done()
+	err = replicate.Runner{
+		ZFS: ts.s.ZFS, Target: target, Progress: t, Limit: ts.limits.wait(t.job.TargetNode), Log: ts.s.Log,
+	}.Run(ctx, t.job)
+	if err != nil && errors.Is(context.Cause(ctx), ErrStalled) {
+		return context.Cause(ctx)
+	}
+	return err
 }
 
-// passing reports whether a failure may pass by itself.
+// watch ends an attempt that moves no data, and marks it before. What keeps
+// one from moving may be a process that no signal reaches, so its pool is left to
+// zfs.Guard.
+func (ts *transfers) watch(ctx context.Context, t *transfer) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	t.begin()
+	go func() {
+		tick := time.NewTicker(ts.s.StallTimeout / 30)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
+			switch still := t.still(); {
+			case still >= ts.s.StallTimeout:
+				cancel(withHint(fmt.Errorf("replicate %s@%s to node %s: %w: no data has moved for %s", t.job.Dataset, t.job.Snapshot, t.job.TargetNode, ErrStalled, still.Round(time.Second)),
+					"look at zpool status on both hosts; what has arrived is kept, and the next transfer goes on from there"))
+			case still >= ts.s.StallTimeout/2 && t.stall():
+				ts.s.Log.Warn("transfer is stalled", "transfer", t.state.GetId(), "dataset", t.job.Dataset, "snapshot", t.job.Snapshot,
+					"target", t.job.TargetNode, "still", still.Round(time.Second).String())
+			}
+		}
+	}()
+	return ctx, func() { cancel(nil) }
+}
+
+// passing reports whether a failure may pass by itself. A pool that does not
+// answer may for long, and whoever asked should know.
 func passing(err error) bool {
+	if errors.Is(err, ErrPool) {
+		return false
+	}
 	for _, e := range []error{ErrUnreachable, ErrBusy, context.DeadlineExceeded, context.Canceled} {
 		if errors.Is(err, e) {
 			return true
@@ -301,6 +345,7 @@ func passing(err error) bool {
 }
 
 func (ts *transfers) finish(t *transfer, err error, cancelled bool) {
+	t.update(func(pb *agentpb.Transfer) { pb.Stalled = false })
 	switch {
 	case err == nil:
 		t.update(func(pb *agentpb.Transfer) { pb.State, pb.Error, pb.Reason = agentpb.Transfer_DONE, "", "" })
@@ -344,7 +389,8 @@ func describeError(err error) (message, reason string) {
 // counts towards the whole.
 func (t *transfer) Step(base string, total uint64, resumed bool) {
 	t.update(func(pb *agentpb.Transfer) {
-		pb.Base, pb.Error, pb.Reason = base, "", ""
+		pb.Base, pb.Error, pb.Reason, pb.Stalled = base, "", "", false
+		t.alive = t.clock()
 		pb.Resumed = pb.Resumed || resumed
 		if total > 0 {
 			pb.BytesTotal = pb.GetBytesSent() + total
@@ -356,8 +402,35 @@ func (t *transfer) Step(base string, total uint64, resumed bool) {
 func (t *transfer) Sent(n int) {
 	t.update(func(pb *agentpb.Transfer) {
 		pb.BytesSent += uint64(n)
+		pb.Stalled = false
 		t.moved = t.clock()
+		t.alive = t.moved
+		t.meter.add(t.moved, n)
 	})
+}
+
+// begin begins an attempt.
+func (t *transfer) begin() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.alive = t.clock()
+	t.meter = meter{at: t.alive}
+}
+
+// still is how long an attempt has shown no sign of life.
+func (t *transfer) still() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.clock().Sub(t.alive)
+}
+
+// stall marks a transfer, and reports whether it was not marked before.
+func (t *transfer) stall() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	was := t.state.GetStalled()
+	t.state.Stalled = true
+	return !was
 }
 
 func (t *transfer) update(f func(*agentpb.Transfer)) {
@@ -374,7 +447,17 @@ func (t *transfer) snapshot() *agentpb.Transfer {
 	return t.copyLocked()
 }
 
-func (t *transfer) copyLocked() *agentpb.Transfer { return proto.Clone(t.state).(*agentpb.Transfer) }
+func (t *transfer) copyLocked() *agentpb.Transfer {
+	pb := proto.Clone(t.state).(*agentpb.Transfer)
+	if pb.GetState() == agentpb.Transfer_RUNNING {
+		rate := t.meter.value(t.clock())
+		pb.RateBytesPerSecond = uint64(rate)
+		if pb.GetBytesTotal() > pb.GetBytesSent() {
+			pb.EtaSeconds = uint64(left(pb.GetBytesTotal()-pb.GetBytesSent(), rate).Seconds())
+		}
+	}
+	return pb
+}
 
 func (t *transfer) running() bool { return t.snapshot().GetState() == agentpb.Transfer_RUNNING }
 

@@ -66,7 +66,9 @@ type Runner struct {
 	ZFS      *zfs.Client
 	Target   agentpb.AgentClient
 	Progress Progress
-	Log      *slog.Logger
+	// Limit waits until n bytes may be sent; nil when there is no limit.
+	Limit func(ctx context.Context, n int) error
+	Log   *slog.Logger
 }
 
 // run is a Job under way.
@@ -264,7 +266,7 @@ func (u *run) send(ctx context.Context, header *agentpb.ReceiveHeader, opts zfs.
 	w := &chunkWriter{stream: stream, sent: u.Progress.Sent}
 	err = w.send(&agentpb.ReceiveRequest{Part: &agentpb.ReceiveRequest_Header{Header: header}})
 	if err == nil {
-		err = u.ZFS.Send(ctx, opts, w)
+		err = u.ZFS.Send(ctx, opts, u.limited(ctx, w))
 	}
 	if err == nil {
 		err = w.flush()
@@ -278,6 +280,23 @@ func (u *run) send(ctx context.Context, header *agentpb.ReceiveHeader, opts zfs.
 	// io.EOF says that the target has ended the call; its reason is in the reply.
 	return w.bytes, received(stream, header, w.bytes)
 }
+
+// limited passes on to w no faster than the limit.
+func (u *run) limited(ctx context.Context, w io.Writer) io.Writer {
+	if u.Limit == nil {
+		return w
+	}
+	return writerFunc(func(p []byte) (int, error) {
+		if err := u.Limit(ctx, len(p)); err != nil {
+			return 0, err
+		}
+		return w.Write(p)
+	})
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 // confirm completes on the target what is left undone when the answer to a
 // Receive is lost, or its agent dies.
