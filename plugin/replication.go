@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/sirupsen/logrus"
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	"github.com/vmware-tanzu/velero/pkg/kuberesource"
@@ -178,6 +179,15 @@ func (a *ReplicationAction) progressOf(t *agentpb.Transfer, op operation, site *
 		}
 		if t.GetResumed() {
 			p.Description += ", resumed"
+		}
+		if t.GetRateBytesPerSecond() > 0 {
+			p.Description += ", " + humanize.IBytes(t.GetRateBytesPerSecond()) + "/s"
+		}
+		if t.GetEtaSeconds() > 0 {
+			p.Description += fmt.Sprintf(", %s left", time.Duration(t.GetEtaSeconds())*time.Second)
+		}
+		if t.GetStalled() {
+			p.Description += "; no data has moved for some time"
 		}
 		if t.GetError() != "" {
 			p.Description += "; waiting to try again: " + t.GetError()

@@ -234,6 +234,10 @@ func TestReplicationAction_Progress(t *testing.T) {
 	}
 	running := transfer(agentpb.Transfer_RUNNING, 40)
 	running.Base, running.Resumed = "dr-before", true
+	fast := transfer(agentpb.Transfer_RUNNING, 40)
+	fast.RateBytesPerSecond, fast.EtaSeconds = 12_900_000, 200
+	stalled := transfer(agentpb.Transfer_RUNNING, 40)
+	stalled.Stalled = true
 	retrying := transfer(agentpb.Transfer_RUNNING, 40)
 	retrying.Error = "connection reset"
 	failed := transfer(agentpb.Transfer_FAILED, 40)
@@ -252,6 +256,16 @@ func TestReplicationAction_Progress(t *testing.T) {
 			name:  "reports a running transfer",
 			agent: fakeAgent{snapshots: taken, transfer: running},
 			want:  velero.OperationProgress{NCompleted: 40, NTotal: 100, Description: "copying " + what + ", incremental from dr-before, resumed", Started: began.Local(), Updated: seen.Local()},
+		},
+		{
+			name:  "reports how fast it is and what is left",
+			agent: fakeAgent{snapshots: taken, transfer: fast},
+			want:  velero.OperationProgress{NCompleted: 40, NTotal: 100, Description: "copying " + what + ", 12 MiB/s, 3m20s left", Started: began.Local(), Updated: seen.Local()},
+		},
+		{
+			name:  "reports a transfer that stalls",
+			agent: fakeAgent{snapshots: taken, transfer: stalled},
+			want:  velero.OperationProgress{NCompleted: 40, NTotal: 100, Description: "copying " + what + "; no data has moved for some time", Started: began.Local(), Updated: seen.Local()},
 		},
 		{
 			name:  "reports a transfer that waits to go on",

@@ -42,6 +42,9 @@ func TestMessagesOfZFSHaveACause(t *testing.T) {
 		"stale-to-other-send": ErrResumeStale, "corrupt-token": ErrResumeStale, "corrupt-token2": ErrResumeStale,
 		"send-base-elsewhere": ErrResumeStale,
 
+		"recv-no-large-blocks": ErrStreamMode, "recv-raw-on-plain": ErrStreamMode, "recv-raw-after-plain": ErrStreamMode,
+		"recv-plain-on-raw": ErrKeyUnavailable,
+
 		"recv-quota": ErrNoSpace, "set-nospace": ErrNoSpace, "full-recv": ErrNoSpace, "full-snapshot": ErrNoSpace,
 		"full-create": ErrNoSpace, "create-nospace": ErrNoSpace,
 		"mount-nokey": ErrKeyUnavailable, "send-nokey": ErrKeyUnavailable, "create-nokey": ErrKeyUnavailable,
@@ -65,6 +68,7 @@ func TestMessagesOfZFSHaveACause(t *testing.T) {
 		"create-badprop": nil, "create-badvalue": nil, "promote-no": nil, "rename-otherpool": nil, "set-bm": nil,
 		"set-bad": nil, "set-readonlyprop": nil, "set-snap-native": nil, "mount-none": nil, "mount-legacy": nil,
 		"mount-vol": nil, "recv-vol": nil, "unload-busy": nil,
+		"recv-embedded-in-encrypted": nil,
 	}
 	for name, stderr := range fixtures(t, "errors.txt") {
 		cause, known := want[name]

@@ -62,6 +62,7 @@ func TestOutputOfZFS(t *testing.T) {
 			"io.kubectl-dr:src": {"x", SourceReceived}, "compression": {"lz4", SourceReceived},
 		}},
 		{"names-received", userNames("back/r/props"), []string{"io.kubectl-dr:src"}},
+		{"names-received-p", func(b []byte) (any, error) { return lines(b), nil }, []string{"compression", "atime"}},
 		{"names-inherit", userNames("tank/p/c"), []string(nil)},
 		{"tagged", func(b []byte) (any, error) { return lines(b), nil }, []string{"tank/p"}},
 		{"size-full", estimate(false), Estimate{Bytes: 4215152}},
@@ -71,6 +72,10 @@ func TestOutputOfZFS(t *testing.T) {
 			ToGUID: 0x2c15b752ee63ce7, ToName: "tank/a@s1", Bytes: 0x2c24d0}}},
 		{"size-token-inc", estimate(true), Estimate{Bytes: 657720, Resume: &Resume{
 			ToGUID: 0x83e579610ffadbdb, ToName: "tank/a@s2", FromGUID: 0x2c15b752ee63ce7, Bytes: 0x1626b8}}},
+		{"size-token-plain", estimate(true), Estimate{Bytes: 3191320, Resume: &Resume{
+			ToGUID: 0x5410d2c4c6359d70, ToName: "znvm/x/large@s1", Bytes: 0x100b38, LargeBlock: true, Embedded: true, Compressed: true}}},
+		{"size-token-raw", estimate(true), Estimate{Bytes: 1644996, Resume: &Resume{
+			ToGUID: 0x397fc2375bd0b083, ToName: "znvm/x/sec@s1", Bytes: 0x161d34, Compressed: true, Raw: true}}},
 		{"stale-to", estimate(true), Estimate{Resume: &Resume{
 			ToGUID: 0xf45a020dd15e841a, ToName: "tank/a@s2", FromGUID: 0x2f558e3e40fe676f, Bytes: 0x1626b8}}},
 	}
