@@ -67,6 +67,8 @@ func TestServe_refuses(t *testing.T) {
 	require.NoError(t, err)
 	bundle, policy := filepath.Join(dir, "hassio.pem"), filepath.Join(dir, "agent.yaml")
 	require.NoError(t, os.WriteFile(policy, []byte("identity: []\n"), 0o600))
+	good := filepath.Join(dir, "good.yaml")
+	require.NoError(t, os.WriteFile(good, []byte("identities: []\n"), 0o600))
 	tests := []struct {
 		name string
 		args []string
@@ -75,6 +77,8 @@ func TestServe_refuses(t *testing.T) {
 		{"without a bundle", []string{"--config", policy}, `required flag(s) "tls" not set`},
 		{"a certificate of another node", []string{"--node=remote", "--tls", bundle, "--config", policy}, `is issued to "hassio", and --node is "remote"`},
 		{"a policy with an unknown field", []string{"--node=hassio", "--tls", bundle, "--config", policy}, `unknown field "identity"`},
+		{"a bandwidth that is none", []string{"--node=hassio", "--tls", bundle, "--config", good, "--bandwidth-limit=fast"}, `"fast" is no size`},
+		{"an unknown log format", []string{"--node=hassio", "--tls", bundle, "--config", good, "--log-format=xml"}, `log format "xml" is neither text nor json`},
 		{"a bundle that is not there", []string{"--node=hassio", "--tls", bundle + "x", "--config", policy}, "no such file"},
 	}
 	for _, tt := range tests {
@@ -128,44 +132,23 @@ func TestServe(t *testing.T) {
 	assert.Equal(t, "2.1.11-1", info.GetZfsVersion())
 	assert.Equal(t, uint64(50), info.GetPools()[0].GetFree())
 
-	resp, err := http.Get("http://" + metrics + "/metrics")
-	require.NoError(t, err)
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	require.NoError(t, err)
-	assert.Contains(t, string(body), `zfs_agent_info{node="hassio",version="dev"} 1`)
+	get := func(path string) (int, string) {
+		resp, err := http.Get("http://" + metrics + path)
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		return resp.StatusCode, string(body)
+	}
+	_, body := get("/metrics")
+	assert.Contains(t, body, `zfs_agent_info{node="hassio",version="dev"} 1`)
+	assert.Contains(t, body, `zfs_agent_transfers_in_flight{direction="sent"} 0`)
+	for _, path := range []string{"/healthz", "/readyz"} {
+		code, body := get(path)
+		assert.Equal(t, http.StatusOK, code, path)
+		assert.Equal(t, "ok\n", body, path)
+	}
 
 	stop()
 	require.NoError(t, <-done)
-}
-
-func TestMetrics_transfer(t *testing.T) {
-	t.Parallel()
-	ca, err := agent.NewAuthority(time.Now())
-	require.NoError(t, err)
-	pem, err := ca.Node("hassio", time.Now())
-	require.NoError(t, err)
-	bundle, err := agent.ParseBundle(pem)
-	require.NoError(t, err)
-	m := newMetrics("hassio", bundle)
-	m.transfer(agent.TransferEvent{Dataset: "tank/a", Peer: "remote", Bytes: 7, Duration: time.Second})
-	m.transfer(agent.TransferEvent{Dataset: "tank/a", Peer: "remote", Bytes: 5, Err: io.EOF})
-	m.transfer(agent.TransferEvent{Received: true, Dataset: "tank/b", Peer: "other", Bytes: 3})
-	families, err := m.registry.Gather()
-	require.NoError(t, err)
-	got := map[string]float64{}
-	for _, f := range families {
-		for _, s := range f.GetMetric() {
-			name := f.GetName()
-			for _, l := range s.GetLabel() {
-				if l.GetName() == "direction" {
-					name += "/" + l.GetValue()
-				}
-			}
-			got[name] = s.GetCounter().GetValue()
-		}
-	}
-	assert.InDelta(t, 12, got["zfs_agent_transfer_bytes_total/sent"], 0)
-	assert.InDelta(t, 3, got["zfs_agent_transfer_bytes_total/received"], 0)
-	assert.InDelta(t, 1, got["zfs_agent_transfer_failures_total/sent"], 0)
 }

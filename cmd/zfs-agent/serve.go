@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -29,6 +30,9 @@ type serveOptions struct {
 	metricsListen string
 	hostRoot      string
 	poolTransfers int
+	bandwidth     []string
+	stallTimeout  time.Duration
+	logFormat     string
 }
 
 func newServeCommand() *cobra.Command {
@@ -49,7 +53,11 @@ back. It keeps no state of its own: it may be stopped or killed at any time.`,
   zfs-agent serve --node=$(hostname) --tls=/etc/zfs-agent/tls.pem --config=/etc/zfs-agent/agent.yaml`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return o.run(cmd.Context(), slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
+			log, err := newLogger(cmd.ErrOrStderr(), o.logFormat)
+			if err != nil {
+				return err
+			}
+			return o.run(cmd.Context(), log)
 		},
 	}
 	f := cmd.Flags()
@@ -57,9 +65,12 @@ back. It keeps no state of its own: it may be stopped or killed at any time.`,
 	f.StringVar(&o.listen, "listen", ":7443", "address to serve on")
 	f.StringVar(&o.tls, "tls", "", "TLS bundle: CA certificates, own certificate and key in one PEM file")
 	f.StringVar(&o.config, "config", "", "policy: who may do what, in YAML")
-	f.StringVar(&o.metricsListen, "metrics-listen", "", "address to serve Prometheus metrics on, without TLS (default: none)")
+	f.StringVar(&o.metricsListen, "metrics-listen", "", "address to serve Prometheus metrics (/metrics) and health (/healthz, /readyz) on, without TLS (default: none)")
 	f.StringVar(&o.hostRoot, "host-root", "", "run the zfs and zpool of the file system mounted there, for an agent in a container")
 	f.IntVar(&o.poolTransfers, "pool-transfers", 2, "how many transfers read from one pool at a time")
+	f.StringArrayVar(&o.bandwidth, "bandwidth-limit", nil, "how many bytes a second to send at most: 50MiB for all transfers together, NODE=10MiB for those to one node (repeatable)")
+	f.DurationVar(&o.stallTimeout, "stall-timeout", 30*time.Minute, "how long a transfer may move no data before it fails")
+	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
 	for _, name := range []string{"tls", "config"} {
 		if err := cmd.MarkFlagRequired(name); err != nil {
 			panic(err)
@@ -87,9 +98,14 @@ func (o *serveOptions) run(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	bandwidth, err := agent.ParseBandwidth(o.bandwidth)
+	if err != nil {
+		return err
+	}
 	metrics := newMetrics(o.node, bundle)
 	server := &agent.Server{
 		Node: o.node, Bundle: bundle, Policy: policy, Log: log, PoolTransfers: o.poolTransfers, OnTransfer: metrics.transfer,
+		OnHang: metrics.hang, Bandwidth: bandwidth, StallTimeout: o.stallTimeout,
 	}
 	if server.ZFS, err = hostZFS(o.hostRoot); err != nil {
 		return err
@@ -97,6 +113,7 @@ func (o *serveOptions) run(ctx context.Context, log *slog.Logger) error {
 	if o.hostRoot != "" {
 		server.MountTable = filepath.Join(o.hostRoot, "proc/1/mounts")
 	}
+	metrics.observe(server)
 	// Each Listen may fail for a reason of its own, so both come first.
 	listener, err := net.Listen("tcp", o.listen)
 	if err != nil {
@@ -107,7 +124,7 @@ func (o *serveOptions) run(ctx context.Context, log *slog.Logger) error {
 		if err != nil {
 			return err
 		}
-		web := &http.Server{Handler: metrics.handler(), ReadHeaderTimeout: 10 * time.Second}
+		web := &http.Server{Handler: metrics.handler(server), ReadHeaderTimeout: 10 * time.Second}
 		defer web.Close()
 		go func() {
 			if err := web.Serve(l); !errors.Is(err, http.ErrServerClosed) {
@@ -130,4 +147,16 @@ func (o *serveOptions) run(ctx context.Context, log *slog.Logger) error {
 	defer cancel()
 	server.Stop(stopCtx)
 	return <-served
+}
+
+// newLogger writes records with fields, one a line.
+func newLogger(w io.Writer, format string) (*slog.Logger, error) {
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, nil)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, nil)), nil
+	default:
+		return nil, fmt.Errorf("log format %q is neither text nor json", format)
+	}
 }

@@ -32,7 +32,6 @@ func (s *Server) poolChanged(pool string, hangs bool) {
 	} else {
 		s.Log.Info("pool answers again", "pool", pool)
 	}
-	s.OnPool(pool, hangs)
 	// Listing pools may take long now.
 	s.background.Go(func() { s.judge(s.transfers.ctx) })
 }

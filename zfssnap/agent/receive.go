@@ -175,7 +175,10 @@ func (s *Server) Receive(stream agentpb.Agent_ReceiveServer) error {
 	defer in.free()
 	v, err := s.receive(ctx, h, in)
 	if in.bytes > 0 {
-		s.OnTransfer(TransferEvent{Received: true, Dataset: h.GetDataset(), Peer: node, Bytes: in.bytes, Duration: s.Clock().Sub(start), Err: err})
+		_, reason := classify(err)
+		s.OnTransfer(TransferEvent{
+			Received: true, Dataset: h.GetDataset(), Peer: node, Bytes: in.bytes, Duration: s.Clock().Sub(start), Err: err, Reason: reason,
+		})
 	}
 	if err != nil {
 		return fmt.Errorf("receive %s@%s from %s: %w", h.GetDataset(), h.GetSnapshot(), h.GetSource(), err)

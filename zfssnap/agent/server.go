@@ -63,15 +63,16 @@ type Server struct {
 	Bandwidth Bandwidth
 	// OnTransfer, when set, is told of every stream sent and received.
 	OnTransfer func(TransferEvent)
-	// OnPool, when set, is told when a pool begins and ceases to hang; "" stands
-	// for commands that are about no pool in particular.
-	OnPool func(pool string, hangs bool)
+	// OnHang, when set, is told of every command that did not end in time; the
+	// pool is "" for one that is about none in particular.
+	OnHang func(pool string)
 
 	once       sync.Once
 	guard      *zfs.Guard
 	transfers  *transfers
 	receiving  sync.Map // dataset → true while a receive runs
 	making     sync.Map // dataset → true while a volume is made
+	replicas   replicas
 	background sync.WaitGroup
 	grpc       *grpc.Server
 	health     *health.Server
@@ -89,6 +90,27 @@ type TransferEvent struct {
 	Bytes    uint64
 	Duration time.Duration
 	Err      error
+	Reason   string // of Err, a word as in agentpb.Transfer
+}
+
+// Activity is what an agent does at the moment.
+type Activity struct {
+	Sending   int    // transfers that have their turn
+	Waiting   int    // that wait for it, or to be tried again
+	Stalled   int    // of those sending, that move no data
+	Rate      uint64 // of those sending, bytes per second
+	Receiving int
+}
+
+// Activity tells what the agent does. It does not touch any pool.
+func (s *Server) Activity() Activity {
+	s.init()
+	a := s.transfers.activity()
+	s.receiving.Range(func(any, any) bool {
+		a.Receiving++
+		return true
+	})
+	return a
 }
 
 func (s *Server) init() {
@@ -120,10 +142,10 @@ func (s *Server) init() {
 		if s.OnTransfer == nil {
 			s.OnTransfer = func(TransferEvent) {}
 		}
-		if s.OnPool == nil {
-			s.OnPool = func(string, bool) {}
+		if s.OnHang == nil {
+			s.OnHang = func(string) {}
 		}
-		s.guard = &zfs.Guard{Runner: s.ZFS.Runner, Timeout: s.CommandTimeout, OnChange: s.poolChanged}
+		s.guard = &zfs.Guard{Runner: s.ZFS.Runner, Timeout: s.CommandTimeout, OnHang: s.OnHang, OnChange: s.poolChanged}
 		s.ZFS = &zfs.Client{Runner: s.guard}
 		s.transfers = newTransfers(s)
 		s.health = health.NewServer()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -61,6 +62,8 @@ type transfer struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 	clock  func() time.Time
+
+	sending atomic.Bool // an attempt has its turn
 
 	mu       sync.Mutex
 	state    *agentpb.Transfer
@@ -236,6 +239,27 @@ func (ts *transfers) using(dataset string, guid uint64) string {
 	return ""
 }
 
+// activity counts the unfinished transfers.
+func (ts *transfers) activity() Activity {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	var a Activity
+	for _, t := range ts.byID {
+		switch state := t.snapshot(); {
+		case state.GetState() != agentpb.Transfer_RUNNING:
+		case !t.sending.Load():
+			a.Waiting++
+		default:
+			a.Sending++
+			a.Rate += state.GetRateBytesPerSecond()
+			if state.GetStalled() {
+				a.Stalled++
+			}
+		}
+	}
+	return a
+}
+
 // slot takes a place in a queue, and returns what gives it back.
 func (ts *transfers) slot(ctx context.Context, queues map[string]chan struct{}, name string, places int) (func(), error) {
 	ts.mu.Lock()
@@ -308,6 +332,7 @@ func (ts *transfers) attempt(ctx context.Context, t *transfer) error {
 func (ts *transfers) watch(ctx context.Context, t *transfer) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	t.begin()
+	t.sending.Store(true)
 	go func() {
 		tick := time.NewTicker(ts.s.StallTimeout / 30)
 		defer tick.Stop()
@@ -327,7 +352,10 @@ func (ts *transfers) watch(ctx context.Context, t *transfer) (context.Context, f
 			}
 		}
 	}()
-	return ctx, func() { cancel(nil) }
+	return ctx, func() {
+		t.sending.Store(false)
+		cancel(nil)
+	}
 }
 
 // passing reports whether a failure may pass by itself. A pool that does not
@@ -370,7 +398,7 @@ func (ts *transfers) finish(t *transfer, err error, cancelled bool) {
 	} else {
 		log.Info("transfer done")
 	}
-	ts.s.OnTransfer(TransferEvent{Dataset: t.job.Dataset, Peer: t.job.TargetNode, Bytes: state.GetBytesSent(), Duration: took, Err: err})
+	ts.s.OnTransfer(TransferEvent{Dataset: t.job.Dataset, Peer: t.job.TargetNode, Bytes: state.GetBytesSent(), Duration: took, Err: err, Reason: state.GetReason()})
 }
 
 // describeError is an error for the state of a transfer: with its hint, since

@@ -32,8 +32,10 @@ type Guard struct {
 	Runner Runner
 	// Timeout is for commands that move no data; 5 minutes by default.
 	Timeout time.Duration
-	// OnChange, when set, is told when a pool begins and ceases to hang. Pool is
-	// "" for commands that are about no pool in particular. It must not block.
+	// OnHang, when set, is told of every command that hangs, and OnChange when a
+	// pool begins and ceases to. Pool is "" for commands that are about no pool in
+	// particular. Neither may block.
+	OnHang   func(pool string)
 	OnChange func(pool string, hangs bool)
 
 	mu    sync.Mutex
@@ -204,6 +206,9 @@ func (g *Guard) hangs(name string, p *guarded, probe bool, command string, left 
 	}
 	err := &HangingError{Pool: name, Command: p.command, Since: p.since}
 	g.mu.Unlock()
+	if g.OnHang != nil {
+		g.OnHang(name)
+	}
 	if first && g.OnChange != nil {
 		g.OnChange(name, true)
 	}

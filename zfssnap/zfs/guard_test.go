@@ -53,7 +53,8 @@ func TestGuardRefusesCommandsOnAPoolThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &host{hangs: map[string]bool{"tank": true}}
 		var changes []string
-		g := &Guard{Runner: h, OnChange: func(pool string, hangs bool) {
+		hung := map[string]int{}
+		g := &Guard{Runner: h, OnHang: func(pool string) { hung[pool]++ }, OnChange: func(pool string, hangs bool) {
 			if hangs {
 				pool += " hangs"
 			}
@@ -98,6 +99,7 @@ func TestGuardRefusesCommandsOnAPoolThatHangs(t *testing.T) {
 		}
 		assert.Empty(t, g.Hanging())
 		assert.Equal(t, []string{"tank hangs", "tank"}, changes)
+		assert.Equal(t, map[string]int{"tank": 2}, hung)
 	})
 }
 
