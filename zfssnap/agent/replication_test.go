@@ -179,9 +179,14 @@ func TestReplicate_resumesAfterACut(t *testing.T) {
 	assert.Empty(t, tr.GetError())
 	w.requireSame(t, v)
 
+	// What the first stream set is still there, and what the last one brings.
+	assert.Equal(t, map[string]string{zfssnap.PropManaged: "true", zfssnap.PropSource: "hassio:" + source, zfssnap.PropStream: "Lce"}, w.remote.props(t, replica))
+	assert.Equal(t, "b1", w.remote.props(t, replica+"@dr-b1")[zfssnap.PropBackup])
+
 	received := w.remote.events.take()
 	require.Len(t, received, 2)
 	assert.Error(t, received[0].Err)
+	assert.Equal(t, "INCOMPLETE", received[0].Reason)
 	assert.Less(t, received[1].Bytes, uint64(1<<20), "what had arrived was not sent again")
 	assert.NotContains(t, flat(w.remote.pool.Commands()), "receive -A")
 }
