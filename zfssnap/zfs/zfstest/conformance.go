@@ -42,6 +42,9 @@ type Target struct {
 	// Write and Read reach the data of a mounted filesystem.
 	Write func(t *testing.T, dataset, name string, data []byte)
 	Read  func(t *testing.T, dataset, name string) []byte
+	// Hang makes a pool of its own on which the next command that writes hangs,
+	// until heal is called. Commands elsewhere take less than timeout.
+	Hang func(t *testing.T) (pool string, timeout time.Duration, heal func())
 }
 
 // Target makes the host a target of the suite.
@@ -57,6 +60,11 @@ func (p *Pool) Target(pool string) Target {
 			data, err := p.Read(dataset, name)
 			require.NoError(t, err)
 			return data
+		},
+		Hang: func(*testing.T) (string, time.Duration, func()) {
+			p.Add("hanging")
+			p.SetHanging("hanging", true)
+			return "hanging", time.Second, func() { p.SetHanging("hanging", false) }
 		},
 	}
 }
@@ -97,7 +105,53 @@ func RealTarget() (target Target, ok bool) {
 			require.Zero(t, res.ExitCode, res.Stderr)
 			return data.Bytes()
 		},
+		Hang: func(t *testing.T) (string, time.Duration, func()) { return hang(t, run) },
 	}, true
+}
+
+// hang makes a pool on a file that has no room to grow: a write to it fails, so
+// ZFS suspends the pool while a command waits for that write.
+func hang(t *testing.T, run zfs.Runner) (pool string, timeout time.Duration, heal func()) {
+	t.Helper()
+	do := func(ctx context.Context, args ...string) {
+		t.Helper()
+		res, err := run.Run(ctx, zfs.Cmd{Args: args})
+		require.NoError(t, err, args)
+		require.Zero(t, res.ExitCode, "%v: %s", args, res.Stderr)
+	}
+	ctx := t.Context()
+	pool = "hanging" + randomID()
+	dir := "/tmp/" + pool
+	do(ctx, "mkdir", dir)
+	do(ctx, "mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", dir)
+	do(ctx, "truncate", "-s", "256M", dir+"/vdev")
+	do(ctx, "zpool", "create", "-O", "mountpoint=none", pool, dir+"/vdev")
+	do(ctx, "zpool", "sync", pool)
+	heal = sync.OnceFunc(func() {
+		// Also as a cleanup, when the test's own context has ended.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		do(ctx, "rm", dir+"/fill")
+		do(ctx, "zpool", "clear", pool)
+	})
+	t.Cleanup(func() {
+		heal()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		do(ctx, "zpool", "destroy", pool)
+		do(ctx, "umount", dir)
+		do(ctx, "rmdir", dir)
+	})
+	// It ends with an error when there is no more room.
+	_, err := run.Run(ctx, zfs.Cmd{Args: []string{"dd", "if=/dev/zero", "of=" + dir + "/fill", "bs=64k"}})
+	require.NoError(t, err)
+	return pool, 20 * time.Second, heal
+}
+
+func randomID() string {
+	id := make([]byte, 4)
+	_, _ = rand.Read(id)
+	return hex.EncodeToString(id)
 }
 
 // Conformance checks every behaviour of ZFS that the product relies on. All
@@ -105,9 +159,7 @@ func RealTarget() (target Target, ok bool) {
 func Conformance(t *testing.T, target Target) {
 	t.Helper()
 	c := &zfs.Client{Runner: target.Runner}
-	id := make([]byte, 4)
-	_, _ = rand.Read(id)
-	root := target.Pool + "/conformance-" + hex.EncodeToString(id)
+	root := target.Pool + "/conformance-" + randomID()
 	mountpoint := "/tmp/zfs-" + path.Base(root)
 	require.NoError(t, c.Create(t.Context(), root, zfs.CreateOptions{
 		Properties: map[string]string{"mountpoint": mountpoint, "compression": "off"},
@@ -1332,6 +1384,27 @@ var conformance = []struct {
 		require.NotEmpty(s, d.ReceiveResumeToken)
 		require.NoError(s, s.receive(replica+"@s1", s.stream(zfs.SendOptions{Token: d.ReceiveResumeToken})))
 		s.contains(replica+"@s1", "f", random(1, 4*mib))
+	}},
+	{"a pool that hangs is left alone until it answers", func(s *suite) {
+		ctx := s.Context()
+		pool, timeout, heal := s.Hang(s.T)
+		guard := &zfs.Guard{Runner: s.Target.Runner, Timeout: timeout}
+		c := &zfs.Client{Runner: guard}
+		var hanging *zfs.HangingError
+		require.ErrorAs(s, c.Snapshot(ctx, []string{pool + "@s1"}, nil), &hanging)
+		assert.Equal(s, []string{pool}, guard.Hanging())
+		for range 2 {
+			_, err := c.Versions(ctx, pool)
+			require.ErrorAs(s, err, &hanging)
+		}
+		_, err := c.Dataset(ctx, s.dir)
+		require.NoError(s, err, "other pools answer")
+		heal()
+		require.Eventually(s, func() bool {
+			_, err := c.Dataset(ctx, pool)
+			return err == nil
+		}, time.Minute, 100*time.Millisecond)
+		assert.Empty(s, guard.Hanging())
 	}},
 	{"a dataset that is receiving cannot be destroyed or received into", func(s *suite) {
 		ctx := s.Context()

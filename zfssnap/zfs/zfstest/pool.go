@@ -125,10 +125,17 @@ func NewPool(names ...string) *Pool {
 		now: time.Now, cuts: map[string]int64{},
 	}
 	for _, n := range names {
-		p.pools[n] = &pool{free: 1 << 40}
-		p.add(n, false)
+		p.Add(n)
 	}
 	return p
+}
+
+// Add adds an empty pool.
+func (p *Pool) Add(name string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.pools[name] = &pool{free: 1 << 40}
+	p.add(name, false)
 }
 
 // add makes an empty dataset.
