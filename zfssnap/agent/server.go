@@ -73,7 +73,7 @@ type Server struct {
 	receiving  sync.Map // dataset → true while a receive runs
 	making     sync.Map // dataset → true while a volume is made
 	replicas   replicas
-	background sync.WaitGroup
+	background background
 	grpc       *grpc.Server
 	health     *health.Server
 
