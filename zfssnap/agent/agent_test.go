@@ -100,12 +100,20 @@ func newWorld(t testing.TB) *world {
 
 func newHost(t testing.TB, ca *agent.Authority, node string, policy agent.Policy, pools ...string) *host {
 	t.Helper()
+	pool := zfstest.NewPool(pools...)
+	h := newHostOn(t, ca, node, &zfs.Client{Runner: pool}, policy)
+	h.pool = pool
+	return h
+}
+
+// newHostOn is newHost on any ZFS.
+func newHostOn(t *testing.T, ca *agent.Authority, node string, c *zfs.Client, policy agent.Policy) *host {
+	t.Helper()
 	pem, err := ca.Node(node, time.Now())
 	require.NoError(t, err)
 	bundle, err := agent.ParseBundle(pem)
 	require.NoError(t, err)
-	h := &host{node: node, pool: zfstest.NewPool(pools...), bundle: bundle, policy: policy, addr: "127.0.0.1:0", clock: &clock{}}
-	h.zfs = &zfs.Client{Runner: h.pool}
+	h := &host{node: node, zfs: c, bundle: bundle, policy: policy, addr: "127.0.0.1:0", clock: &clock{}}
 	h.start(t)
 	t.Cleanup(func() { h.stop(t) })
 	return h
