@@ -19,6 +19,7 @@ type Agent interface {
 	FindSnapshot(context.Context, *agentpb.FindSnapshotRequest, ...grpc.CallOption) (*agentpb.Version, error)
 	CreateSnapshots(context.Context, *agentpb.CreateSnapshotsRequest, ...grpc.CallOption) (*agentpb.CreateSnapshotsResponse, error)
 	DestroySnapshot(context.Context, *agentpb.DestroySnapshotRequest, ...grpc.CallOption) (*agentpb.DestroySnapshotResponse, error)
+	SetProperties(context.Context, *agentpb.SetPropertiesRequest, ...grpc.CallOption) (*agentpb.Dataset, error)
 	CreateVolume(context.Context, *agentpb.CreateVolumeRequest, ...grpc.CallOption) (*agentpb.Dataset, error)
 	Replicate(context.Context, *agentpb.ReplicateRequest, ...grpc.CallOption) (*agentpb.Transfer, error)
 	CancelTransfer(context.Context, *agentpb.GetTransferRequest, ...grpc.CallOption) (*agentpb.Transfer, error)

@@ -4,11 +4,14 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 )
 
 // snapshotID identifies a version that an agent reported.
@@ -32,9 +35,11 @@ func snapshotID(node string, v *agentpb.Version) SnapshotID {
 // no longer knows: the two sides differ then, and it is the last snapshot from
 // which they can be brought together again.
 //
-// Not being able to delete the copy, because it is in use or the target does
-// not answer, is logged and does not fail the deletion: the target may be cut
-// off for long, and the source must not fill up meanwhile.
+// Not being able to delete the copy, because it is in use, the chain needs it or
+// the target does not answer, is logged and does not fail the deletion: the
+// target may be cut off for long, and the source must not fill up meanwhile. It
+// is remembered on the source's dataset, and the next deletion of any of its
+// snapshots tries again.
 //
 // Velero calls this with "" for a snapshot that failed, and again after a
 // failed deletion; both, and a snapshot that is gone, are success.
@@ -57,14 +62,75 @@ func (s *Snapshotter) DeleteSnapshot(snapshotID string) error {
 	if !site.Replicates(id.Node) {
 		return nil
 	}
-	log := s.Log.WithFields(logrus.Fields{"node": site.Target, "dataset": site.Replica(id.Dataset), "guid": id.GUID})
-	switch deleted, err := site.deleteCopy(ctx, id); {
-	case err != nil:
-		log.WithError(err).Warn("copy of a deleted snapshot stays on the target")
-	case !deleted:
-		log.Warn("copy of a deleted snapshot stays on the target: it is the newest that both sides know")
+	log := s.Log.WithFields(logrus.Fields{"node": site.Target, "dataset": site.Replica(id.Dataset)})
+	if err := site.deleteCopies(ctx, id, log); err != nil {
+		log.WithError(err).WithField("guid", id.GUID).Warn("copy of a deleted snapshot stays on the target, and that is not remembered")
 	}
 	return nil
+}
+
+// deleteCopies deletes the target's copy of a deleted snapshot, and those that
+// earlier deletions had to leave. What has to stay now is remembered.
+func (s *Site) deleteCopies(ctx context.Context, id SnapshotID, log logrus.FieldLogger) error {
+	remembered, err := s.expired(ctx, id)
+	if err != nil {
+		log.WithError(err).Warn("copies of snapshots that were deleted before are left for the next deletion")
+	}
+	change := map[string]string{}
+	// Its own first: when the target does not answer, the others can wait.
+	others := slices.DeleteFunc(slices.Clone(remembered), func(guid uint64) bool { return guid == id.GUID })
+	for _, guid := range append([]uint64{id.GUID}, others...) {
+		copied := id
+		copied.GUID = guid
+		prop := names.PropExpired + strconv.FormatUint(guid, 10)
+		deleted, err := s.deleteCopy(ctx, copied)
+		log := log.WithField("guid", guid)
+		switch {
+		case err != nil:
+			log.WithError(err).Warn("copy of a deleted snapshot stays on the target")
+		case !deleted:
+			log.Warn("copy of a deleted snapshot stays on the target: it is the newest that both sides know")
+		}
+		switch known := slices.Contains(remembered, guid); {
+		case deleted && known:
+			change[prop] = ""
+		case !deleted && !known:
+			change[prop] = s.Target
+		}
+		if Unreachable(err) {
+			break
+		}
+	}
+	if len(change) == 0 {
+		return nil
+	}
+	_, err = call(ctx, s, id.Node, "remember copies to delete of "+id.Dataset, func(ctx context.Context, a Agent) (*agentpb.Dataset, error) {
+		return a.SetProperties(ctx, &agentpb.SetPropertiesRequest{Dataset: id.Dataset, Properties: change})
+	})
+	if isNotFound(err) {
+		return nil // nothing to remember it by
+	}
+	return err
+}
+
+// expired lists by guid the deleted snapshots of a dataset whose copies are
+// remembered.
+func (s *Site) expired(ctx context.Context, id SnapshotID) ([]uint64, error) {
+	ds, err := call(ctx, s, id.Node, "look at "+id.Dataset, func(ctx context.Context, a Agent) (*agentpb.Dataset, error) {
+		return a.ResolveDataset(ctx, byName(id.Dataset))
+	})
+	if isNotFound(err) {
+		return nil, nil
+	}
+	var guids []uint64
+	for name, node := range ds.GetProperties() {
+		if rest, ok := strings.CutPrefix(name, names.PropExpired); ok && node == s.Target {
+			if guid, err := strconv.ParseUint(rest, 10, 64); err == nil {
+				guids = append(guids, guid)
+			}
+		}
+	}
+	return guids, err
 }
 
 // deleteCopy deletes the target's copy unless the chain needs it.
@@ -78,15 +144,18 @@ func (s *Site) deleteCopy(ctx context.Context, id SnapshotID) (deleted bool, err
 	if err != nil {
 		return false, err
 	}
-	if onTarget(copies, id.GUID) == nil {
+	copied := onTarget(copies, id.GUID)
+	switch {
+	case copied == nil:
 		return true, nil
-	}
-	if chainNeeds(id.GUID, source, copies) {
+	case chainNeeds(id.GUID, source, copies):
 		return false, nil
 	}
-	copied := id
-	copied.Snapshot = onTarget(copies, id.GUID).GetName()
-	return true, s.destroySnapshot(ctx, s.Target, replica, copied)
+	id.Snapshot = copied.GetName()
+	if err := s.destroySnapshot(ctx, s.Target, replica, id); err != nil {
+		return false, err
+	}
+	return true, nil
 }
 
 func onTarget(copies []*agentpb.Version, guid uint64) *agentpb.Version {

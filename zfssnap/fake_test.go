@@ -167,6 +167,27 @@ func (a *fakeAgent) DestroySnapshot(_ context.Context, req *agentpb.DestroySnaps
 	return &agentpb.DestroySnapshotResponse{}, nil
 }
 
+func (a *fakeAgent) SetProperties(_ context.Context, req *agentpb.SetPropertiesRequest, _ ...grpc.CallOption) (*agentpb.Dataset, error) {
+	leave, err := a.enter()
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	d, ok := a.datasets[req.GetDataset()]
+	if !ok {
+		return nil, status.Error(codes.NotFound, "no such dataset")
+	}
+	if d.Properties == nil {
+		d.Properties = map[string]string{}
+	}
+	for name, value := range req.GetProperties() {
+		if d.Properties[name] = value; value == "" {
+			delete(d.Properties, name)
+		}
+	}
+	return proto.Clone(d).(*agentpb.Dataset), nil
+}
+
 func (a *fakeAgent) CreateVolume(_ context.Context, req *agentpb.CreateVolumeRequest, _ ...grpc.CallOption) (*agentpb.Dataset, error) {
 	leave, err := a.enter()
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 )
 
 var backupTags = map[string]string{"velero.io/backup": "nightly", "velero.io/pv": "pvc-1", "Team": "blog", "velero.io/schedule-name": "hourly", "empty": "", strings.Repeat("long", 60) + "/label": "x"}
@@ -153,6 +154,7 @@ func TestSnapshotter_DeleteSnapshot(t *testing.T) {
 		wantSource         []string
 		wantTarget         []string
 		wantDeferred       []string
+		remembered         bool
 	}{
 		{
 			name:   "an old snapshot goes on both sides",
@@ -177,7 +179,7 @@ func TestSnapshotter_DeleteSnapshot(t *testing.T) {
 		{
 			name:   "a newer copy that the source does not know is not",
 			source: []string{"a"}, target: []string{"a", "b"}, delete: "a",
-			wantTarget: []string{"a", "b"},
+			wantTarget: []string{"a", "b"}, remembered: true,
 		},
 		{
 			name:   "a copy that was never made is no error",
@@ -191,12 +193,12 @@ func TestSnapshotter_DeleteSnapshot(t *testing.T) {
 		{
 			name:   "a target that does not answer keeps its copy",
 			source: []string{"a", "b"}, target: []string{"a", "b"}, delete: "a", targetDown: true,
-			wantSource: []string{"b"}, wantTarget: []string{"a", "b"},
+			wantSource: []string{"b"}, wantTarget: []string{"a", "b"}, remembered: true,
 		},
 		{
 			name:   "a copy in use by a clone stays",
 			source: []string{"a", "b"}, target: []string{"a", "b"}, delete: "a", cloned: true,
-			wantSource: []string{"b"}, wantTarget: []string{"a", "b"},
+			wantSource: []string{"b"}, wantTarget: []string{"a", "b"}, remembered: true,
 		},
 	}
 	guids := map[string]uint64{"a": 1, "b": 2, "#b": 2, "c": 3}
@@ -219,8 +221,49 @@ func TestSnapshotter_DeleteSnapshot(t *testing.T) {
 			assert.Equal(t, tt.wantSource, source.names(volDataset))
 			assert.Equal(t, tt.wantTarget, target.names(replica))
 			assert.Equal(t, tt.wantDeferred, target.deferred)
+			_, remembered := source.datasets[volDataset].GetProperties()[names.PropExpired+fmt.Sprint(guids[tt.delete])]
+			assert.Equal(t, tt.remembered, remembered)
 		})
 	}
+}
+
+func TestSnapshotter_DeleteSnapshot_triesAgainWhatHadToStay(t *testing.T) {
+	t.Parallel()
+	const replica = "backup/replica/" + volDataset
+	w := newWorld(t, primaryConfig())
+	source, target := w.agents["hassio"], w.agents["remote"]
+	target.datasets[replica] = filesystem(replica)
+	for guid, name := range []string{"a", "b", "c", "d"} {
+		source.add(volDataset, uint64(guid+1), name)
+		target.add(replica, uint64(guid+1), name)
+	}
+	target.replicas = true
+	remove := func(name string, guid uint64) {
+		t.Helper()
+		id := SnapshotID{Node: "hassio", Dataset: volDataset, Snapshot: name, GUID: guid, Created: time.Unix(1, 0)}
+		require.NoError(t, w.snap.DeleteSnapshot(id.String()))
+	}
+	target.down = true
+	remove("a", 1)
+	remove("b", 2)
+	assert.Equal(t, []string{"a", "b", "c", "d"}, target.names(replica))
+	assert.Len(t, source.datasets[volDataset].GetProperties(), 2)
+
+	target.down, target.busy[2] = false, true
+	remove("a", 1)
+	assert.Equal(t, map[string]string{names.PropExpired + "2": "remote"}, source.datasets[volDataset].GetProperties())
+	remove("c", 3)
+	assert.Equal(t, []string{"b", "d"}, target.names(replica), "b is in use")
+	assert.Equal(t, map[string]string{names.PropExpired + "2": "remote"}, source.datasets[volDataset].GetProperties())
+
+	target.busy[2] = false
+	remove("c", 3)
+	assert.Equal(t, []string{"d"}, target.names(replica))
+	assert.Empty(t, source.datasets[volDataset].GetProperties())
+
+	delete(source.datasets, volDataset)
+	target.down = true
+	remove("d", 4)
 }
 
 func TestSnapshotter_DeleteSnapshot_identifiers(t *testing.T) {

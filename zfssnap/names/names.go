@@ -43,6 +43,10 @@ const (
 	// PropStream is the mode of the streams that the root of a replica was
 	// received from: flags of zfs send, which stay the same for all of them.
 	PropStream = "io.kubectl-dr:stream"
+	// PropExpired begins the property of a dataset that says that a snapshot's
+	// backup was deleted while its copy could not be; the rest is the guid, and
+	// the value the node of the copy.
+	PropExpired = "io.kubectl-dr:expired:"
 	// PropFenced, when set on a replica, makes the agent refuse every receive
 	// into it; its value says who fenced it.
 	PropFenced = "io.kubectl-dr:fenced"
