@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -157,7 +158,7 @@ func (c *Client) Get(ctx context.Context, name string, props ...string) (map[str
 	if _, err := getArgs(name, props); err != nil {
 		return nil, err
 	}
-	return c.properties.askOne(ctx, strings.Join(props, ","), name, func(ctx context.Context, names []string) (map[string]map[string]Property, error) {
+	got, err := c.properties.askOne(ctx, strings.Join(props, ","), name, func(ctx context.Context, names []string) (map[string]map[string]Property, error) {
 		if len(names) == 1 {
 			return c.getOne(ctx, name, props)
 		}
@@ -169,6 +170,7 @@ func (c *Client) Get(ctx context.Context, name string, props ...string) (map[str
 		all, parseErr := parsePropertiesOf(out, told(names, err), props)
 		return all, cmp.Or(err, parseErr)
 	})
+	return maps.Clone(got), err
 }
 
 func (c *Client) getOne(ctx context.Context, name string, props []string) (map[string]map[string]Property, error) {
@@ -254,7 +256,7 @@ func (c *Client) Versions(ctx context.Context, dataset string) ([]Version, error
 	if err := ValidateDataset(dataset); err != nil {
 		return nil, err
 	}
-	return c.versions.askOne(ctx, "", dataset, func(ctx context.Context, datasets []string) (map[string][]Version, error) {
+	vs, err := c.versions.askOne(ctx, "", dataset, func(ctx context.Context, datasets []string) (map[string][]Version, error) {
 		args, err := versionsArgs(datasets...)
 		if err != nil {
 			return nil, err
@@ -263,6 +265,7 @@ func (c *Client) Versions(ctx context.Context, dataset string) ([]Version, error
 		all, parseErr := parseVersions(out)
 		return grouped(told(datasets, err), all, func(v Version) string { return v.Dataset }), cmp.Or(err, parseErr)
 	})
+	return slices.Clone(vs), err
 }
 
 // Lookup returns one snapshot or bookmark by its full name.
@@ -396,6 +399,7 @@ func (c *Client) Holds(ctx context.Context, snapshots ...string) ([]Hold, error)
 	if _, err := holdsArgs(snapshots); err != nil {
 		return nil, err
 	}
+	snapshots = slices.Compact(slices.Sorted(slices.Values(snapshots)))
 	found, err := c.holds.ask(ctx, "", snapshots, func(ctx context.Context, snapshots []string) (map[string][]Hold, error) {
 		args, err := holdsArgs(snapshots)
 		if err != nil {

@@ -26,7 +26,8 @@ const (
 // an answer is never older than its question. Pools are apart from each other:
 // one that hangs keeps no other's answers.
 //
-// The zero value is ready.
+// An answer may be given to several callers, who must not change it. The zero
+// value is ready.
 type gather[T any] struct {
 	mu    sync.Mutex
 	lines map[string]*line[T] // by what is asked about which pool
@@ -98,23 +99,20 @@ func (g *gather[T]) askOne(ctx context.Context, about, name string, run asker[T]
 	return answer, err
 }
 
-// next takes those questions that the next process answers. No name is in two
-// of them, so that no two callers share an answer. None leaves the line idle.
+// next takes those questions that the next process answers. None leaves the line
+// idle.
 func (g *gather[T]) next(l *line[T]) []*question[T] {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var round, later []*question[T]
-	named := map[string]bool{}
+	names := 0
 	for _, q := range l.waiting {
 		switch {
 		case q.ctx.Err() != nil: // its caller has gone
-		case len(round) > 0 && len(named)+len(q.names) > maxGathered,
-			slices.ContainsFunc(q.names, func(n string) bool { return named[n] }):
+		case len(round) > 0 && names+len(q.names) > maxGathered:
 			later = append(later, q)
 		default:
-			for _, n := range q.names {
-				named[n] = true
-			}
+			names += len(q.names)
 			round = append(round, q)
 		}
 	}
@@ -139,7 +137,8 @@ func together[T any](round []*question[T]) {
 				}
 			})()
 		}
-		answers, _ := round[0].run(ctx, names)
+		slices.Sort(names)
+		answers, _ := round[0].run(ctx, slices.Compact(names))
 		round = slices.DeleteFunc(round, func(q *question[T]) bool { return q.among(answers) })
 	}
 	var running sync.WaitGroup
