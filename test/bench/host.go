@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent"
@@ -140,7 +142,10 @@ func (h *host) connect(ctx context.Context) error {
 	}
 	log := logrus.New()
 	log.SetOutput(io.Discard)
-	sites := &zfssnap.Sites{Connect: func(zfssnap.Location, []byte) (zfssnap.Agents, error) { return agents{h.directory}, nil }}
+	sites := &zfssnap.Sites{
+		Connect: func(zfssnap.Location, []byte) (zfssnap.Agents, error) { return agents{h.directory}, nil },
+		Kube:    func() (client.Client, error) { return backups{}, nil },
+	}
 	if h.site, err = sites.Open(location, nil); err != nil {
 		return err
 	}
@@ -291,6 +296,15 @@ func (h *host) done(ctx context.Context, id string) (*agentpb.Transfer, error) {
 type agents struct{ *agent.Directory }
 
 func (a agents) Agent(node string) (zfssnap.Agent, error) { return a.Client(node) }
+
+// backups is a cluster that has every backup it is asked for, and nothing else.
+type backups struct{ client.Client }
+
+func (backups) Get(_ context.Context, key client.ObjectKey, backup client.Object, _ ...client.GetOption) error {
+	backup.SetName(key.Name)
+	backup.SetUID(types.UID(key.Name))
+	return nil
+}
 
 // command runs a command and returns what it prints.
 func command(ctx context.Context, argv ...string) (string, error) {

@@ -29,7 +29,8 @@ func (h *host) volumes(ctx context.Context, parent string, n int, size int64) ([
 	return all, nil
 }
 
-// group takes one snapshot of several volumes.
+// group takes one snapshot of several volumes, as the plugin does for those of a
+// namespace.
 func (h *host) group(ctx context.Context, datasets []string, backup string) ([]*agentpb.Version, error) {
 	resp, err := h.client(sourceNode).CreateSnapshots(ctx, &agentpb.CreateSnapshotsRequest{
 		Datasets: datasets, Name: "dr-" + backup, Hold: zfssnap.HoldTag("backup"),
@@ -151,13 +152,9 @@ func measureSteps(ctx context.Context, h *host) ([]row, error) {
 	ours, theirs, err := alternate(runs, func(i int) (time.Duration, error) {
 		err := change()
 		took, err2 := timed(func() error {
-			var snapshots []*agentpb.Version
-			for _, d := range datasets {
-				id, err := h.snapshotted(d, fmt.Sprint("run-", i+1))
-				if err != nil {
-					return err
-				}
-				snapshots = append(snapshots, &agentpb.Version{Dataset: id.Dataset, Name: id.Snapshot, Guid: id.GUID})
+			snapshots, err := h.group(ctx, datasets, fmt.Sprint("run-", i+1))
+			if err != nil {
+				return err
 			}
 			return h.pass(ctx, snapshots)
 		})
