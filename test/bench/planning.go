@@ -25,7 +25,7 @@ func measurePlanning(ctx context.Context, _ *host) ([]row, error) {
 			if err != nil {
 				return err
 			}
-			plan, err := replicate.Make(here, replicate.Target{Dataset: "dr/a", Exists: true, Versions: there}, n)
+			plan, err := replicate.Make(replicate.Source{Versions: here}, replicate.Target{Dataset: "dr/a", Exists: true, Versions: there}, n)
 			if err == nil && (plan.Action != replicate.Incremental || plan.From.GUID != n-1) {
 				err = fmt.Errorf("%d snapshots lead to %v", n, plan)
 			}

@@ -107,7 +107,7 @@ func newHost(t testing.TB, ca *agent.Authority, node string, policy agent.Policy
 }
 
 // newHostOn is newHost on any ZFS.
-func newHostOn(t *testing.T, ca *agent.Authority, node string, c *zfs.Client, policy agent.Policy) *host {
+func newHostOn(t testing.TB, ca *agent.Authority, node string, c *zfs.Client, policy agent.Policy) *host {
 	t.Helper()
 	pem, err := ca.Node(node, time.Now())
 	require.NoError(t, err)

@@ -19,7 +19,7 @@ func BenchmarkMake(b *testing.B) {
 		there := Target{Dataset: "dr/a", Exists: true, Versions: target[:n-1]}
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			for b.Loop() {
-				plan, err := Make(source, there, uint64(n))
+				plan, err := Make(Source{Versions: source}, there, uint64(n))
 				require.NoError(b, err)
 				require.Equal(b, Incremental, plan.Action)
 			}

@@ -41,7 +41,14 @@ func (s *stream) Send(m *agentpb.ReceiveRequest) error {
 	if h := m.GetHeader(); h != nil {
 		s.header = h
 	}
-	s.bytes += uint64(len(m.GetData()))
+	return nil
+}
+
+// SendMsg takes data, which passes without being made a message of.
+func (s *stream) SendMsg(m any) error {
+	buffer := m.(*agentpb.Data).Buffer
+	defer buffer.Free()
+	s.bytes += uint64(buffer.Len())
 	return nil
 }
 
