@@ -36,8 +36,12 @@ unit: ## unit tests alone; they need no rig
 e2e: build ## everything on a rig of its own, and the ZFS client on its real OpenZFS
 	test/e2e/run
 
+.PHONY: crash
+crash: ## break every step of replication in turn, on pools in memory
+	go test -race -count=1 -tags crash -v ./zfssnap/crashtest
+
 .PHONY: soak
-soak: build ## the end-to-end tests, then the whole story
+soak: build crash ## the crash matrix, the end-to-end tests, then the whole story
 	test/e2e/run
 	$(BIN)/demo
 

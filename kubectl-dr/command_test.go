@@ -314,7 +314,7 @@ func TestDrill_cleansUpWhenItFails(t *testing.T) {
 			w := newWorld(t)
 			tt.arrange(w)
 			p := testPlan()
-			p.Spec.Start[0].Timeout.Duration, p.Spec.Probes[0].Timeout.Duration = 20*time.Millisecond, 50*time.Millisecond
+			p.Spec.Start[0].Timeout.Duration, p.Spec.Probes[0].Timeout.Duration = 500*time.Millisecond, 500*time.Millisecond
 			w.plan(p)
 			got := w.run(t.Context(), "drill", "-f", "-")
 			assert.Equal(t, 2, got.code)

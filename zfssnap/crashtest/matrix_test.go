@@ -1,3 +1,5 @@
+//go:build crash
+
 package crashtest
 
 import (
@@ -190,7 +192,10 @@ func (s story) play(t *testing.T, c *chain, f *fault) []took {
 	trace := c.steps()
 	if f != nil {
 		hit, _ := c.wasHit()
-		assert.True(t, hit, "the story did not come to %s", f.Step)
+		// Agents look at several things at the same time, and then share
+		// processes: which, is a matter of chance.
+		c.missed = !hit && f.Step.reads()
+		assert.True(t, hit || c.missed, "the story did not come to %s", f.Step)
 	}
 	if s.then != nil {
 		s.then(t, c)
@@ -273,7 +278,11 @@ func TestMatrix(t *testing.T) {
 						c = s.begin(t, w)
 					}
 					s.play(t, c, &f)
-					tb.set(f, "ok")
+					result := "ok"
+					if c.missed {
+						result = "-"
+					}
+					tb.set(f, result)
 				})
 				if !passed {
 					tb.set(f, "FAILED")

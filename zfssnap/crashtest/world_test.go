@@ -1,3 +1,5 @@
+//go:build crash
+
 package crashtest
 
 import (
@@ -149,6 +151,7 @@ type chain struct {
 	dataset string
 	replica string
 	fault   *fault
+	missed  bool                         // the fault did not come to be
 	giveUp  bool                         // nothing that fails is repeated
 	n       int                          // number of the newest backup
 	newest  *agentpb.Version             // its snapshot
