@@ -17,6 +17,17 @@ func poolsArgs() []string {
 	return []string{"zpool", "list", "-Hp", "-o", "name,health,size,free"}
 }
 
+func poolFeaturesArgs(pool string) ([]string, error) {
+	if strings.Contains(pool, "/") {
+		return nil, fmt.Errorf("pool %q: %w: has a slash", pool, ErrInvalidName)
+	}
+	return []string{"zpool", "get", "-Hp", "-o", "property,value", "all", pool}, ValidateDataset(pool)
+}
+
+func creationArgs(name string) []string {
+	return []string{"zfs", "get", "-Hp", "-o", "value", "creation", name}
+}
+
 // datasetColumns ends in the mountpoint, the one column that is free text.
 const datasetColumns = "name,type,guid,used,referenced,origin,mounted,readonly," +
 	"receive_resume_token,encryption,keystatus,volsize,mountpoint"
@@ -100,6 +111,14 @@ const versionColumns = "createtxg,guid,creation,used,referenced,written,userrefs
 func versionsArgs(datasets ...string) ([]string, error) {
 	return append([]string{"zfs", "list", "-Hp", "-t", "snapshot,bookmark", "-d", "1", "-o", versionColumns}, datasets...),
 		validateAll(ValidateDataset, datasets)
+}
+
+func versionsBelowArgs(root string) ([]string, error) {
+	args := []string{"zfs", "list", "-Hp", "-t", "snapshot,bookmark", "-o", versionColumns}
+	if root == "" {
+		return args, nil
+	}
+	return append(args, "-r", root), ValidateDataset(root)
 }
 
 func lookupArgs(names ...string) ([]string, error) {

@@ -9,7 +9,12 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 )
+
+// maxOperands bounds how many names one command is given, so that the longest
+// of them fit the system's limit of an argument list many times over.
+const maxOperands = 500
 
 // Client runs zfs(8) and zpool(8). It keeps no state: what a method returns was
 // read since it was called. Its methods may be called at once; those that look
@@ -105,6 +110,37 @@ func (c *Client) Pools(ctx context.Context) ([]PoolInfo, error) {
 	return parsePools(out)
 }
 
+// PoolFeatures returns the state of each feature that a pool's software knows:
+// "disabled", "enabled" or "active", by name without "feature@".
+func (c *Client) PoolFeatures(ctx context.Context, pool string) (map[string]string, error) {
+	args, err := poolFeaturesArgs(pool)
+	if err != nil {
+		return nil, err
+	}
+	out, err := c.run(ctx, args)
+	if err != nil {
+		return nil, err
+	}
+	return parseFeatures(out), nil
+}
+
+// ReceiveBegan tells when the interrupted receive of a dataset began.
+func (c *Client) ReceiveBegan(ctx context.Context, dataset string) (time.Time, error) {
+	if err := ValidateDataset(dataset); err != nil {
+		return time.Time{}, err
+	}
+	// An increment is received into a hidden clone; what receives its first
+	// stream was made by it.
+	out, err := c.run(ctx, creationArgs(dataset+"/%recv"))
+	if errors.Is(err, ErrNotFound) {
+		out, err = c.run(ctx, creationArgs(dataset))
+	}
+	if err != nil {
+		return time.Time{}, err
+	}
+	return parseCreation(out)
+}
+
 // Datasets lists root and, when recursive, what lies below it. An empty root
 // stands for every pool. ErrNotFound when there is no such root.
 func (c *Client) Datasets(ctx context.Context, root string, recursive bool) ([]Dataset, error) {
@@ -184,6 +220,27 @@ func (c *Client) getOne(ctx context.Context, name string, props []string) (map[s
 	}
 	got, err := parseProperties(out, props)
 	return map[string]map[string]Property{name: got}, err
+}
+
+// GetEach is Get for several datasets, snapshots or bookmarks at once, by name.
+func (c *Client) GetEach(ctx context.Context, names []string, props ...string) (map[string]map[string]Property, error) {
+	all := make(map[string]map[string]Property, len(names))
+	for chunk := range slices.Chunk(names, maxOperands) {
+		args, err := getEachArgs(chunk, props)
+		if err != nil {
+			return nil, err
+		}
+		out, err := c.run(ctx, args)
+		if err != nil {
+			return nil, err
+		}
+		got, err := parsePropertiesOf(out, chunk, props)
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(all, got)
+	}
+	return all, nil
 }
 
 // UserProperties returns the properties of this project (UserNamespace) that
@@ -266,6 +323,20 @@ func (c *Client) Versions(ctx context.Context, dataset string) ([]Version, error
 		return grouped(told(datasets, err), all, func(v Version) string { return v.Dataset }), cmp.Or(err, parseErr)
 	})
 	return slices.Clone(vs), err
+}
+
+// VersionsBelow lists the snapshots and bookmarks of root and of what lies below
+// it, "" for every pool, by createtxg.
+func (c *Client) VersionsBelow(ctx context.Context, root string) ([]Version, error) {
+	args, err := versionsBelowArgs(root)
+	if err != nil {
+		return nil, err
+	}
+	out, err := c.run(ctx, args)
+	if err != nil {
+		return nil, err
+	}
+	return parseVersions(out)
 }
 
 // Lookup returns one snapshot or bookmark by its full name.
@@ -391,30 +462,28 @@ func (c *Client) eachHold(ctx context.Context, verb, tag string, snapshots []str
 	return nil
 }
 
-// Holds lists the holds on snapshots.
+// Holds lists the holds on snapshots, by the names of these.
 func (c *Client) Holds(ctx context.Context, snapshots ...string) ([]Hold, error) {
-	if len(snapshots) == 0 {
-		return nil, nil
-	}
 	if _, err := holdsArgs(snapshots); err != nil {
 		return nil, err
 	}
-	snapshots = slices.Compact(slices.Sorted(slices.Values(snapshots)))
-	found, err := c.holds.ask(ctx, "", snapshots, func(ctx context.Context, snapshots []string) (map[string][]Hold, error) {
-		args, err := holdsArgs(snapshots)
+	var all []Hold
+	for chunk := range slices.Chunk(slices.Compact(slices.Sorted(slices.Values(snapshots))), maxOperands) {
+		found, err := c.holds.ask(ctx, "", chunk, func(ctx context.Context, snapshots []string) (map[string][]Hold, error) {
+			args, err := holdsArgs(snapshots)
+			if err != nil {
+				return nil, err
+			}
+			out, err := c.run(ctx, args)
+			all, parseErr := parseHolds(out)
+			return grouped(told(snapshots, err), all, func(h Hold) string { return h.Snapshot }), cmp.Or(err, parseErr)
+		})
 		if err != nil {
 			return nil, err
 		}
-		out, err := c.run(ctx, args)
-		all, parseErr := parseHolds(out)
-		return grouped(told(snapshots, err), all, func(h Hold) string { return h.Snapshot }), cmp.Or(err, parseErr)
-	})
-	if err != nil {
-		return nil, err
-	}
-	var all []Hold
-	for _, s := range snapshots {
-		all = append(all, found[s]...)
+		for _, s := range chunk {
+			all = append(all, found[s]...)
+		}
 	}
 	return all, nil
 }

@@ -92,6 +92,26 @@ func parsePools(out []byte) ([]PoolInfo, error) {
 	return pools, nil
 }
 
+// parseFeatures passes over what is no feature.
+func parseFeatures(out []byte) map[string]string {
+	features := map[string]string{}
+	for _, l := range lines(out) {
+		name, state, _ := strings.Cut(l, "\t")
+		if name, ok := strings.CutPrefix(name, "feature@"); ok {
+			features[name] = state
+		}
+	}
+	return features
+}
+
+func parseCreation(out []byte) (time.Time, error) {
+	sec, err := strconv.ParseInt(strings.TrimSpace(string(out)), 10, 64)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("parse creation time %q: %w", out, err)
+	}
+	return time.Unix(sec, 0).UTC(), nil
+}
+
 func parseDatasets(out []byte) ([]Dataset, error) {
 	var ds []Dataset
 	for _, l := range lines(out) {

@@ -51,7 +51,7 @@ func (p *Pool) takeSnapshots(args []string) *failure {
 			pt.payload = pt.payload[:len(pt.payload)/2]
 		}
 		d.snapshots = append(d.snapshots, &snapshot{
-			ds: d, name: rest, guid: newGUID(), iv: newGUID(), txg: p.txg, created: p.now(),
+			ds: d, name: rest, guid: p.snapshotGUID(), iv: newGUID(), txg: p.txg, created: p.now(),
 			local: maps.Clone(local), content: d.content, holds: map[string]time.Time{},
 		})
 	}

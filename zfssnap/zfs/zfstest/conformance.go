@@ -361,6 +361,64 @@ func random(seed uint64, size int) []byte {
 
 const mib = 1 << 20
 
+const (
+	lower    = "abcdefghijklmnopqrstuvwxyz"
+	digits   = "0123456789"
+	nameable = lower + "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + digits + "-_.: "
+)
+
+// words are random strings over an alphabet, always the same; check says which
+// of them to keep.
+func words(n, longest int, alphabet string, check func(string) error) []string {
+	r := mathrand.New(mathrand.NewPCG(uint64(n), uint64(longest)))
+	var kept []string
+	for len(kept) < n {
+		b := make([]byte, 1+r.IntN(longest))
+		for i := range b {
+			b[i] = alphabet[r.IntN(len(alphabet))]
+		}
+		if check(string(b)) == nil {
+			kept = append(kept, string(b))
+		}
+	}
+	return kept
+}
+
+// acceptedParts are parts of names at the edges of what is accepted, and some
+// from between.
+func acceptedParts(longest int) []string {
+	return append([]string{
+		"-", "-r", "_", ":", "a:b", "...", ".a", "a.", " a", "a ", "a  b", "0", "A", "recv", "origin", "mirror", "log",
+		strings.Repeat("n", longest), strings.Repeat(".", longest),
+	}, words(6, 40, nameable, zfs.ValidateComponent)...)
+}
+
+// acceptedTags are hold tags at the edges of what is accepted.
+func acceptedTags() []string {
+	printable := make([]byte, 0, 94)
+	for c := byte('!'); c <= '~'; c++ {
+		printable = append(printable, c)
+	}
+	return append([]string{
+		"a", "0", "_", "a.", "kubectl-dr:backup", "kubectl-dr:run:wordpress-drill-20260102-030405", string(printable),
+		"a@b#c/d%e", "'\"\\$(x)`;|&", strings.Repeat("t", zfs.MaxHoldTag),
+	}, words(4, 80, string(printable), zfs.ValidateHoldTag)...)
+}
+
+// acceptedProperties are user properties at the edges of what is accepted.
+func acceptedProperties() map[string]string {
+	props := map[string]string{
+		"a:": "x", "0:1": "x", ":": "x", "io.kubectl-dr:hold:run:a-b.c_d": `{"by":"x","until":"2026-01-02T03:04:05Z"}`,
+		"a:" + strings.Repeat("n", zfs.MaxPropertyName-2): "x",
+		"a:longest": strings.Repeat("v", zfs.MaxPropertyValue), "a:spaces": "  x  ", "a:empty": "", "a:equals": "=a=b", "a:option": "-r",
+		"a:unicode": "é ☃ \U0001f600", "a:quotes": `'"\$(x)`,
+	}
+	for _, name := range words(4, 60, lower+digits+"-_.:", zfs.ValidateUserProperty) {
+		props[name] = name
+	}
+	return props
+}
+
 var conformance = []struct {
 	name string
 	run  func(s *suite)
@@ -502,6 +560,162 @@ var conformance = []struct {
 		assert.Equal(s, a, found)
 		_, err = s.FindByGUID(ctx, m.GUID, s.dir+"/none")
 		assert.ErrorIs(s, err, zfs.ErrNotFound)
+	}},
+	{"versions are listed below a dataset", func(s *suite) {
+		ctx := s.Context()
+		fs := s.fs("fs")
+		child := fs + "/child"
+		require.NoError(s, s.Create(ctx, child, zfs.CreateOptions{}))
+		s.snap(fs, "s1")
+		s.snap(child, "s2")
+		require.NoError(s, s.Bookmark(ctx, fs+"@s1", fs+"#b1"))
+		require.NoError(s, s.Hold(ctx, "kubectl-dr:backup", child+"@s2"))
+		vs, err := s.VersionsBelow(ctx, fs)
+		require.NoError(s, err)
+		var got []string
+		for _, v := range vs {
+			got = append(got, fmt.Sprintf("%s %d", strings.TrimPrefix(v.FullName(), fs), v.UserRefs))
+		}
+		assert.Equal(s, []string{"@s1 0", "#b1 0", "/child@s2 1"}, got)
+		vs, err = s.VersionsBelow(ctx, "")
+		require.NoError(s, err)
+		assert.GreaterOrEqual(s, len(vs), 3)
+		_, err = s.VersionsBelow(ctx, s.dir+"/none")
+		assert.ErrorIs(s, err, zfs.ErrNotFound)
+		vs, err = s.VersionsBelow(ctx, s.fs("empty"))
+		require.NoError(s, err)
+		assert.Empty(s, vs)
+	}},
+	{"properties of several things are read at once", func(s *suite) {
+		ctx := s.Context()
+		fs := s.fs("fs")
+		s.snap(fs, "s2")
+		s.snap(fs, "s1")
+		require.NoError(s, s.Set(ctx, fs, map[string]string{"io.kubectl-dr:target:a_1": `{"node":"a"}`}))
+		require.NoError(s, s.Set(ctx, fs+"@s1", map[string]string{"io.kubectl-dr:hold:x": `{"by":"me = \"x\""}`}))
+		got, err := s.GetEach(ctx, []string{fs + "@s2", fs, fs + "@s1"}, "io.kubectl-dr:hold:x", "io.kubectl-dr:target:a_1")
+		require.NoError(s, err)
+		unset := zfs.Property{Value: "-", Source: zfs.SourceNone}
+		inherited := zfs.Property{Value: `{"node":"a"}`, Source: zfs.Source("inherited from " + fs)}
+		assert.Equal(s, map[string]map[string]zfs.Property{
+			fs:         {"io.kubectl-dr:hold:x": unset, "io.kubectl-dr:target:a_1": {Value: `{"node":"a"}`, Source: zfs.SourceLocal}},
+			fs + "@s1": {"io.kubectl-dr:hold:x": {Value: `{"by":"me = \"x\""}`, Source: zfs.SourceLocal}, "io.kubectl-dr:target:a_1": inherited},
+			fs + "@s2": {"io.kubectl-dr:hold:x": unset, "io.kubectl-dr:target:a_1": inherited},
+		}, got)
+		_, err = s.GetEach(ctx, []string{fs + "@s1", fs + "@gone"}, "io.kubectl-dr:hold:x")
+		assert.ErrorIs(s, err, zfs.ErrNotFound)
+		none, err := s.GetEach(ctx, nil, "io.kubectl-dr:hold:x")
+		require.NoError(s, err)
+		assert.Empty(s, none)
+	}},
+	{"a pool tells the features it has", func(s *suite) {
+		features, err := s.PoolFeatures(s.Context(), s.Pool)
+		require.NoError(s, err)
+		for _, f := range []string{"extensible_dataset", "large_blocks", "bookmark_v2"} {
+			assert.Contains(s, []string{"disabled", "enabled", "active"}, features[f], f)
+		}
+		_, err = s.PoolFeatures(s.Context(), "no-such-pool-here")
+		assert.ErrorIs(s, err, zfs.ErrNotFound)
+	}},
+	{"an interrupted receive tells when it began", func(s *suite) {
+		ctx := s.Context()
+		fs, replica := s.fs("fs"), s.dir+"/replica"
+		s.write(fs, "f", random(1, 4*mib))
+		first := s.snap(fs, "s1")
+		full := s.stream(zfs.SendOptions{To: fs + "@s1"})
+		assert.ErrorIs(s, s.receive(replica+"@s1", full[:len(full)/2]), zfs.ErrIncomplete)
+		began, err := s.ReceiveBegan(ctx, replica)
+		require.NoError(s, err)
+		assert.False(s, began.Before(first.Created), "%s is before %s", began, first.Created)
+		require.NoError(s, s.AbortReceive(ctx, replica))
+		require.NoError(s, s.receive(replica+"@s1", full))
+
+		s.write(fs, "f", random(2, 4*mib))
+		second := s.snap(fs, "s2")
+		inc := s.stream(zfs.SendOptions{From: fs + "@s1", To: fs + "@s2"})
+		assert.ErrorIs(s, s.receive(replica+"@s2", inc[:len(inc)/2]), zfs.ErrIncomplete)
+		began, err = s.ReceiveBegan(ctx, replica)
+		require.NoError(s, err)
+		assert.False(s, began.Before(second.Created), "%s is before %s", began, second.Created)
+		_, err = s.ReceiveBegan(ctx, s.dir+"/none")
+		assert.ErrorIs(s, err, zfs.ErrNotFound)
+	}},
+	{"whatever name is accepted here, ZFS takes", func(s *suite) {
+		ctx := s.Context()
+		own := zfs.CreateOptions{Properties: map[string]string{"mountpoint": "none", "canmount": "off"}}
+		for _, part := range acceptedParts(zfs.MaxName - len(s.dir) - len("/@-")) {
+			ds := s.dir + "/" + part
+			if zfs.ValidateDataset(ds) != nil {
+				continue
+			}
+			if !assert.NoError(s, s.Create(ctx, ds, own), "dataset %q", part) {
+				continue
+			}
+			version := part
+			if room := zfs.MaxName - len(ds) - len("@"); len(part) > room {
+				version = strings.Repeat("v", room)
+			}
+			snapshot, bookmark := ds+"@"+version, ds+"#"+version
+			require.NoError(s, zfs.ValidateSnapshot(snapshot))
+			require.NoError(s, zfs.ValidateBookmark(bookmark))
+			if assert.NoError(s, s.Snapshot(ctx, []string{snapshot}, nil), "snapshot %q", version) {
+				assert.NoError(s, s.Bookmark(ctx, snapshot, bookmark), "bookmark %q", version)
+				found, err := s.Lookup(ctx, snapshot)
+				if assert.NoError(s, err) {
+					assert.Equal(s, snapshot, found.FullName(), "it is listed as it was given")
+				}
+				found, err = s.Lookup(ctx, bookmark)
+				if assert.NoError(s, err) {
+					assert.Equal(s, bookmark, found.FullName(), "it is listed as it was given")
+				}
+			}
+		}
+		deepest := s.dir + strings.Repeat("/d", zfs.MaxDepth-1-strings.Count(s.dir, "/"))
+		require.NoError(s, zfs.ValidateDataset(deepest))
+		require.Error(s, zfs.ValidateDataset(deepest+"/d"))
+		assert.NoError(s, s.Create(ctx, deepest, zfs.CreateOptions{Parents: true}))
+	}},
+	{"whatever hold tag is accepted here, ZFS takes", func(s *suite) {
+		ctx := s.Context()
+		fs := s.fs("fs")
+		s.snap(fs, "s1")
+		tags := acceptedTags()
+		for _, tag := range tags {
+			require.NoError(s, zfs.ValidateHoldTag(tag))
+			assert.NoError(s, s.Hold(ctx, tag, fs+"@s1"), "tag %q", tag)
+		}
+		holds, err := s.Holds(ctx, fs+"@s1")
+		require.NoError(s, err)
+		var listed []string
+		for _, h := range holds {
+			listed = append(listed, h.Tag)
+		}
+		assert.ElementsMatch(s, tags, listed, "they are listed as they were given")
+		for _, tag := range tags {
+			assert.NoError(s, s.Release(ctx, tag, fs+"@s1"), "tag %q", tag)
+		}
+	}},
+	{"whatever property and value is accepted here, ZFS takes", func(s *suite) {
+		ctx := s.Context()
+		fs := s.fs("fs")
+		s.snap(fs, "s1")
+		props := acceptedProperties()
+		var names []string
+		for name, value := range props {
+			require.NoError(s, zfs.ValidateUserProperty(name))
+			require.NoError(s, zfs.ValidateValue(value))
+			names = append(names, name)
+			for _, of := range []string{fs, fs + "@s1"} {
+				assert.NoError(s, s.Set(ctx, of, map[string]string{name: value}), "property %q of %s", name, of)
+			}
+		}
+		for _, of := range []string{fs, fs + "@s1"} {
+			got, err := s.Get(ctx, of, names...)
+			require.NoError(s, err)
+			for name, value := range props {
+				assert.Equal(s, zfs.Property{Value: value, Source: zfs.SourceLocal}, got[name], "property %q of %s", name, of)
+			}
+		}
 	}},
 	{"a hold can be repeated, and so can a release", func(s *suite) {
 		ctx := s.Context()

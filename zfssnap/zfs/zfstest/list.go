@@ -44,6 +44,15 @@ func (p *Pool) snapshotObject(s *snapshot) object {
 	return object{s.fullName(), "snapshot", func(n string) (string, string) { return p.snapshotProperty(s, n) }, s.local, nil}
 }
 
+func (p *Pool) receivingObject(name string, d *dataset) object {
+	return object{name, d.kind(), func(prop string) (string, string) {
+		if prop == "creation" {
+			return strconv.FormatInt(d.partial.began.Unix(), 10), "-"
+		}
+		return p.property(d, prop)
+	}, nil, nil}
+}
+
 func bookmarkObject(d *dataset, b *bookmark) object {
 	return object{d.name + "#" + b.name, "bookmark",
 		func(n string) (string, string) { return bookmarkProperty(d, b, n) }, nil, nil}
@@ -71,6 +80,11 @@ func (p *Pool) find(name string) (object, *failure) {
 	default:
 		if d := p.datasets[name]; d != nil {
 			return p.datasetObject(d), nil
+		}
+		// What an increment is received into, hidden from lists.
+		d := p.datasets[parentOf(name)]
+		if d != nil && strings.HasSuffix(name, "/%recv") && d.partial != nil && !d.partial.fresh {
+			return p.receivingObject(name, d), nil
 		}
 	}
 	return object{}, notFound(name)
@@ -207,10 +221,55 @@ func (p *Pool) zpoolList(args []string, out io.Writer) *failure {
 	for _, n := range slices.Sorted(maps.Keys(p.pools)) {
 		v := p.pools[n]
 		health := "ONLINE"
+		if v.health != "" {
+			health = v.health
+		}
 		if v.suspended {
 			health = "SUSPENDED"
 		}
-		fmt.Fprintf(out, "%s\t%s\t%d\t%d\n", n, health, v.free+p.used(p.datasets[n]), v.free)
+		size := v.size
+		if size == 0 {
+			size = v.free + p.used(p.datasets[n])
+		}
+		fmt.Fprintf(out, "%s\t%s\t%d\t%d\n", n, health, size, v.free)
+	}
+	return nil
+}
+
+// features that OpenZFS 2.1 knows and transfers have to do with.
+var features = []string{
+	"extensible_dataset", "bookmarks", "large_blocks", "embedded_data", "lz4_compress", "hole_birth", "bookmark_v2",
+	"bookmark_written", "zstd_compress", "large_dnode", "encryption",
+}
+
+func (p *Pool) zpoolGet(args []string, out io.Writer) *failure {
+	f, failed := parse(args, "Hp", "o")
+	if failed != nil {
+		return failed
+	}
+	if len(f.operands) != 2 || f.operands[0] != "all" {
+		return usage(fail("missing property argument"))
+	}
+	v := p.pools[f.operands[1]]
+	if v == nil {
+		return fail("cannot open '%s': no such pool", f.operands[1])
+	}
+	fmt.Fprintf(out, "size\t%d\nhealth\tONLINE\n", v.size)
+	known := slices.Clone(features)
+	for name := range v.features {
+		if !slices.Contains(known, name) {
+			known = append(known, name)
+		}
+	}
+	for _, name := range known {
+		state, set := v.features[name]
+		switch {
+		case !set:
+			state = "enabled"
+		case state == "":
+			continue
+		}
+		fmt.Fprintf(out, "feature@%s\t%s\n", name, state)
 	}
 	return nil
 }

@@ -30,9 +30,15 @@ type Pool struct {
 	before   func(args []string) error
 	cuts     map[string]int64
 	commands [][]string
+	nextGUID uint64 // of the next snapshot, 0 for a random one
+	userland string
+	module   string
 }
 
 type pool struct {
+	size      uint64 // 0 for what is free and used
+	health    string
+	features  map[string]string // that differ from "enabled"
 	free      uint64
 	suspended bool
 	hanging   bool
@@ -102,6 +108,7 @@ type partial struct {
 	header  header
 	payload []byte
 	fresh   bool // the receive made the dataset
+	began   time.Time
 }
 
 // overhead is what an empty dataset takes.
@@ -122,7 +129,7 @@ func NewPool(names ...string) *Pool {
 	}
 	p := &Pool{
 		pools: map[string]*pool{}, datasets: map[string]*dataset{}, txg: 3,
-		now: time.Now, cuts: map[string]int64{},
+		now: time.Now, cuts: map[string]int64{}, userland: "2.1.11-1+deb12u1", module: "2.1.11-1+deb12u1",
 	}
 	for _, n := range names {
 		p.Add(n)
@@ -234,6 +241,45 @@ func (p *Pool) SetFree(pool string, bytes uint64) {
 	p.pools[pool].free = bytes
 }
 
+// SetSize sets a pool's size; free space is what SetFree says.
+func (p *Pool) SetSize(pool string, bytes uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.pools[pool].size = bytes
+}
+
+// SetHealth sets what a pool's health reads.
+func (p *Pool) SetHealth(pool, health string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.pools[pool].health = health
+}
+
+// SetFeature sets the state of a pool's feature: "disabled", "active", or "" for
+// one that the software does not know. All are enabled otherwise.
+func (p *Pool) SetFeature(pool, feature, state string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pools[pool].features == nil {
+		p.pools[pool].features = map[string]string{}
+	}
+	p.pools[pool].features[feature] = state
+}
+
+// SetRelease sets the versions of the tools and of the kernel module.
+func (p *Pool) SetRelease(userland, module string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.userland, p.module = userland, module
+}
+
+// SetMounted mounts or unmounts a filesystem, as other tools may.
+func (p *Pool) SetMounted(dataset string, on bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.datasets[dataset].mounted = on
+}
+
 // SetSuspended makes every command on the pool fail as on a suspended one.
 func (p *Pool) SetSuspended(pool string, on bool) {
 	p.mu.Lock()
@@ -292,6 +338,23 @@ func (p *Pool) SetClock(now func() time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.now = now
+}
+
+// SetGUID sets the guid that the next snapshot gets, where output is compared.
+func (p *Pool) SetGUID(guid uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.nextGUID = guid
+}
+
+// snapshotGUID is the guid of a new snapshot.
+func (p *Pool) snapshotGUID() uint64 {
+	guid := p.nextGUID
+	p.nextGUID = 0
+	if guid == 0 {
+		guid = newGUID()
+	}
+	return guid
 }
 
 // Before is called ahead of every command, without a lock held. An error of it

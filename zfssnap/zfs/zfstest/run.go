@@ -149,8 +149,10 @@ func (p *Pool) dispatch(verb string, args []string, out io.Writer) *failure {
 	switch verb {
 	case "zpool list":
 		return p.zpoolList(args, out)
+	case "zpool get":
+		return p.zpoolGet(args, out)
 	case "version":
-		fmt.Fprint(out, "zfs-2.1.11-1+deb12u1\nzfs-kmod-2.1.11-1+deb12u1\n")
+		fmt.Fprintf(out, "zfs-%s\nzfs-kmod-%s\n", p.userland, p.module)
 		return nil
 	case "list":
 		return p.list(args, out)

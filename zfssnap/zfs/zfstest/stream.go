@@ -542,7 +542,7 @@ func (p *Pool) begin(f flags, target string, h header) (d *dataset, what string,
 		case h.Cipher == "" && d.crypt != nil && !d.crypt.loaded:
 			return no("inherited key must be loaded")
 		}
-		d.partial = &partial{header: h}
+		d.partial = &partial{header: h, began: p.now()}
 		d.receiving = true
 		return d, what, false, nil
 	}
@@ -591,7 +591,7 @@ func (p *Pool) begin(f flags, target string, h header) (d *dataset, what string,
 		d.origin, d.content = base, base.content
 	}
 	applyReceived(d, f)
-	d.partial = &partial{header: h, fresh: true}
+	d.partial = &partial{header: h, fresh: true, began: p.now()}
 	d.receiving = true
 	return d, what, false, nil
 }
