@@ -50,6 +50,24 @@ const (
 	// PropFenced, when set on a replica, makes the agent refuse every receive
 	// into it; its value says who fenced it.
 	PropFenced = "io.kubectl-dr:fenced"
+	// PropHold begins the property of a held snapshot that says who placed the
+	// hold; the rest is the hold tag without its "kubectl-dr:".
+	PropHold = "io.kubectl-dr:hold:"
+	// PropTarget begins the property of a dataset that says where it is sent
+	// to, and until when the transfer counts as alive.
+	PropTarget = "io.kubectl-dr:target:"
+)
+
+// Purposes of holds.
+const (
+	// HoldBackup keeps a snapshot that a Velero backup needs.
+	HoldBackup = "backup"
+	// HoldReplication keeps, on the sending side, the snapshots that a transfer
+	// or the next increment needs.
+	HoldReplication = "replication"
+	// HoldReplica keeps the newest snapshot of a replica: the next increment
+	// can be received onto nothing else.
+	HoldReplica = "replica"
 )
 
 // HoldTag returns the hold tag that keeps a snapshot for the given purpose,

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -36,7 +38,7 @@ const (
 
 // holdTag keeps the snapshots that a transfer, or the next one, needs on the
 // source.
-var holdTag = names.HoldTag("replication")
+var holdTag = names.HoldTag(names.HoldReplication)
 
 // Job names a snapshot of this host and where a copy of it belongs.
 type Job struct {
@@ -239,6 +241,8 @@ func (u *run) header(ctx context.Context, plan Plan) (*agentpb.ReceiveHeader, er
 			return nil, err
 		}
 	}
+	// Who holds it here is of no concern there.
+	maps.DeleteFunc(props, func(name, _ string) bool { return strings.HasPrefix(name, names.PropHold) })
 	return &agentpb.ReceiveHeader{
 		Dataset:            u.TargetDataset,
 		Snapshot:           plan.To.Name,
@@ -402,16 +406,33 @@ func (u *run) forget(ctx context.Context, source []zfs.Version, base zfs.Version
 // CursorPrefix begins the names of the bookmarks that transfers keep.
 const CursorPrefix = "kubectl-dr_"
 
-// cursors is the full name that the cursors of this replica begin with.
-func (u *run) cursors() string {
-	node := strings.Map(func(r rune) rune {
+// TargetKey names a replica in the names of its cursors: "<node>_<8 hex digits>".
+func TargetKey(node, dataset string) string {
+	short := strings.Map(func(r rune) rune {
 		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '.' {
 			return r
 		}
 		return '-'
-	}, u.TargetNode)
-	sum := sha256.Sum256([]byte(u.TargetNode + ":" + u.TargetDataset))
-	return fmt.Sprintf("%s#%s%s_%x_", u.Dataset, CursorPrefix, node[:min(len(node), 32)], sum[:4])
+	}, node)
+	sum := sha256.Sum256([]byte(node + ":" + dataset))
+	return fmt.Sprintf("%s_%x", short[:min(len(short), 32)], sum[:4])
+}
+
+var cursorName = regexp.MustCompile(`^` + CursorPrefix + `([A-Za-z0-9.-]{0,32}_[0-9a-f]{8})_[0-9a-f]+$`)
+
+// ParseCursor returns the TargetKey of the replica that a bookmark is a cursor
+// of; ok is false for the name of any other bookmark.
+func ParseCursor(bookmark string) (key string, ok bool) {
+	m := cursorName.FindStringSubmatch(bookmark)
+	if m == nil {
+		return "", false
+	}
+	return m[1], true
+}
+
+// cursors is the full name that the cursors of this replica begin with.
+func (u *run) cursors() string {
+	return u.Dataset + "#" + CursorPrefix + TargetKey(u.TargetNode, u.TargetDataset) + "_"
 }
 
 func (u *run) cursor(guid uint64) string { return fmt.Sprintf("%s%x", u.cursors(), guid) }
