@@ -14,6 +14,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -29,6 +30,8 @@ const (
 type Authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
+	// others are authorities that issued bundles trust as well.
+	others []*x509.Certificate
 }
 
 // OpenAuthority reads the authority in a directory, ca.crt and ca.key, and
@@ -82,6 +85,62 @@ func NewAuthority(now time.Time) (*Authority, error) {
 	return &Authority{cert: cert, key: key}, err
 }
 
+// Trust makes the bundles issued from now on trust the authorities in a PEM file
+// as well. While one authority takes the place of another, every bundle has to
+// trust both.
+func (a *Authority) Trust(data []byte) error {
+	found := 0
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return fmt.Errorf("parse certificate: %w", err)
+		}
+		if !cert.IsCA {
+			continue
+		}
+		found++
+		if !cert.Equal(a.cert) {
+			a.others = append(a.others, cert)
+		}
+	}
+	if found == 0 {
+		return errors.New("no CA certificate in it")
+	}
+	return nil
+}
+
+// Certificate returns the authority's own.
+func (a *Authority) Certificate() *x509.Certificate { return a.cert }
+
+// CheckIdentity refuses names that no certificate is issued to: they are names
+// of files and of keys in Secrets too.
+func CheckIdentity(name string) error {
+	if name == "" || name != filepath.Base(name) || strings.HasPrefix(name, ".") || strings.HasPrefix(name, "-") {
+		return fmt.Errorf("%q is not a name", name)
+	}
+	return nil
+}
+
+// WriteBundle puts a bundle in a file that its owner alone can read. An earlier
+// one is replaced at once, so that an agent reading it sees one or the other.
+func WriteBundle(file string, bundle []byte) error {
+	temp, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+".*") // 0600
+	if err != nil {
+		return err
+	}
+	_, err = temp.Write(bundle)
+	if err = errors.Join(err, temp.Close()); err == nil {
+		err = os.Rename(temp.Name(), file)
+	}
+	if err != nil {
+		_ = os.Remove(temp.Name())
+	}
+	return err
+}
+
 // Node issues the bundle of a node's agent. The names and addresses by which it
 // is reached do not matter: callers check for the node's name.
 func (a *Authority) Node(node string, now time.Time) ([]byte, error) {
@@ -94,6 +153,9 @@ func (a *Authority) Client(name string, now time.Time) ([]byte, error) {
 }
 
 func (a *Authority) issue(name string, now time.Time, dnsNames []string, usage ...x509.ExtKeyUsage) ([]byte, error) {
+	if err := CheckIdentity(name); err != nil {
+		return nil, fmt.Errorf("issue certificate: %w", err)
+	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
@@ -111,7 +173,11 @@ func (a *Authority) issue(name string, now time.Time, dnsNames []string, usage .
 	if err != nil {
 		return nil, err
 	}
-	return append(append(certPEM(a.cert), certPEM(cert)...), k...), nil
+	bundle := certPEM(a.cert)
+	for _, other := range a.others {
+		bundle = append(bundle, certPEM(other)...)
+	}
+	return append(append(bundle, certPEM(cert)...), k...), nil
 }
 
 func newTemplate(name string, now time.Time, lifetime time.Duration) (*x509.Certificate, error) {

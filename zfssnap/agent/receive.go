@@ -22,7 +22,7 @@ import (
 
 // replicaHold keeps the newest snapshot of a replica: the next increment can be
 // received onto nothing else.
-var replicaHold = names.HoldTag("replica")
+var replicaHold = names.HoldTag(names.HoldReplica)
 
 // settleTimeout bounds what a receive does after its stream has ended: letting
 // zfs receive save what arrived, or completing what it got.

@@ -66,6 +66,21 @@ type Server struct {
 	// OnHang, when set, is told of every command that did not end in time; the
 	// pool is "" for one that is about none in particular.
 	OnHang func(pool string)
+	// TransferLease is how long a transfer counts as alive when its agent no
+	// longer says so; an hour by default.
+	TransferLease time.Duration
+	// ReapEvery is how often dead holds are looked for and released; 0 for
+	// never.
+	ReapEvery time.Duration
+	// ConnectionAge is after how long a connection is made anew, so that
+	// certificates are looked at again; an hour by default. A call under way is
+	// not cut off.
+	ConnectionAge time.Duration
+	// ClockSynchronized reports whether a time server disciplines the host's
+	// clock. Nil where that can't be told.
+	ClockSynchronized func() (bool, error)
+	// Delegated says that ZFS is used with delegated permissions, not as root.
+	Delegated bool
 
 	once       sync.Once
 	guard      *zfs.Guard
@@ -147,6 +162,12 @@ func (s *Server) init() {
 		}
 		s.guard = &zfs.Guard{Runner: s.ZFS.Runner, Timeout: s.CommandTimeout, OnHang: s.OnHang, OnChange: s.poolChanged}
 		s.ZFS = &zfs.Client{Runner: s.guard}
+		if s.TransferLease == 0 {
+			s.TransferLease = transferLease
+		}
+		if s.ConnectionAge == 0 {
+			s.ConnectionAge = time.Hour
+		}
 		s.transfers = newTransfers(s)
 		s.health = health.NewServer()
 		s.grpc = grpc.NewServer(
@@ -156,7 +177,7 @@ func (s *Server) init() {
 			grpc.WaitForHandlers(true),
 			grpc.InitialWindowSize(window),
 			grpc.InitialConnWindowSize(window),
-			grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
+			grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout, MaxConnectionAge: s.ConnectionAge}),
 			grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveTime / 2, PermitWithoutStream: true}),
 			grpc.UnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 				resp, err := next(ctx, req)
@@ -174,6 +195,9 @@ func (s *Server) init() {
 // Serve answers calls until Stop. Every connection must be mutual TLS 1.3.
 func (s *Server) Serve(l net.Listener) error {
 	s.init()
+	if s.ReapEvery > 0 {
+		s.background.Go(func() { s.reap(s.transfers.ctx) })
+	}
 	s.background.Go(s.keepUnheld)
 	if err := s.grpc.Serve(l); !errors.Is(err, grpc.ErrServerStopped) {
 		return err
@@ -536,6 +560,9 @@ func checkOurs(props map[string]string) error {
 	for name, value := range props {
 		if !strings.HasPrefix(name, zfs.UserNamespace) {
 			return fmt.Errorf("property %q: %w: it does not begin with %s", name, ErrInvalid, zfs.UserNamespace)
+		}
+		if strings.HasPrefix(name, names.PropHold) || strings.HasPrefix(name, names.PropTarget) {
+			return fmt.Errorf("property %q: %w: it is set by the agent alone", name, ErrInvalid)
 		}
 		if err := errors.Join(zfs.ValidateUserProperty(name), zfs.ValidateValue(value)); err != nil {
 			return err

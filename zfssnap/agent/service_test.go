@@ -24,6 +24,7 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
 )
 
@@ -139,7 +140,9 @@ func TestCreateSnapshots_isIdempotent(t *testing.T) {
 	require.Len(t, resp.GetSnapshots(), 2)
 	assert.Equal(t, first.GetGuid(), resp.GetSnapshots()[0].GetGuid())
 	assert.Equal(t, "znvm/other", resp.GetSnapshots()[1].GetDataset())
-	assert.Equal(t, map[string]string{zfssnap.PropManaged: "true", zfssnap.PropBackup: "b1"}, w.hassio.props(t, "znvm/other@dr-b1"))
+	assert.Equal(t, map[string]string{
+		zfssnap.PropManaged: "true", zfssnap.PropBackup: "b1", names.PropHold + "backup": `{"by":"velero","owner":"backup/b1"}`,
+	}, w.hassio.props(t, "znvm/other@dr-b1"))
 
 	req.Properties = map[string]string{zfssnap.PropBackup: "b2"}
 	_, err = w.client.CreateSnapshots(t.Context(), req)
@@ -663,13 +666,6 @@ func TestParsePolicy(t *testing.T) {
 			require.ErrorContains(t, err, tt.says)
 		})
 	}
-	example, err := os.ReadFile("../../examples/agent/daemonset.yaml")
-	require.NoError(t, err)
-	_, policy, ok := strings.Cut(string(example), "agent.yaml: |\n")
-	require.True(t, ok)
-	policy, _, _ = strings.Cut(policy, "---")
-	_, err = agent.ParsePolicy([]byte(policy))
-	require.NoError(t, err, "the example")
 }
 
 func TestTLS(t *testing.T) {

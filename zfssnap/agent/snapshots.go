@@ -12,13 +12,11 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/holds"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/replicate"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
 )
-
-// holdPrefix begins every hold tag that is ours.
-var holdPrefix = names.HoldTag("")
 
 // maxProcesses bounds how many zfs(8) processes one request runs at a time.
 const maxProcesses = 8
@@ -53,13 +51,20 @@ func (s *Server) CreateSnapshots(ctx context.Context, req *agentpb.CreateSnapsho
 		return nil, err
 	}
 	if req.GetHold() != "" {
-		if err := checkTag(req.GetHold()); err != nil {
+		if err := holds.CheckTag(req.GetHold()); err != nil {
 			return nil, err
 		}
 	}
 	props := map[string]string{}
 	maps.Copy(props, req.GetProperties())
 	props[names.PropManaged] = "true"
+	if prop, ok := holds.RecordProperty(req.GetHold()); ok {
+		id, err := identity(ctx)
+		if err != nil {
+			return nil, err
+		}
+		props[prop] = holdRecord(id, props[names.PropBackup]).Encode()
+	}
 
 	err := s.ZFS.Snapshot(ctx, full, props)
 	if errors.Is(err, ErrExists) {
@@ -177,12 +182,12 @@ func (s *Server) DestroySnapshot(ctx context.Context, req *agentpb.DestroySnapsh
 		return nil, fmt.Errorf("destroy %s: %w: transfer %s needs it", name, ErrBusy, id)
 	}
 	if v.UserRefs > 0 {
-		holds, err := s.ZFS.Holds(ctx, name)
+		tags, err := s.ZFS.Holds(ctx, name)
 		if err != nil {
 			return nil, err
 		}
-		for _, h := range holds {
-			if strings.HasPrefix(h.Tag, holdPrefix) && h.Tag != replicaHold {
+		for _, h := range tags {
+			if holds.Ours(h.Tag) && h.Tag != replicaHold {
 				if err := s.ZFS.Release(ctx, h.Tag, name); err != nil {
 					return nil, err
 				}
@@ -210,62 +215,7 @@ func (s *Server) DestroySnapshot(ctx context.Context, req *agentpb.DestroySnapsh
 	return resp, nil
 }
 
-// checkTag refuses hold tags other than ours.
-func checkTag(tag string) error {
-	if !strings.HasPrefix(tag, holdPrefix) || tag == holdPrefix {
-		return fmt.Errorf("hold tag %q: %w: it does not begin with %s", tag, ErrInvalid, holdPrefix)
-	}
-	return zfs.ValidateHoldTag(tag)
-}
-
-func (s *Server) allowHold(ctx context.Context, req *agentpb.HoldRequest) error {
-	if err := zfs.ValidateSnapshot(req.GetSnapshot()); err != nil {
-		return err
-	}
-	dataset, _, _ := zfs.SplitVersion(req.GetSnapshot())
-	if err := s.allow(ctx, Hold, dataset); err != nil {
-		return err
-	}
-	return checkTag(req.GetTag())
-}
-
-// Hold implements agentpb.AgentServer.
-func (s *Server) Hold(ctx context.Context, req *agentpb.HoldRequest) (*agentpb.HoldResponse, error) {
-	if err := s.allowHold(ctx, req); err != nil {
-		return nil, err
-	}
-	return &agentpb.HoldResponse{}, s.ZFS.Hold(ctx, req.GetTag(), req.GetSnapshot())
-}
-
-// Release implements agentpb.AgentServer.
-func (s *Server) Release(ctx context.Context, req *agentpb.HoldRequest) (*agentpb.HoldResponse, error) {
-	if err := s.allowHold(ctx, req); err != nil {
-		return nil, err
-	}
-	return &agentpb.HoldResponse{}, s.ZFS.Release(ctx, req.GetTag(), req.GetSnapshot())
-}
-
-// ListHolds implements agentpb.AgentServer.
-func (s *Server) ListHolds(ctx context.Context, req *agentpb.ListHoldsRequest) (*agentpb.ListHoldsResponse, error) {
-	if err := s.allow(ctx, Read, req.GetDataset()); err != nil {
-		return nil, err
-	}
-	vs, err := s.ZFS.Versions(ctx, req.GetDataset())
-	if err != nil {
-		return nil, err
-	}
-	holds, err := s.ZFS.Holds(ctx, held(vs)...)
-	if err != nil {
-		return nil, err
-	}
-	resp := &agentpb.ListHoldsResponse{}
-	for _, h := range holds {
-		resp.Holds = append(resp.Holds, &agentpb.SnapshotHold{Snapshot: h.Snapshot, Tag: h.Tag, CreatedUnix: h.Created.Unix()})
-	}
-	return resp, nil
-}
-
-// held full the snapshots that have holds.
+// held names the snapshots that have holds.
 func held(vs []zfs.Version) []string {
 	var full []string
 	for _, v := range vs {

@@ -31,6 +31,7 @@ type Bundle struct {
 
 type material struct {
 	authorities *x509.CertPool
+	trusted     []*x509.Certificate // what is in authorities
 	own         tls.Certificate
 }
 
@@ -57,6 +58,12 @@ func (b *Bundle) Identity() string { return b.get().own.Leaf.Subject.CommonName 
 
 // Expires returns when the own certificate does.
 func (b *Bundle) Expires() time.Time { return b.get().own.Leaf.NotAfter }
+
+// Certificates returns the own certificate, and those of the authorities.
+func (b *Bundle) Certificates() []*x509.Certificate {
+	m := b.get()
+	return append([]*x509.Certificate{m.own.Leaf}, m.trusted...)
+}
 
 // get returns what the file holds now. A file that cannot be read, as while it
 // is being replaced, leaves what was read before.
@@ -92,7 +99,6 @@ func (b *Bundle) reload() error {
 func parseBundle(data []byte) (material, error) {
 	m := material{authorities: x509.NewCertPool()}
 	var chain, key bytes.Buffer
-	authorities := 0
 	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
 		switch {
 		case block.Type == "CERTIFICATE":
@@ -102,7 +108,7 @@ func parseBundle(data []byte) (material, error) {
 			}
 			if cert.IsCA {
 				m.authorities.AddCert(cert)
-				authorities++
+				m.trusted = append(m.trusted, cert)
 				continue
 			}
 			_ = pem.Encode(&chain, block)
@@ -111,7 +117,7 @@ func parseBundle(data []byte) (material, error) {
 		}
 	}
 	switch {
-	case authorities == 0:
+	case len(m.trusted) == 0:
 		return material{}, errors.New("no CA certificate in it")
 	case chain.Len() == 0:
 		return material{}, errors.New("no certificate of its own in it")

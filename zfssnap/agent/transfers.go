@@ -208,7 +208,9 @@ func (ts *transfers) start(req *agentpb.ReplicateRequest) *agentpb.Transfer {
 	go func() {
 		defer close(t.done)
 		defer cancel()
+		recorded := ts.lease(ctx, t)
 		err := ts.run(ctx, t)
+		<-recorded
 		ts.finish(t, err, ctx.Err() != nil && ts.ctx.Err() == nil)
 	}()
 	return t.snapshot()
@@ -260,15 +262,21 @@ func (ts *transfers) activity() Activity {
 	return a
 }
 
-// slot takes a place in a queue, and returns what gives it back.
-func (ts *transfers) slot(ctx context.Context, queues map[string]chan struct{}, name string, places int) (func(), error) {
+// queue is one of the queues; it has places until they are taken.
+func (ts *transfers) queue(queues map[string]chan struct{}, name string, places int) chan struct{} {
 	ts.mu.Lock()
+	defer ts.mu.Unlock()
 	q := queues[name]
 	if q == nil {
 		q = make(chan struct{}, places)
 		queues[name] = q
 	}
-	ts.mu.Unlock()
+	return q
+}
+
+// slot takes a place in a queue, and returns what gives it back.
+func (ts *transfers) slot(ctx context.Context, queues map[string]chan struct{}, name string, places int) (func(), error) {
+	q := ts.queue(queues, name, places)
 	select {
 	case q <- struct{}{}:
 		return func() { <-q }, nil

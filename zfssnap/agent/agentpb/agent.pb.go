@@ -77,7 +77,7 @@ func (x Transfer_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Transfer_State.Descriptor instead.
 func (Transfer_State) EnumDescriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{26, 0}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{29, 0}
 }
 
 type InfoRequest struct {
@@ -260,6 +260,178 @@ func (x *Pool) GetFree() uint64 {
 	return 0
 }
 
+type DoctorRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DoctorRequest) Reset() {
+	*x = DoctorRequest{}
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DoctorRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DoctorRequest) ProtoMessage() {}
+
+func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
+func (*DoctorRequest) Descriptor() ([]byte, []int) {
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{3}
+}
+
+type DoctorResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	UnixTimeMs    int64                  `protobuf:"varint,2,opt,name=unix_time_ms,json=unixTimeMs,proto3" json:"unix_time_ms,omitempty"`
+	Findings      []*Finding             `protobuf:"bytes,3,rep,name=findings,proto3" json:"findings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DoctorResponse) Reset() {
+	*x = DoctorResponse{}
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DoctorResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DoctorResponse) ProtoMessage() {}
+
+func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
+func (*DoctorResponse) Descriptor() ([]byte, []int) {
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *DoctorResponse) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *DoctorResponse) GetUnixTimeMs() int64 {
+	if x != nil {
+		return x.UnixTimeMs
+	}
+	return 0
+}
+
+func (x *DoctorResponse) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+type Finding struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	State         string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"` // "ok", "warning" or "problem"
+	Message       string                 `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	Remedy        string                 `protobuf:"bytes,5,opt,name=remedy,proto3" json:"remedy,omitempty"` // "" for ok
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Finding) Reset() {
+	*x = Finding{}
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Finding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Finding) ProtoMessage() {}
+
+func (x *Finding) ProtoReflect() protoreflect.Message {
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Finding.ProtoReflect.Descriptor instead.
+func (*Finding) Descriptor() ([]byte, []int) {
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Finding) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *Finding) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Finding) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Finding) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *Finding) GetRemedy() string {
+	if x != nil {
+		return x.Remedy
+	}
+	return ""
+}
+
 type ResolveDatasetRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to By:
@@ -273,7 +445,7 @@ type ResolveDatasetRequest struct {
 
 func (x *ResolveDatasetRequest) Reset() {
 	*x = ResolveDatasetRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[3]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -285,7 +457,7 @@ func (x *ResolveDatasetRequest) String() string {
 func (*ResolveDatasetRequest) ProtoMessage() {}
 
 func (x *ResolveDatasetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[3]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -298,7 +470,7 @@ func (x *ResolveDatasetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveDatasetRequest.ProtoReflect.Descriptor instead.
 func (*ResolveDatasetRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{3}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ResolveDatasetRequest) GetBy() isResolveDatasetRequest_By {
@@ -367,7 +539,7 @@ type Dataset struct {
 
 func (x *Dataset) Reset() {
 	*x = Dataset{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[4]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -379,7 +551,7 @@ func (x *Dataset) String() string {
 func (*Dataset) ProtoMessage() {}
 
 func (x *Dataset) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[4]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -392,7 +564,7 @@ func (x *Dataset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dataset.ProtoReflect.Descriptor instead.
 func (*Dataset) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{4}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Dataset) GetName() string {
@@ -490,7 +662,7 @@ type ListDatasetsRequest struct {
 
 func (x *ListDatasetsRequest) Reset() {
 	*x = ListDatasetsRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[5]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -502,7 +674,7 @@ func (x *ListDatasetsRequest) String() string {
 func (*ListDatasetsRequest) ProtoMessage() {}
 
 func (x *ListDatasetsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[5]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -515,7 +687,7 @@ func (x *ListDatasetsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDatasetsRequest.ProtoReflect.Descriptor instead.
 func (*ListDatasetsRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{5}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListDatasetsRequest) GetRoot() string {
@@ -541,7 +713,7 @@ type ListDatasetsResponse struct {
 
 func (x *ListDatasetsResponse) Reset() {
 	*x = ListDatasetsResponse{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[6]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -553,7 +725,7 @@ func (x *ListDatasetsResponse) String() string {
 func (*ListDatasetsResponse) ProtoMessage() {}
 
 func (x *ListDatasetsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[6]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -566,7 +738,7 @@ func (x *ListDatasetsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDatasetsResponse.ProtoReflect.Descriptor instead.
 func (*ListDatasetsResponse) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{6}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListDatasetsResponse) GetDatasets() []*Dataset {
@@ -585,7 +757,7 @@ type ListVersionsRequest struct {
 
 func (x *ListVersionsRequest) Reset() {
 	*x = ListVersionsRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[7]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -597,7 +769,7 @@ func (x *ListVersionsRequest) String() string {
 func (*ListVersionsRequest) ProtoMessage() {}
 
 func (x *ListVersionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[7]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -610,7 +782,7 @@ func (x *ListVersionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVersionsRequest.ProtoReflect.Descriptor instead.
 func (*ListVersionsRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{7}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListVersionsRequest) GetDataset() string {
@@ -629,7 +801,7 @@ type ListVersionsResponse struct {
 
 func (x *ListVersionsResponse) Reset() {
 	*x = ListVersionsResponse{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[8]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -641,7 +813,7 @@ func (x *ListVersionsResponse) String() string {
 func (*ListVersionsResponse) ProtoMessage() {}
 
 func (x *ListVersionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[8]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -654,7 +826,7 @@ func (x *ListVersionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVersionsResponse.ProtoReflect.Descriptor instead.
 func (*ListVersionsResponse) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{8}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListVersionsResponse) GetVersions() []*Version {
@@ -682,7 +854,7 @@ type Version struct {
 
 func (x *Version) Reset() {
 	*x = Version{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[9]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -694,7 +866,7 @@ func (x *Version) String() string {
 func (*Version) ProtoMessage() {}
 
 func (x *Version) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[9]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -707,7 +879,7 @@ func (x *Version) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Version.ProtoReflect.Descriptor instead.
 func (*Version) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{9}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Version) GetDataset() string {
@@ -791,7 +963,7 @@ type FindSnapshotRequest struct {
 
 func (x *FindSnapshotRequest) Reset() {
 	*x = FindSnapshotRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[10]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -803,7 +975,7 @@ func (x *FindSnapshotRequest) String() string {
 func (*FindSnapshotRequest) ProtoMessage() {}
 
 func (x *FindSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[10]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -816,7 +988,7 @@ func (x *FindSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*FindSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{10}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *FindSnapshotRequest) GetGuid() uint64 {
@@ -845,7 +1017,7 @@ type CreateSnapshotsRequest struct {
 
 func (x *CreateSnapshotsRequest) Reset() {
 	*x = CreateSnapshotsRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[11]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -857,7 +1029,7 @@ func (x *CreateSnapshotsRequest) String() string {
 func (*CreateSnapshotsRequest) ProtoMessage() {}
 
 func (x *CreateSnapshotsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[11]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -870,7 +1042,7 @@ func (x *CreateSnapshotsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSnapshotsRequest.ProtoReflect.Descriptor instead.
 func (*CreateSnapshotsRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{11}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CreateSnapshotsRequest) GetDatasets() []string {
@@ -910,7 +1082,7 @@ type CreateSnapshotsResponse struct {
 
 func (x *CreateSnapshotsResponse) Reset() {
 	*x = CreateSnapshotsResponse{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[12]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -922,7 +1094,7 @@ func (x *CreateSnapshotsResponse) String() string {
 func (*CreateSnapshotsResponse) ProtoMessage() {}
 
 func (x *CreateSnapshotsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[12]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -935,7 +1107,7 @@ func (x *CreateSnapshotsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSnapshotsResponse.ProtoReflect.Descriptor instead.
 func (*CreateSnapshotsResponse) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{12}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CreateSnapshotsResponse) GetSnapshots() []*Version {
@@ -956,7 +1128,7 @@ type DestroySnapshotRequest struct {
 
 func (x *DestroySnapshotRequest) Reset() {
 	*x = DestroySnapshotRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[13]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -968,7 +1140,7 @@ func (x *DestroySnapshotRequest) String() string {
 func (*DestroySnapshotRequest) ProtoMessage() {}
 
 func (x *DestroySnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[13]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -981,7 +1153,7 @@ func (x *DestroySnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroySnapshotRequest.ProtoReflect.Descriptor instead.
 func (*DestroySnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{13}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DestroySnapshotRequest) GetDataset() string {
@@ -1015,7 +1187,7 @@ type DestroySnapshotResponse struct {
 
 func (x *DestroySnapshotResponse) Reset() {
 	*x = DestroySnapshotResponse{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[14]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1027,7 +1199,7 @@ func (x *DestroySnapshotResponse) String() string {
 func (*DestroySnapshotResponse) ProtoMessage() {}
 
 func (x *DestroySnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[14]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1040,7 +1212,7 @@ func (x *DestroySnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroySnapshotResponse.ProtoReflect.Descriptor instead.
 func (*DestroySnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{14}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DestroySnapshotResponse) GetExisted() bool {
@@ -1058,16 +1230,20 @@ func (x *DestroySnapshotResponse) GetKeptBookmark() bool {
 }
 
 type HoldRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Snapshot      string                 `protobuf:"bytes,1,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
-	Tag           string                 `protobuf:"bytes,2,opt,name=tag,proto3" json:"tag,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Snapshot string                 `protobuf:"bytes,1,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	Tag      string                 `protobuf:"bytes,2,opt,name=tag,proto3" json:"tag,omitempty"`
+	// What the hold is for, as "run/<name>". Ignored by Release, as what follows.
+	Owner         string `protobuf:"bytes,3,opt,name=owner,proto3" json:"owner,omitempty"`
+	Why           string `protobuf:"bytes,4,opt,name=why,proto3" json:"why,omitempty"`
+	LeaseSeconds  int64  `protobuf:"varint,5,opt,name=lease_seconds,json=leaseSeconds,proto3" json:"lease_seconds,omitempty"` // 0 for a hold that stays until it is released
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HoldRequest) Reset() {
 	*x = HoldRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[15]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1079,7 +1255,7 @@ func (x *HoldRequest) String() string {
 func (*HoldRequest) ProtoMessage() {}
 
 func (x *HoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[15]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1092,7 +1268,7 @@ func (x *HoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
 func (*HoldRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{15}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *HoldRequest) GetSnapshot() string {
@@ -1109,6 +1285,27 @@ func (x *HoldRequest) GetTag() string {
 	return ""
 }
 
+func (x *HoldRequest) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *HoldRequest) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *HoldRequest) GetLeaseSeconds() int64 {
+	if x != nil {
+		return x.LeaseSeconds
+	}
+	return 0
+}
+
 type HoldResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1117,7 +1314,7 @@ type HoldResponse struct {
 
 func (x *HoldResponse) Reset() {
 	*x = HoldResponse{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[16]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1129,7 +1326,7 @@ func (x *HoldResponse) String() string {
 func (*HoldResponse) ProtoMessage() {}
 
 func (x *HoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[16]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1142,19 +1339,21 @@ func (x *HoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
 func (*HoldResponse) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{16}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{19}
 }
 
 type ListHoldsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Dataset       string                 `protobuf:"bytes,1,opt,name=dataset,proto3" json:"dataset,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Dataset string                 `protobuf:"bytes,1,opt,name=dataset,proto3" json:"dataset,omitempty"` // "" for all that the peer may use
+	// Owners that are known to be over, as "run/<name>"; their holds are dead.
+	Over          []string `protobuf:"bytes,2,rep,name=over,proto3" json:"over,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListHoldsRequest) Reset() {
 	*x = ListHoldsRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[17]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1166,7 +1365,7 @@ func (x *ListHoldsRequest) String() string {
 func (*ListHoldsRequest) ProtoMessage() {}
 
 func (x *ListHoldsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[17]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1179,7 +1378,7 @@ func (x *ListHoldsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHoldsRequest.ProtoReflect.Descriptor instead.
 func (*ListHoldsRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{17}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListHoldsRequest) GetDataset() string {
@@ -1187,6 +1386,13 @@ func (x *ListHoldsRequest) GetDataset() string {
 		return x.Dataset
 	}
 	return ""
+}
+
+func (x *ListHoldsRequest) GetOver() []string {
+	if x != nil {
+		return x.Over
+	}
+	return nil
 }
 
 type ListHoldsResponse struct {
@@ -1198,7 +1404,7 @@ type ListHoldsResponse struct {
 
 func (x *ListHoldsResponse) Reset() {
 	*x = ListHoldsResponse{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[18]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1210,7 +1416,7 @@ func (x *ListHoldsResponse) String() string {
 func (*ListHoldsResponse) ProtoMessage() {}
 
 func (x *ListHoldsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[18]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1223,7 +1429,7 @@ func (x *ListHoldsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHoldsResponse.ProtoReflect.Descriptor instead.
 func (*ListHoldsResponse) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{18}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListHoldsResponse) GetHolds() []*SnapshotHold {
@@ -1238,13 +1444,23 @@ type SnapshotHold struct {
 	Snapshot      string                 `protobuf:"bytes,1,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
 	Tag           string                 `protobuf:"bytes,2,opt,name=tag,proto3" json:"tag,omitempty"`
 	CreatedUnix   int64                  `protobuf:"varint,3,opt,name=created_unix,json=createdUnix,proto3" json:"created_unix,omitempty"`
+	Guid          uint64                 `protobuf:"varint,4,opt,name=guid,proto3" json:"guid,omitempty"`
+	By            string                 `protobuf:"bytes,5,opt,name=by,proto3" json:"by,omitempty"`       // identity that placed it
+	Owner         string                 `protobuf:"bytes,6,opt,name=owner,proto3" json:"owner,omitempty"` // "backup/<name>", "run/<name>", or the replicas of the dataset
+	Why           string                 `protobuf:"bytes,7,opt,name=why,proto3" json:"why,omitempty"`
+	UntilUnix     int64                  `protobuf:"varint,8,opt,name=until_unix,json=untilUnix,proto3" json:"until_unix,omitempty"` // end of the lease, 0 for none
+	State         string                 `protobuf:"bytes,9,opt,name=state,proto3" json:"state,omitempty"`                           // "live", "expired", "orphan" or "foreign"
+	Reason        string                 `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`                        // why it is in that state
+	Dead          bool                   `protobuf:"varint,11,opt,name=dead,proto3" json:"dead,omitempty"`                           // to be released
+	Released      bool                   `protobuf:"varint,12,opt,name=released,proto3" json:"released,omitempty"`                   // by ReapHolds
+	Error         string                 `protobuf:"bytes,13,opt,name=error,proto3" json:"error,omitempty"`                          // why it could not be
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SnapshotHold) Reset() {
 	*x = SnapshotHold{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[19]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1256,7 +1472,7 @@ func (x *SnapshotHold) String() string {
 func (*SnapshotHold) ProtoMessage() {}
 
 func (x *SnapshotHold) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[19]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1269,7 +1485,7 @@ func (x *SnapshotHold) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHold.ProtoReflect.Descriptor instead.
 func (*SnapshotHold) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{19}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SnapshotHold) GetSnapshot() string {
@@ -1293,6 +1509,76 @@ func (x *SnapshotHold) GetCreatedUnix() int64 {
 	return 0
 }
 
+func (x *SnapshotHold) GetGuid() uint64 {
+	if x != nil {
+		return x.Guid
+	}
+	return 0
+}
+
+func (x *SnapshotHold) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *SnapshotHold) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *SnapshotHold) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *SnapshotHold) GetUntilUnix() int64 {
+	if x != nil {
+		return x.UntilUnix
+	}
+	return 0
+}
+
+func (x *SnapshotHold) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *SnapshotHold) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *SnapshotHold) GetDead() bool {
+	if x != nil {
+		return x.Dead
+	}
+	return false
+}
+
+func (x *SnapshotHold) GetReleased() bool {
+	if x != nil {
+		return x.Released
+	}
+	return false
+}
+
+func (x *SnapshotHold) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 type CreateVolumeRequest struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Snapshot   string                 `protobuf:"bytes,1,opt,name=snapshot,proto3" json:"snapshot,omitempty"`                                                                               // full name on this host
@@ -1309,7 +1595,7 @@ type CreateVolumeRequest struct {
 
 func (x *CreateVolumeRequest) Reset() {
 	*x = CreateVolumeRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[20]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1321,7 +1607,7 @@ func (x *CreateVolumeRequest) String() string {
 func (*CreateVolumeRequest) ProtoMessage() {}
 
 func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[20]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1334,7 +1620,7 @@ func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*CreateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{20}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CreateVolumeRequest) GetSnapshot() string {
@@ -1389,7 +1675,7 @@ type DestroyVolumeRequest struct {
 
 func (x *DestroyVolumeRequest) Reset() {
 	*x = DestroyVolumeRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[21]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1401,7 +1687,7 @@ func (x *DestroyVolumeRequest) String() string {
 func (*DestroyVolumeRequest) ProtoMessage() {}
 
 func (x *DestroyVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[21]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1414,7 +1700,7 @@ func (x *DestroyVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroyVolumeRequest.ProtoReflect.Descriptor instead.
 func (*DestroyVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{21}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DestroyVolumeRequest) GetDataset() string {
@@ -1440,7 +1726,7 @@ type DestroyVolumeResponse struct {
 
 func (x *DestroyVolumeResponse) Reset() {
 	*x = DestroyVolumeResponse{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[22]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1452,7 +1738,7 @@ func (x *DestroyVolumeResponse) String() string {
 func (*DestroyVolumeResponse) ProtoMessage() {}
 
 func (x *DestroyVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[22]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1465,7 +1751,7 @@ func (x *DestroyVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroyVolumeResponse.ProtoReflect.Descriptor instead.
 func (*DestroyVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{22}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DestroyVolumeResponse) GetExisted() bool {
@@ -1485,7 +1771,7 @@ type SetPropertiesRequest struct {
 
 func (x *SetPropertiesRequest) Reset() {
 	*x = SetPropertiesRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[23]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1497,7 +1783,7 @@ func (x *SetPropertiesRequest) String() string {
 func (*SetPropertiesRequest) ProtoMessage() {}
 
 func (x *SetPropertiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[23]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1510,7 +1796,7 @@ func (x *SetPropertiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPropertiesRequest.ProtoReflect.Descriptor instead.
 func (*SetPropertiesRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{23}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SetPropertiesRequest) GetDataset() string {
@@ -1541,7 +1827,7 @@ type ReplicateRequest struct {
 
 func (x *ReplicateRequest) Reset() {
 	*x = ReplicateRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[24]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1553,7 +1839,7 @@ func (x *ReplicateRequest) String() string {
 func (*ReplicateRequest) ProtoMessage() {}
 
 func (x *ReplicateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[24]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1566,7 +1852,7 @@ func (x *ReplicateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicateRequest.ProtoReflect.Descriptor instead.
 func (*ReplicateRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{24}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ReplicateRequest) GetDataset() string {
@@ -1620,7 +1906,7 @@ type GetTransferRequest struct {
 
 func (x *GetTransferRequest) Reset() {
 	*x = GetTransferRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[25]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1632,7 +1918,7 @@ func (x *GetTransferRequest) String() string {
 func (*GetTransferRequest) ProtoMessage() {}
 
 func (x *GetTransferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[25]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1645,7 +1931,7 @@ func (x *GetTransferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTransferRequest.ProtoReflect.Descriptor instead.
 func (*GetTransferRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{25}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GetTransferRequest) GetId() string {
@@ -1682,7 +1968,7 @@ type Transfer struct {
 
 func (x *Transfer) Reset() {
 	*x = Transfer{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[26]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1694,7 +1980,7 @@ func (x *Transfer) String() string {
 func (*Transfer) ProtoMessage() {}
 
 func (x *Transfer) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[26]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1707,7 +1993,7 @@ func (x *Transfer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transfer.ProtoReflect.Descriptor instead.
 func (*Transfer) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{26}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Transfer) GetId() string {
@@ -1810,7 +2096,7 @@ type ReceiveStateRequest struct {
 
 func (x *ReceiveStateRequest) Reset() {
 	*x = ReceiveStateRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[27]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1822,7 +2108,7 @@ func (x *ReceiveStateRequest) String() string {
 func (*ReceiveStateRequest) ProtoMessage() {}
 
 func (x *ReceiveStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[27]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1835,7 +2121,7 @@ func (x *ReceiveStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveStateRequest.ProtoReflect.Descriptor instead.
 func (*ReceiveStateRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{27}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ReceiveStateRequest) GetDataset() string {
@@ -1862,7 +2148,7 @@ type ReceiveStateResponse struct {
 
 func (x *ReceiveStateResponse) Reset() {
 	*x = ReceiveStateResponse{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[28]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1874,7 +2160,7 @@ func (x *ReceiveStateResponse) String() string {
 func (*ReceiveStateResponse) ProtoMessage() {}
 
 func (x *ReceiveStateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[28]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1887,7 +2173,7 @@ func (x *ReceiveStateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveStateResponse.ProtoReflect.Descriptor instead.
 func (*ReceiveStateResponse) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{28}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ReceiveStateResponse) GetExists() bool {
@@ -1946,7 +2232,7 @@ type ReceiveRequest struct {
 
 func (x *ReceiveRequest) Reset() {
 	*x = ReceiveRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[29]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1958,7 +2244,7 @@ func (x *ReceiveRequest) String() string {
 func (*ReceiveRequest) ProtoMessage() {}
 
 func (x *ReceiveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[29]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1971,7 +2257,7 @@ func (x *ReceiveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveRequest.ProtoReflect.Descriptor instead.
 func (*ReceiveRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{29}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ReceiveRequest) GetPart() isReceiveRequest_Part {
@@ -2050,7 +2336,7 @@ type ReceiveHeader struct {
 
 func (x *ReceiveHeader) Reset() {
 	*x = ReceiveHeader{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[30]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2062,7 +2348,7 @@ func (x *ReceiveHeader) String() string {
 func (*ReceiveHeader) ProtoMessage() {}
 
 func (x *ReceiveHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[30]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2075,7 +2361,7 @@ func (x *ReceiveHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveHeader.ProtoReflect.Descriptor instead.
 func (*ReceiveHeader) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{30}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReceiveHeader) GetDataset() string {
@@ -2143,7 +2429,7 @@ type ReceiveEnd struct {
 
 func (x *ReceiveEnd) Reset() {
 	*x = ReceiveEnd{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[31]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2155,7 +2441,7 @@ func (x *ReceiveEnd) String() string {
 func (*ReceiveEnd) ProtoMessage() {}
 
 func (x *ReceiveEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[31]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2168,7 +2454,7 @@ func (x *ReceiveEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveEnd.ProtoReflect.Descriptor instead.
 func (*ReceiveEnd) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{31}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ReceiveEnd) GetBytes() uint64 {
@@ -2188,7 +2474,7 @@ type ReceiveResponse struct {
 
 func (x *ReceiveResponse) Reset() {
 	*x = ReceiveResponse{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[32]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2200,7 +2486,7 @@ func (x *ReceiveResponse) String() string {
 func (*ReceiveResponse) ProtoMessage() {}
 
 func (x *ReceiveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[32]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2213,7 +2499,7 @@ func (x *ReceiveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveResponse.ProtoReflect.Descriptor instead.
 func (*ReceiveResponse) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{32}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ReceiveResponse) GetSnapshot() *Version {
@@ -2248,7 +2534,19 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06health\x18\x02 \x01(\tR\x06health\x12\x12\n" +
 	"\x04size\x18\x03 \x01(\x04R\x04size\x12\x12\n" +
-	"\x04free\x18\x04 \x01(\x04R\x04free\"U\n" +
+	"\x04free\x18\x04 \x01(\x04R\x04free\"\x0f\n" +
+	"\rDoctorRequest\"\x7f\n" +
+	"\x0eDoctorResponse\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12 \n" +
+	"\funix_time_ms\x18\x02 \x01(\x03R\n" +
+	"unixTimeMs\x127\n" +
+	"\bfindings\x18\x03 \x03(\v2\x1b.kubectldr.agent.v1.FindingR\bfindings\"{\n" +
+	"\aFinding\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05state\x18\x03 \x01(\tR\x05state\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\x12\x16\n" +
+	"\x06remedy\x18\x05 \x01(\tR\x06remedy\"U\n" +
 	"\x15ResolveDatasetRequest\x12\x14\n" +
 	"\x04name\x18\x01 \x01(\tH\x00R\x04name\x12 \n" +
 	"\n" +
@@ -2329,19 +2627,35 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\x04guid\x18\x03 \x01(\x04R\x04guid\"X\n" +
 	"\x17DestroySnapshotResponse\x12\x18\n" +
 	"\aexisted\x18\x01 \x01(\bR\aexisted\x12#\n" +
-	"\rkept_bookmark\x18\x02 \x01(\bR\fkeptBookmark\";\n" +
+	"\rkept_bookmark\x18\x02 \x01(\bR\fkeptBookmark\"\x88\x01\n" +
 	"\vHoldRequest\x12\x1a\n" +
 	"\bsnapshot\x18\x01 \x01(\tR\bsnapshot\x12\x10\n" +
-	"\x03tag\x18\x02 \x01(\tR\x03tag\"\x0e\n" +
-	"\fHoldResponse\",\n" +
+	"\x03tag\x18\x02 \x01(\tR\x03tag\x12\x14\n" +
+	"\x05owner\x18\x03 \x01(\tR\x05owner\x12\x10\n" +
+	"\x03why\x18\x04 \x01(\tR\x03why\x12#\n" +
+	"\rlease_seconds\x18\x05 \x01(\x03R\fleaseSeconds\"\x0e\n" +
+	"\fHoldResponse\"@\n" +
 	"\x10ListHoldsRequest\x12\x18\n" +
-	"\adataset\x18\x01 \x01(\tR\adataset\"K\n" +
+	"\adataset\x18\x01 \x01(\tR\adataset\x12\x12\n" +
+	"\x04over\x18\x02 \x03(\tR\x04over\"K\n" +
 	"\x11ListHoldsResponse\x126\n" +
-	"\x05holds\x18\x01 \x03(\v2 .kubectldr.agent.v1.SnapshotHoldR\x05holds\"_\n" +
+	"\x05holds\x18\x01 \x03(\v2 .kubectldr.agent.v1.SnapshotHoldR\x05holds\"\xbe\x02\n" +
 	"\fSnapshotHold\x12\x1a\n" +
 	"\bsnapshot\x18\x01 \x01(\tR\bsnapshot\x12\x10\n" +
 	"\x03tag\x18\x02 \x01(\tR\x03tag\x12!\n" +
-	"\fcreated_unix\x18\x03 \x01(\x03R\vcreatedUnix\"\x93\x03\n" +
+	"\fcreated_unix\x18\x03 \x01(\x03R\vcreatedUnix\x12\x12\n" +
+	"\x04guid\x18\x04 \x01(\x04R\x04guid\x12\x0e\n" +
+	"\x02by\x18\x05 \x01(\tR\x02by\x12\x14\n" +
+	"\x05owner\x18\x06 \x01(\tR\x05owner\x12\x10\n" +
+	"\x03why\x18\a \x01(\tR\x03why\x12\x1d\n" +
+	"\n" +
+	"until_unix\x18\b \x01(\x03R\tuntilUnix\x12\x14\n" +
+	"\x05state\x18\t \x01(\tR\x05state\x12\x16\n" +
+	"\x06reason\x18\n" +
+	" \x01(\tR\x06reason\x12\x12\n" +
+	"\x04dead\x18\v \x01(\bR\x04dead\x12\x1a\n" +
+	"\breleased\x18\f \x01(\bR\breleased\x12\x14\n" +
+	"\x05error\x18\r \x01(\tR\x05error\"\x93\x03\n" +
 	"\x13CreateVolumeRequest\x12\x1a\n" +
 	"\bsnapshot\x18\x01 \x01(\tR\bsnapshot\x12\x12\n" +
 	"\x04guid\x18\x02 \x01(\x04R\x04guid\x12\x18\n" +
@@ -2442,9 +2756,10 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\"`\n" +
 	"\x0fReceiveResponse\x127\n" +
 	"\bsnapshot\x18\x01 \x01(\v2\x1b.kubectldr.agent.v1.VersionR\bsnapshot\x12\x14\n" +
-	"\x05bytes\x18\x02 \x01(\x04R\x05bytes2\xde\f\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes2\x89\x0e\n" +
 	"\x05Agent\x12I\n" +
-	"\x04Info\x12\x1f.kubectldr.agent.v1.InfoRequest\x1a .kubectldr.agent.v1.InfoResponse\x12X\n" +
+	"\x04Info\x12\x1f.kubectldr.agent.v1.InfoRequest\x1a .kubectldr.agent.v1.InfoResponse\x12O\n" +
+	"\x06Doctor\x12!.kubectldr.agent.v1.DoctorRequest\x1a\".kubectldr.agent.v1.DoctorResponse\x12X\n" +
 	"\x0eResolveDataset\x12).kubectldr.agent.v1.ResolveDatasetRequest\x1a\x1b.kubectldr.agent.v1.Dataset\x12a\n" +
 	"\fListDatasets\x12'.kubectldr.agent.v1.ListDatasetsRequest\x1a(.kubectldr.agent.v1.ListDatasetsResponse\x12a\n" +
 	"\fListVersions\x12'.kubectldr.agent.v1.ListVersionsRequest\x1a(.kubectldr.agent.v1.ListVersionsResponse\x12T\n" +
@@ -2453,7 +2768,8 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\x0fDestroySnapshot\x12*.kubectldr.agent.v1.DestroySnapshotRequest\x1a+.kubectldr.agent.v1.DestroySnapshotResponse\x12I\n" +
 	"\x04Hold\x12\x1f.kubectldr.agent.v1.HoldRequest\x1a .kubectldr.agent.v1.HoldResponse\x12L\n" +
 	"\aRelease\x12\x1f.kubectldr.agent.v1.HoldRequest\x1a .kubectldr.agent.v1.HoldResponse\x12X\n" +
-	"\tListHolds\x12$.kubectldr.agent.v1.ListHoldsRequest\x1a%.kubectldr.agent.v1.ListHoldsResponse\x12T\n" +
+	"\tListHolds\x12$.kubectldr.agent.v1.ListHoldsRequest\x1a%.kubectldr.agent.v1.ListHoldsResponse\x12X\n" +
+	"\tReapHolds\x12$.kubectldr.agent.v1.ListHoldsRequest\x1a%.kubectldr.agent.v1.ListHoldsResponse\x12T\n" +
 	"\fCreateVolume\x12'.kubectldr.agent.v1.CreateVolumeRequest\x1a\x1b.kubectldr.agent.v1.Dataset\x12d\n" +
 	"\rDestroyVolume\x12(.kubectldr.agent.v1.DestroyVolumeRequest\x1a).kubectldr.agent.v1.DestroyVolumeResponse\x12V\n" +
 	"\rSetProperties\x12(.kubectldr.agent.v1.SetPropertiesRequest\x1a\x1b.kubectldr.agent.v1.Dataset\x12O\n" +
@@ -2476,113 +2792,121 @@ func file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_zfssnap_agent_agentpb_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_zfssnap_agent_agentpb_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_zfssnap_agent_agentpb_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_zfssnap_agent_agentpb_agent_proto_goTypes = []any{
 	(Transfer_State)(0),             // 0: kubectldr.agent.v1.Transfer.State
 	(*InfoRequest)(nil),             // 1: kubectldr.agent.v1.InfoRequest
 	(*InfoResponse)(nil),            // 2: kubectldr.agent.v1.InfoResponse
 	(*Pool)(nil),                    // 3: kubectldr.agent.v1.Pool
-	(*ResolveDatasetRequest)(nil),   // 4: kubectldr.agent.v1.ResolveDatasetRequest
-	(*Dataset)(nil),                 // 5: kubectldr.agent.v1.Dataset
-	(*ListDatasetsRequest)(nil),     // 6: kubectldr.agent.v1.ListDatasetsRequest
-	(*ListDatasetsResponse)(nil),    // 7: kubectldr.agent.v1.ListDatasetsResponse
-	(*ListVersionsRequest)(nil),     // 8: kubectldr.agent.v1.ListVersionsRequest
-	(*ListVersionsResponse)(nil),    // 9: kubectldr.agent.v1.ListVersionsResponse
-	(*Version)(nil),                 // 10: kubectldr.agent.v1.Version
-	(*FindSnapshotRequest)(nil),     // 11: kubectldr.agent.v1.FindSnapshotRequest
-	(*CreateSnapshotsRequest)(nil),  // 12: kubectldr.agent.v1.CreateSnapshotsRequest
-	(*CreateSnapshotsResponse)(nil), // 13: kubectldr.agent.v1.CreateSnapshotsResponse
-	(*DestroySnapshotRequest)(nil),  // 14: kubectldr.agent.v1.DestroySnapshotRequest
-	(*DestroySnapshotResponse)(nil), // 15: kubectldr.agent.v1.DestroySnapshotResponse
-	(*HoldRequest)(nil),             // 16: kubectldr.agent.v1.HoldRequest
-	(*HoldResponse)(nil),            // 17: kubectldr.agent.v1.HoldResponse
-	(*ListHoldsRequest)(nil),        // 18: kubectldr.agent.v1.ListHoldsRequest
-	(*ListHoldsResponse)(nil),       // 19: kubectldr.agent.v1.ListHoldsResponse
-	(*SnapshotHold)(nil),            // 20: kubectldr.agent.v1.SnapshotHold
-	(*CreateVolumeRequest)(nil),     // 21: kubectldr.agent.v1.CreateVolumeRequest
-	(*DestroyVolumeRequest)(nil),    // 22: kubectldr.agent.v1.DestroyVolumeRequest
-	(*DestroyVolumeResponse)(nil),   // 23: kubectldr.agent.v1.DestroyVolumeResponse
-	(*SetPropertiesRequest)(nil),    // 24: kubectldr.agent.v1.SetPropertiesRequest
-	(*ReplicateRequest)(nil),        // 25: kubectldr.agent.v1.ReplicateRequest
-	(*GetTransferRequest)(nil),      // 26: kubectldr.agent.v1.GetTransferRequest
-	(*Transfer)(nil),                // 27: kubectldr.agent.v1.Transfer
-	(*ReceiveStateRequest)(nil),     // 28: kubectldr.agent.v1.ReceiveStateRequest
-	(*ReceiveStateResponse)(nil),    // 29: kubectldr.agent.v1.ReceiveStateResponse
-	(*ReceiveRequest)(nil),          // 30: kubectldr.agent.v1.ReceiveRequest
-	(*ReceiveHeader)(nil),           // 31: kubectldr.agent.v1.ReceiveHeader
-	(*ReceiveEnd)(nil),              // 32: kubectldr.agent.v1.ReceiveEnd
-	(*ReceiveResponse)(nil),         // 33: kubectldr.agent.v1.ReceiveResponse
-	nil,                             // 34: kubectldr.agent.v1.Dataset.PropertiesEntry
-	nil,                             // 35: kubectldr.agent.v1.Dataset.NativeEntry
-	nil,                             // 36: kubectldr.agent.v1.ListDatasetsRequest.MatchEntry
-	nil,                             // 37: kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntry
-	nil,                             // 38: kubectldr.agent.v1.CreateVolumeRequest.PropertiesEntry
-	nil,                             // 39: kubectldr.agent.v1.CreateVolumeRequest.NativeEntry
-	nil,                             // 40: kubectldr.agent.v1.DestroyVolumeRequest.MatchEntry
-	nil,                             // 41: kubectldr.agent.v1.SetPropertiesRequest.PropertiesEntry
-	nil,                             // 42: kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntry
+	(*DoctorRequest)(nil),           // 4: kubectldr.agent.v1.DoctorRequest
+	(*DoctorResponse)(nil),          // 5: kubectldr.agent.v1.DoctorResponse
+	(*Finding)(nil),                 // 6: kubectldr.agent.v1.Finding
+	(*ResolveDatasetRequest)(nil),   // 7: kubectldr.agent.v1.ResolveDatasetRequest
+	(*Dataset)(nil),                 // 8: kubectldr.agent.v1.Dataset
+	(*ListDatasetsRequest)(nil),     // 9: kubectldr.agent.v1.ListDatasetsRequest
+	(*ListDatasetsResponse)(nil),    // 10: kubectldr.agent.v1.ListDatasetsResponse
+	(*ListVersionsRequest)(nil),     // 11: kubectldr.agent.v1.ListVersionsRequest
+	(*ListVersionsResponse)(nil),    // 12: kubectldr.agent.v1.ListVersionsResponse
+	(*Version)(nil),                 // 13: kubectldr.agent.v1.Version
+	(*FindSnapshotRequest)(nil),     // 14: kubectldr.agent.v1.FindSnapshotRequest
+	(*CreateSnapshotsRequest)(nil),  // 15: kubectldr.agent.v1.CreateSnapshotsRequest
+	(*CreateSnapshotsResponse)(nil), // 16: kubectldr.agent.v1.CreateSnapshotsResponse
+	(*DestroySnapshotRequest)(nil),  // 17: kubectldr.agent.v1.DestroySnapshotRequest
+	(*DestroySnapshotResponse)(nil), // 18: kubectldr.agent.v1.DestroySnapshotResponse
+	(*HoldRequest)(nil),             // 19: kubectldr.agent.v1.HoldRequest
+	(*HoldResponse)(nil),            // 20: kubectldr.agent.v1.HoldResponse
+	(*ListHoldsRequest)(nil),        // 21: kubectldr.agent.v1.ListHoldsRequest
+	(*ListHoldsResponse)(nil),       // 22: kubectldr.agent.v1.ListHoldsResponse
+	(*SnapshotHold)(nil),            // 23: kubectldr.agent.v1.SnapshotHold
+	(*CreateVolumeRequest)(nil),     // 24: kubectldr.agent.v1.CreateVolumeRequest
+	(*DestroyVolumeRequest)(nil),    // 25: kubectldr.agent.v1.DestroyVolumeRequest
+	(*DestroyVolumeResponse)(nil),   // 26: kubectldr.agent.v1.DestroyVolumeResponse
+	(*SetPropertiesRequest)(nil),    // 27: kubectldr.agent.v1.SetPropertiesRequest
+	(*ReplicateRequest)(nil),        // 28: kubectldr.agent.v1.ReplicateRequest
+	(*GetTransferRequest)(nil),      // 29: kubectldr.agent.v1.GetTransferRequest
+	(*Transfer)(nil),                // 30: kubectldr.agent.v1.Transfer
+	(*ReceiveStateRequest)(nil),     // 31: kubectldr.agent.v1.ReceiveStateRequest
+	(*ReceiveStateResponse)(nil),    // 32: kubectldr.agent.v1.ReceiveStateResponse
+	(*ReceiveRequest)(nil),          // 33: kubectldr.agent.v1.ReceiveRequest
+	(*ReceiveHeader)(nil),           // 34: kubectldr.agent.v1.ReceiveHeader
+	(*ReceiveEnd)(nil),              // 35: kubectldr.agent.v1.ReceiveEnd
+	(*ReceiveResponse)(nil),         // 36: kubectldr.agent.v1.ReceiveResponse
+	nil,                             // 37: kubectldr.agent.v1.Dataset.PropertiesEntry
+	nil,                             // 38: kubectldr.agent.v1.Dataset.NativeEntry
+	nil,                             // 39: kubectldr.agent.v1.ListDatasetsRequest.MatchEntry
+	nil,                             // 40: kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntry
+	nil,                             // 41: kubectldr.agent.v1.CreateVolumeRequest.PropertiesEntry
+	nil,                             // 42: kubectldr.agent.v1.CreateVolumeRequest.NativeEntry
+	nil,                             // 43: kubectldr.agent.v1.DestroyVolumeRequest.MatchEntry
+	nil,                             // 44: kubectldr.agent.v1.SetPropertiesRequest.PropertiesEntry
+	nil,                             // 45: kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntry
 }
 var file_zfssnap_agent_agentpb_agent_proto_depIdxs = []int32{
 	3,  // 0: kubectldr.agent.v1.InfoResponse.pools:type_name -> kubectldr.agent.v1.Pool
-	34, // 1: kubectldr.agent.v1.Dataset.properties:type_name -> kubectldr.agent.v1.Dataset.PropertiesEntry
-	35, // 2: kubectldr.agent.v1.Dataset.native:type_name -> kubectldr.agent.v1.Dataset.NativeEntry
-	36, // 3: kubectldr.agent.v1.ListDatasetsRequest.match:type_name -> kubectldr.agent.v1.ListDatasetsRequest.MatchEntry
-	5,  // 4: kubectldr.agent.v1.ListDatasetsResponse.datasets:type_name -> kubectldr.agent.v1.Dataset
-	10, // 5: kubectldr.agent.v1.ListVersionsResponse.versions:type_name -> kubectldr.agent.v1.Version
-	37, // 6: kubectldr.agent.v1.CreateSnapshotsRequest.properties:type_name -> kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntry
-	10, // 7: kubectldr.agent.v1.CreateSnapshotsResponse.snapshots:type_name -> kubectldr.agent.v1.Version
-	20, // 8: kubectldr.agent.v1.ListHoldsResponse.holds:type_name -> kubectldr.agent.v1.SnapshotHold
-	38, // 9: kubectldr.agent.v1.CreateVolumeRequest.properties:type_name -> kubectldr.agent.v1.CreateVolumeRequest.PropertiesEntry
-	39, // 10: kubectldr.agent.v1.CreateVolumeRequest.native:type_name -> kubectldr.agent.v1.CreateVolumeRequest.NativeEntry
-	40, // 11: kubectldr.agent.v1.DestroyVolumeRequest.match:type_name -> kubectldr.agent.v1.DestroyVolumeRequest.MatchEntry
-	41, // 12: kubectldr.agent.v1.SetPropertiesRequest.properties:type_name -> kubectldr.agent.v1.SetPropertiesRequest.PropertiesEntry
-	0,  // 13: kubectldr.agent.v1.Transfer.state:type_name -> kubectldr.agent.v1.Transfer.State
-	10, // 14: kubectldr.agent.v1.ReceiveStateResponse.versions:type_name -> kubectldr.agent.v1.Version
-	31, // 15: kubectldr.agent.v1.ReceiveRequest.header:type_name -> kubectldr.agent.v1.ReceiveHeader
-	32, // 16: kubectldr.agent.v1.ReceiveRequest.end:type_name -> kubectldr.agent.v1.ReceiveEnd
-	42, // 17: kubectldr.agent.v1.ReceiveHeader.snapshot_properties:type_name -> kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntry
-	10, // 18: kubectldr.agent.v1.ReceiveResponse.snapshot:type_name -> kubectldr.agent.v1.Version
-	1,  // 19: kubectldr.agent.v1.Agent.Info:input_type -> kubectldr.agent.v1.InfoRequest
-	4,  // 20: kubectldr.agent.v1.Agent.ResolveDataset:input_type -> kubectldr.agent.v1.ResolveDatasetRequest
-	6,  // 21: kubectldr.agent.v1.Agent.ListDatasets:input_type -> kubectldr.agent.v1.ListDatasetsRequest
-	8,  // 22: kubectldr.agent.v1.Agent.ListVersions:input_type -> kubectldr.agent.v1.ListVersionsRequest
-	11, // 23: kubectldr.agent.v1.Agent.FindSnapshot:input_type -> kubectldr.agent.v1.FindSnapshotRequest
-	12, // 24: kubectldr.agent.v1.Agent.CreateSnapshots:input_type -> kubectldr.agent.v1.CreateSnapshotsRequest
-	14, // 25: kubectldr.agent.v1.Agent.DestroySnapshot:input_type -> kubectldr.agent.v1.DestroySnapshotRequest
-	16, // 26: kubectldr.agent.v1.Agent.Hold:input_type -> kubectldr.agent.v1.HoldRequest
-	16, // 27: kubectldr.agent.v1.Agent.Release:input_type -> kubectldr.agent.v1.HoldRequest
-	18, // 28: kubectldr.agent.v1.Agent.ListHolds:input_type -> kubectldr.agent.v1.ListHoldsRequest
-	21, // 29: kubectldr.agent.v1.Agent.CreateVolume:input_type -> kubectldr.agent.v1.CreateVolumeRequest
-	22, // 30: kubectldr.agent.v1.Agent.DestroyVolume:input_type -> kubectldr.agent.v1.DestroyVolumeRequest
-	24, // 31: kubectldr.agent.v1.Agent.SetProperties:input_type -> kubectldr.agent.v1.SetPropertiesRequest
-	25, // 32: kubectldr.agent.v1.Agent.Replicate:input_type -> kubectldr.agent.v1.ReplicateRequest
-	26, // 33: kubectldr.agent.v1.Agent.GetTransfer:input_type -> kubectldr.agent.v1.GetTransferRequest
-	26, // 34: kubectldr.agent.v1.Agent.CancelTransfer:input_type -> kubectldr.agent.v1.GetTransferRequest
-	28, // 35: kubectldr.agent.v1.Agent.ReceiveState:input_type -> kubectldr.agent.v1.ReceiveStateRequest
-	30, // 36: kubectldr.agent.v1.Agent.Receive:input_type -> kubectldr.agent.v1.ReceiveRequest
-	2,  // 37: kubectldr.agent.v1.Agent.Info:output_type -> kubectldr.agent.v1.InfoResponse
-	5,  // 38: kubectldr.agent.v1.Agent.ResolveDataset:output_type -> kubectldr.agent.v1.Dataset
-	7,  // 39: kubectldr.agent.v1.Agent.ListDatasets:output_type -> kubectldr.agent.v1.ListDatasetsResponse
-	9,  // 40: kubectldr.agent.v1.Agent.ListVersions:output_type -> kubectldr.agent.v1.ListVersionsResponse
-	10, // 41: kubectldr.agent.v1.Agent.FindSnapshot:output_type -> kubectldr.agent.v1.Version
-	13, // 42: kubectldr.agent.v1.Agent.CreateSnapshots:output_type -> kubectldr.agent.v1.CreateSnapshotsResponse
-	15, // 43: kubectldr.agent.v1.Agent.DestroySnapshot:output_type -> kubectldr.agent.v1.DestroySnapshotResponse
-	17, // 44: kubectldr.agent.v1.Agent.Hold:output_type -> kubectldr.agent.v1.HoldResponse
-	17, // 45: kubectldr.agent.v1.Agent.Release:output_type -> kubectldr.agent.v1.HoldResponse
-	19, // 46: kubectldr.agent.v1.Agent.ListHolds:output_type -> kubectldr.agent.v1.ListHoldsResponse
-	5,  // 47: kubectldr.agent.v1.Agent.CreateVolume:output_type -> kubectldr.agent.v1.Dataset
-	23, // 48: kubectldr.agent.v1.Agent.DestroyVolume:output_type -> kubectldr.agent.v1.DestroyVolumeResponse
-	5,  // 49: kubectldr.agent.v1.Agent.SetProperties:output_type -> kubectldr.agent.v1.Dataset
-	27, // 50: kubectldr.agent.v1.Agent.Replicate:output_type -> kubectldr.agent.v1.Transfer
-	27, // 51: kubectldr.agent.v1.Agent.GetTransfer:output_type -> kubectldr.agent.v1.Transfer
-	27, // 52: kubectldr.agent.v1.Agent.CancelTransfer:output_type -> kubectldr.agent.v1.Transfer
-	29, // 53: kubectldr.agent.v1.Agent.ReceiveState:output_type -> kubectldr.agent.v1.ReceiveStateResponse
-	33, // 54: kubectldr.agent.v1.Agent.Receive:output_type -> kubectldr.agent.v1.ReceiveResponse
-	37, // [37:55] is the sub-list for method output_type
-	19, // [19:37] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	6,  // 1: kubectldr.agent.v1.DoctorResponse.findings:type_name -> kubectldr.agent.v1.Finding
+	37, // 2: kubectldr.agent.v1.Dataset.properties:type_name -> kubectldr.agent.v1.Dataset.PropertiesEntry
+	38, // 3: kubectldr.agent.v1.Dataset.native:type_name -> kubectldr.agent.v1.Dataset.NativeEntry
+	39, // 4: kubectldr.agent.v1.ListDatasetsRequest.match:type_name -> kubectldr.agent.v1.ListDatasetsRequest.MatchEntry
+	8,  // 5: kubectldr.agent.v1.ListDatasetsResponse.datasets:type_name -> kubectldr.agent.v1.Dataset
+	13, // 6: kubectldr.agent.v1.ListVersionsResponse.versions:type_name -> kubectldr.agent.v1.Version
+	40, // 7: kubectldr.agent.v1.CreateSnapshotsRequest.properties:type_name -> kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntry
+	13, // 8: kubectldr.agent.v1.CreateSnapshotsResponse.snapshots:type_name -> kubectldr.agent.v1.Version
+	23, // 9: kubectldr.agent.v1.ListHoldsResponse.holds:type_name -> kubectldr.agent.v1.SnapshotHold
+	41, // 10: kubectldr.agent.v1.CreateVolumeRequest.properties:type_name -> kubectldr.agent.v1.CreateVolumeRequest.PropertiesEntry
+	42, // 11: kubectldr.agent.v1.CreateVolumeRequest.native:type_name -> kubectldr.agent.v1.CreateVolumeRequest.NativeEntry
+	43, // 12: kubectldr.agent.v1.DestroyVolumeRequest.match:type_name -> kubectldr.agent.v1.DestroyVolumeRequest.MatchEntry
+	44, // 13: kubectldr.agent.v1.SetPropertiesRequest.properties:type_name -> kubectldr.agent.v1.SetPropertiesRequest.PropertiesEntry
+	0,  // 14: kubectldr.agent.v1.Transfer.state:type_name -> kubectldr.agent.v1.Transfer.State
+	13, // 15: kubectldr.agent.v1.ReceiveStateResponse.versions:type_name -> kubectldr.agent.v1.Version
+	34, // 16: kubectldr.agent.v1.ReceiveRequest.header:type_name -> kubectldr.agent.v1.ReceiveHeader
+	35, // 17: kubectldr.agent.v1.ReceiveRequest.end:type_name -> kubectldr.agent.v1.ReceiveEnd
+	45, // 18: kubectldr.agent.v1.ReceiveHeader.snapshot_properties:type_name -> kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntry
+	13, // 19: kubectldr.agent.v1.ReceiveResponse.snapshot:type_name -> kubectldr.agent.v1.Version
+	1,  // 20: kubectldr.agent.v1.Agent.Info:input_type -> kubectldr.agent.v1.InfoRequest
+	4,  // 21: kubectldr.agent.v1.Agent.Doctor:input_type -> kubectldr.agent.v1.DoctorRequest
+	7,  // 22: kubectldr.agent.v1.Agent.ResolveDataset:input_type -> kubectldr.agent.v1.ResolveDatasetRequest
+	9,  // 23: kubectldr.agent.v1.Agent.ListDatasets:input_type -> kubectldr.agent.v1.ListDatasetsRequest
+	11, // 24: kubectldr.agent.v1.Agent.ListVersions:input_type -> kubectldr.agent.v1.ListVersionsRequest
+	14, // 25: kubectldr.agent.v1.Agent.FindSnapshot:input_type -> kubectldr.agent.v1.FindSnapshotRequest
+	15, // 26: kubectldr.agent.v1.Agent.CreateSnapshots:input_type -> kubectldr.agent.v1.CreateSnapshotsRequest
+	17, // 27: kubectldr.agent.v1.Agent.DestroySnapshot:input_type -> kubectldr.agent.v1.DestroySnapshotRequest
+	19, // 28: kubectldr.agent.v1.Agent.Hold:input_type -> kubectldr.agent.v1.HoldRequest
+	19, // 29: kubectldr.agent.v1.Agent.Release:input_type -> kubectldr.agent.v1.HoldRequest
+	21, // 30: kubectldr.agent.v1.Agent.ListHolds:input_type -> kubectldr.agent.v1.ListHoldsRequest
+	21, // 31: kubectldr.agent.v1.Agent.ReapHolds:input_type -> kubectldr.agent.v1.ListHoldsRequest
+	24, // 32: kubectldr.agent.v1.Agent.CreateVolume:input_type -> kubectldr.agent.v1.CreateVolumeRequest
+	25, // 33: kubectldr.agent.v1.Agent.DestroyVolume:input_type -> kubectldr.agent.v1.DestroyVolumeRequest
+	27, // 34: kubectldr.agent.v1.Agent.SetProperties:input_type -> kubectldr.agent.v1.SetPropertiesRequest
+	28, // 35: kubectldr.agent.v1.Agent.Replicate:input_type -> kubectldr.agent.v1.ReplicateRequest
+	29, // 36: kubectldr.agent.v1.Agent.GetTransfer:input_type -> kubectldr.agent.v1.GetTransferRequest
+	29, // 37: kubectldr.agent.v1.Agent.CancelTransfer:input_type -> kubectldr.agent.v1.GetTransferRequest
+	31, // 38: kubectldr.agent.v1.Agent.ReceiveState:input_type -> kubectldr.agent.v1.ReceiveStateRequest
+	33, // 39: kubectldr.agent.v1.Agent.Receive:input_type -> kubectldr.agent.v1.ReceiveRequest
+	2,  // 40: kubectldr.agent.v1.Agent.Info:output_type -> kubectldr.agent.v1.InfoResponse
+	5,  // 41: kubectldr.agent.v1.Agent.Doctor:output_type -> kubectldr.agent.v1.DoctorResponse
+	8,  // 42: kubectldr.agent.v1.Agent.ResolveDataset:output_type -> kubectldr.agent.v1.Dataset
+	10, // 43: kubectldr.agent.v1.Agent.ListDatasets:output_type -> kubectldr.agent.v1.ListDatasetsResponse
+	12, // 44: kubectldr.agent.v1.Agent.ListVersions:output_type -> kubectldr.agent.v1.ListVersionsResponse
+	13, // 45: kubectldr.agent.v1.Agent.FindSnapshot:output_type -> kubectldr.agent.v1.Version
+	16, // 46: kubectldr.agent.v1.Agent.CreateSnapshots:output_type -> kubectldr.agent.v1.CreateSnapshotsResponse
+	18, // 47: kubectldr.agent.v1.Agent.DestroySnapshot:output_type -> kubectldr.agent.v1.DestroySnapshotResponse
+	20, // 48: kubectldr.agent.v1.Agent.Hold:output_type -> kubectldr.agent.v1.HoldResponse
+	20, // 49: kubectldr.agent.v1.Agent.Release:output_type -> kubectldr.agent.v1.HoldResponse
+	22, // 50: kubectldr.agent.v1.Agent.ListHolds:output_type -> kubectldr.agent.v1.ListHoldsResponse
+	22, // 51: kubectldr.agent.v1.Agent.ReapHolds:output_type -> kubectldr.agent.v1.ListHoldsResponse
+	8,  // 52: kubectldr.agent.v1.Agent.CreateVolume:output_type -> kubectldr.agent.v1.Dataset
+	26, // 53: kubectldr.agent.v1.Agent.DestroyVolume:output_type -> kubectldr.agent.v1.DestroyVolumeResponse
+	8,  // 54: kubectldr.agent.v1.Agent.SetProperties:output_type -> kubectldr.agent.v1.Dataset
+	30, // 55: kubectldr.agent.v1.Agent.Replicate:output_type -> kubectldr.agent.v1.Transfer
+	30, // 56: kubectldr.agent.v1.Agent.GetTransfer:output_type -> kubectldr.agent.v1.Transfer
+	30, // 57: kubectldr.agent.v1.Agent.CancelTransfer:output_type -> kubectldr.agent.v1.Transfer
+	32, // 58: kubectldr.agent.v1.Agent.ReceiveState:output_type -> kubectldr.agent.v1.ReceiveStateResponse
+	36, // 59: kubectldr.agent.v1.Agent.Receive:output_type -> kubectldr.agent.v1.ReceiveResponse
+	40, // [40:60] is the sub-list for method output_type
+	20, // [20:40] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_zfssnap_agent_agentpb_agent_proto_init() }
@@ -2590,11 +2914,11 @@ func file_zfssnap_agent_agentpb_agent_proto_init() {
 	if File_zfssnap_agent_agentpb_agent_proto != nil {
 		return
 	}
-	file_zfssnap_agent_agentpb_agent_proto_msgTypes[3].OneofWrappers = []any{
+	file_zfssnap_agent_agentpb_agent_proto_msgTypes[6].OneofWrappers = []any{
 		(*ResolveDatasetRequest_Name)(nil),
 		(*ResolveDatasetRequest_Mountpoint)(nil),
 	}
-	file_zfssnap_agent_agentpb_agent_proto_msgTypes[29].OneofWrappers = []any{
+	file_zfssnap_agent_agentpb_agent_proto_msgTypes[32].OneofWrappers = []any{
 		(*ReceiveRequest_Header)(nil),
 		(*ReceiveRequest_Data)(nil),
 		(*ReceiveRequest_End)(nil),
@@ -2605,7 +2929,7 @@ func file_zfssnap_agent_agentpb_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_zfssnap_agent_agentpb_agent_proto_rawDesc), len(file_zfssnap_agent_agentpb_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   42,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

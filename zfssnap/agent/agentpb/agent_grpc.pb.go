@@ -24,6 +24,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	Agent_Info_FullMethodName            = "/kubectldr.agent.v1.Agent/Info"
+	Agent_Doctor_FullMethodName          = "/kubectldr.agent.v1.Agent/Doctor"
 	Agent_ResolveDataset_FullMethodName  = "/kubectldr.agent.v1.Agent/ResolveDataset"
 	Agent_ListDatasets_FullMethodName    = "/kubectldr.agent.v1.Agent/ListDatasets"
 	Agent_ListVersions_FullMethodName    = "/kubectldr.agent.v1.Agent/ListVersions"
@@ -33,6 +34,7 @@ const (
 	Agent_Hold_FullMethodName            = "/kubectldr.agent.v1.Agent/Hold"
 	Agent_Release_FullMethodName         = "/kubectldr.agent.v1.Agent/Release"
 	Agent_ListHolds_FullMethodName       = "/kubectldr.agent.v1.Agent/ListHolds"
+	Agent_ReapHolds_FullMethodName       = "/kubectldr.agent.v1.Agent/ReapHolds"
 	Agent_CreateVolume_FullMethodName    = "/kubectldr.agent.v1.Agent/CreateVolume"
 	Agent_DestroyVolume_FullMethodName   = "/kubectldr.agent.v1.Agent/DestroyVolume"
 	Agent_SetProperties_FullMethodName   = "/kubectldr.agent.v1.Agent/SetProperties"
@@ -49,6 +51,9 @@ const (
 type AgentClient interface {
 	// Info tells who answers: node, versions, pools and the host's clock.
 	Info(ctx context.Context, in *InfoRequest, opts ...grpc.CallOption) (*InfoResponse, error)
+	// Doctor examines the host: its release against known defects, pools, replicas,
+	// holds, clock and certificates. It changes nothing.
+	Doctor(ctx context.Context, in *DoctorRequest, opts ...grpc.CallOption) (*DoctorResponse, error)
 	// ResolveDataset finds a dataset by name or by exact mountpoint.
 	// NOT_FOUND when there is none.
 	ResolveDataset(ctx context.Context, in *ResolveDatasetRequest, opts ...grpc.CallOption) (*Dataset, error)
@@ -69,9 +74,16 @@ type AgentClient interface {
 	// snapshot that has clones, or is the newest of a replica, goes when the last
 	// of them is gone (zfs destroy -d). Missing is success.
 	DestroySnapshot(ctx context.Context, in *DestroySnapshotRequest, opts ...grpc.CallOption) (*DestroySnapshotResponse, error)
+	// Hold keeps a snapshot from being destroyed and records who asked. Idempotent;
+	// asked again, it renews the lease.
 	Hold(ctx context.Context, in *HoldRequest, opts ...grpc.CallOption) (*HoldResponse, error)
 	Release(ctx context.Context, in *HoldRequest, opts ...grpc.CallOption) (*HoldResponse, error)
+	// ListHolds lists the holds at and below a dataset, those of others too, and
+	// says which of ours are dead. Targets of replication are asked what they have.
 	ListHolds(ctx context.Context, in *ListHoldsRequest, opts ...grpc.CallOption) (*ListHoldsResponse, error)
+	// ReapHolds releases the dead holds of a listing. Foreign holds, and what the
+	// next increment may start from, are never released.
+	ReapHolds(ctx context.Context, in *ListHoldsRequest, opts ...grpc.CallOption) (*ListHoldsResponse, error)
 	// CreateVolume makes a writable dataset from a snapshot of this host, by
 	// clone or by copy. Idempotent for the same snapshot, name and properties.
 	CreateVolume(ctx context.Context, in *CreateVolumeRequest, opts ...grpc.CallOption) (*Dataset, error)
@@ -112,6 +124,16 @@ func (c *agentClient) Info(ctx context.Context, in *InfoRequest, opts ...grpc.Ca
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(InfoResponse)
 	err := c.cc.Invoke(ctx, Agent_Info_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *agentClient) Doctor(ctx context.Context, in *DoctorRequest, opts ...grpc.CallOption) (*DoctorResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DoctorResponse)
+	err := c.cc.Invoke(ctx, Agent_Doctor_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -208,6 +230,16 @@ func (c *agentClient) ListHolds(ctx context.Context, in *ListHoldsRequest, opts 
 	return out, nil
 }
 
+func (c *agentClient) ReapHolds(ctx context.Context, in *ListHoldsRequest, opts ...grpc.CallOption) (*ListHoldsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListHoldsResponse)
+	err := c.cc.Invoke(ctx, Agent_ReapHolds_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *agentClient) CreateVolume(ctx context.Context, in *CreateVolumeRequest, opts ...grpc.CallOption) (*Dataset, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Dataset)
@@ -297,6 +329,9 @@ type Agent_ReceiveClient = grpc.ClientStreamingClient[ReceiveRequest, ReceiveRes
 type AgentServer interface {
 	// Info tells who answers: node, versions, pools and the host's clock.
 	Info(context.Context, *InfoRequest) (*InfoResponse, error)
+	// Doctor examines the host: its release against known defects, pools, replicas,
+	// holds, clock and certificates. It changes nothing.
+	Doctor(context.Context, *DoctorRequest) (*DoctorResponse, error)
 	// ResolveDataset finds a dataset by name or by exact mountpoint.
 	// NOT_FOUND when there is none.
 	ResolveDataset(context.Context, *ResolveDatasetRequest) (*Dataset, error)
@@ -317,9 +352,16 @@ type AgentServer interface {
 	// snapshot that has clones, or is the newest of a replica, goes when the last
 	// of them is gone (zfs destroy -d). Missing is success.
 	DestroySnapshot(context.Context, *DestroySnapshotRequest) (*DestroySnapshotResponse, error)
+	// Hold keeps a snapshot from being destroyed and records who asked. Idempotent;
+	// asked again, it renews the lease.
 	Hold(context.Context, *HoldRequest) (*HoldResponse, error)
 	Release(context.Context, *HoldRequest) (*HoldResponse, error)
+	// ListHolds lists the holds at and below a dataset, those of others too, and
+	// says which of ours are dead. Targets of replication are asked what they have.
 	ListHolds(context.Context, *ListHoldsRequest) (*ListHoldsResponse, error)
+	// ReapHolds releases the dead holds of a listing. Foreign holds, and what the
+	// next increment may start from, are never released.
+	ReapHolds(context.Context, *ListHoldsRequest) (*ListHoldsResponse, error)
 	// CreateVolume makes a writable dataset from a snapshot of this host, by
 	// clone or by copy. Idempotent for the same snapshot, name and properties.
 	CreateVolume(context.Context, *CreateVolumeRequest) (*Dataset, error)
@@ -359,6 +401,9 @@ type UnimplementedAgentServer struct{}
 func (UnimplementedAgentServer) Info(context.Context, *InfoRequest) (*InfoResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Info not implemented")
 }
+func (UnimplementedAgentServer) Doctor(context.Context, *DoctorRequest) (*DoctorResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Doctor not implemented")
+}
 func (UnimplementedAgentServer) ResolveDataset(context.Context, *ResolveDatasetRequest) (*Dataset, error) {
 	return nil, status.Error(codes.Unimplemented, "method ResolveDataset not implemented")
 }
@@ -385,6 +430,9 @@ func (UnimplementedAgentServer) Release(context.Context, *HoldRequest) (*HoldRes
 }
 func (UnimplementedAgentServer) ListHolds(context.Context, *ListHoldsRequest) (*ListHoldsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListHolds not implemented")
+}
+func (UnimplementedAgentServer) ReapHolds(context.Context, *ListHoldsRequest) (*ListHoldsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReapHolds not implemented")
 }
 func (UnimplementedAgentServer) CreateVolume(context.Context, *CreateVolumeRequest) (*Dataset, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateVolume not implemented")
@@ -445,6 +493,24 @@ func _Agent_Info_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AgentServer).Info(ctx, req.(*InfoRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Agent_Doctor_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DoctorRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).Doctor(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_Doctor_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).Doctor(ctx, req.(*DoctorRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -611,6 +677,24 @@ func _Agent_ListHolds_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Agent_ReapHolds_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListHoldsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).ReapHolds(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_ReapHolds_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).ReapHolds(ctx, req.(*ListHoldsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Agent_CreateVolume_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CreateVolumeRequest)
 	if err := dec(in); err != nil {
@@ -756,6 +840,10 @@ var Agent_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Agent_Info_Handler,
 		},
 		{
+			MethodName: "Doctor",
+			Handler:    _Agent_Doctor_Handler,
+		},
+		{
 			MethodName: "ResolveDataset",
 			Handler:    _Agent_ResolveDataset_Handler,
 		},
@@ -790,6 +878,10 @@ var Agent_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListHolds",
 			Handler:    _Agent_ListHolds_Handler,
+		},
+		{
+			MethodName: "ReapHolds",
+			Handler:    _Agent_ReapHolds_Handler,
 		},
 		{
 			MethodName: "CreateVolume",
