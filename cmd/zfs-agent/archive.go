@@ -2,35 +2,20 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"slices"
-	"strings"
-	"text/tabwriter"
 	"time"
 
 	"filippo.io/age"
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
-	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/archive"
-	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
 )
-
-// env is what the commands of an archive have of the host.
-type env struct {
-	zfs      func(hostRoot string) (*zfs.Client, error)
-	now      func() time.Time
-	hostname func() (string, error)
-}
-
-func hostEnv() env { return env{zfs: hostZFS, now: time.Now, hostname: os.Hostname} }
 
 const archiveExitStatus = `
 
@@ -88,10 +73,10 @@ type archiveOptions struct {
 
 func (f *archiveFlags) toOptions(cmd *cobra.Command, e env) (*archiveOptions, error) {
 	o := &archiveOptions{cmd: cmd, env: e, output: f.output}
-	if !slices.Contains([]string{"", "json", "yaml", "wide", "name"}, f.output) {
-		return nil, fmt.Errorf("--output %q is not json, yaml, wide or name", f.output)
+	err := checkOutput(f.output)
+	if err != nil {
+		return nil, err
 	}
-	var err error
 	if o.config, err = archive.LoadConfig(f.config); err != nil {
 		return nil, err
 	}
@@ -109,66 +94,7 @@ func (f *archiveFlags) toOptions(cmd *cobra.Command, e env) (*archiveOptions, er
 
 // print prints a result: as a document of a kind, its names, or a table.
 func (o *archiveOptions) print(kind string, v any, names []string, fill func(t *table)) error {
-	out := o.cmd.OutOrStdout()
-	switch o.output {
-	case "json", "yaml":
-		data, err := document(kind, v)
-		if err == nil && o.output == "yaml" {
-			data, err = yaml.JSONToYAML(data)
-		}
-		if err == nil {
-			_, err = out.Write(data)
-		}
-		return err
-	case "name":
-		for _, n := range names {
-			if _, err := fmt.Fprintln(out, n); err != nil {
-				return err
-			}
-		}
-		return nil
-	default:
-		t := &table{w: tabwriter.NewWriter(out, 0, 0, 3, ' ', 0), wide: o.output == "wide"}
-		fill(t)
-		return errors.Join(t.err, t.w.Flush())
-	}
-}
-
-// document puts what a document is before its fields.
-func document(kind string, v any) ([]byte, error) {
-	fields, err := json.Marshal(v)
-	if err != nil {
-		return nil, err
-	}
-	head, err := json.Marshal(map[string]string{"apiVersion": names.Domain + "/v1alpha1", "kind": kind})
-	if err != nil {
-		return nil, err
-	}
-	merged := append(append(head[:len(head)-1], ','), fields[1:]...)
-	var all json.RawMessage = merged
-	data, err := json.MarshalIndent(all, "", "  ")
-	return append(data, '\n'), err
-}
-
-// table is a table under way; cells that are for -o wide alone come last.
-type table struct {
-	w    *tabwriter.Writer
-	wide bool
-	err  error
-}
-
-func (t *table) row(cells []string, wide ...string) {
-	if t.wide {
-		cells = append(cells, wide...)
-	}
-	for i, c := range cells {
-		if c == "" {
-			cells[i] = "-"
-		}
-	}
-	if _, err := fmt.Fprintln(t.w, strings.Join(cells, "\t")); err != nil && t.err == nil {
-		t.err = err
-	}
+	return printResult(o.cmd.OutOrStdout(), o.output, kind, v, names, fill)
 }
 
 func ibytes[N int64 | uint64](n N) string { return humanize.IBytes(uint64(n)) }

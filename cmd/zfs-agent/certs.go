@@ -13,7 +13,7 @@ import (
 )
 
 func newCertsCommand() *cobra.Command {
-	var dir string
+	var dir, trust string
 	var nodes, clients []string
 	cmd := &cobra.Command{
 		Use:   "certs",
@@ -23,7 +23,11 @@ func newCertsCommand() *cobra.Command {
 The CA lies in --ca-dir (ca.crt and ca.key) and is made on first use. A bundle is
 written beside it as NAME.pem, in the place of an earlier one; it holds CA
 certificate, own certificate and key. All files are readable by their owner only.
-Keep ca.key off the nodes.`,
+Keep ca.key off the nodes. Agents read a bundle again when it changes.
+
+To replace the CA, issue all bundles by the old one with --trust=NEW/ca.crt, then
+all by the new one with --trust=OLD/ca.crt, then all without: at no time does a
+bundle meet one it does not trust.`,
 		Example: `  # The bundles of two nodes, and of Velero's plugin
   zfs-agent certs --ca-dir=./tls --node=hassio --node=remote --client=velero`,
 		Args: cobra.NoArgs,
@@ -36,20 +40,26 @@ Keep ca.key off the nodes.`,
 			if err != nil {
 				return err
 			}
+			if trust != "" {
+				data, err := os.ReadFile(trust)
+				if err != nil {
+					return fmt.Errorf("read authority to trust: %w", err)
+				}
+				if err := ca.Trust(data); err != nil {
+					return fmt.Errorf("read authority to trust from %s: %w", trust, err)
+				}
+			}
 			for _, names := range []struct {
 				names []string
 				issue func(string, time.Time) ([]byte, error)
 			}{{nodes, ca.Node}, {clients, ca.Client}} {
 				for _, name := range names.names {
-					if name == "" || name != filepath.Base(name) {
-						return fmt.Errorf("issue certificate: %q is not a name", name)
-					}
 					bundle, err := names.issue(name, now)
 					if err != nil {
 						return err
 					}
 					file := filepath.Join(dir, name+".pem")
-					if err := write(file, bundle); err != nil {
+					if err := agent.WriteBundle(file, bundle); err != nil {
 						return err
 					}
 					if _, err := fmt.Fprintln(cmd.OutOrStdout(), file); err != nil {
@@ -62,24 +72,8 @@ Keep ca.key off the nodes.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&dir, "ca-dir", ".", "directory of the CA, and of what it issues")
+	f.StringVar(&trust, "trust", "", "PEM file with CA certificates that bundles trust as well, to replace a CA")
 	f.StringArrayVar(&nodes, "node", nil, "issue the bundle of this node's agent (repeatable)")
 	f.StringArrayVar(&clients, "client", nil, "issue the bundle of a client of this name (repeatable)")
 	return cmd
-}
-
-// write replaces a file at once, so that an agent reading it sees one bundle or
-// the other.
-func write(file string, data []byte) error {
-	temp, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+".*") // 0600
-	if err != nil {
-		return err
-	}
-	_, err = temp.Write(data)
-	if err = errors.Join(err, temp.Close()); err == nil {
-		err = os.Rename(temp.Name(), file)
-	}
-	if err != nil {
-		_ = os.Remove(temp.Name())
-	}
-	return err
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -17,13 +18,18 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := newCommand().ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "error:", err)
-		var hinter interface{ Hint() string }
-		if errors.As(err, &hinter) && hinter.Hint() != "" {
-			fmt.Fprintln(os.Stderr, "hint:", hinter.Hint())
-		}
+	if err := newCommand(hostEnv()).ExecuteContext(ctx); err != nil {
+		printError(os.Stderr, err)
 		os.Exit(exitStatus(ctx, err))
+	}
+}
+
+// printError prints an error and what can be done about it.
+func printError(w io.Writer, err error) {
+	fmt.Fprintln(w, "error:", err)
+	var hinter interface{ Hint() string }
+	if errors.As(err, &hinter) && hinter.Hint() != "" {
+		fmt.Fprintln(w, "hint:", hinter.Hint())
 	}
 }
 
@@ -41,14 +47,14 @@ func exitStatus(ctx context.Context, err error) int {
 	}
 }
 
-func newCommand() *cobra.Command {
+func newCommand(e env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:           "zfs-agent",
 		Short:         "Snapshot, replicate, archive and clone ZFS datasets on behalf of Velero and kubectl dr",
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	cmd.AddCommand(newServeCommand(), newCertsCommand(), newInRootCommand(), newArchiveCommand(hostEnv()), &cobra.Command{
+	cmd.AddCommand(newServeCommand(), newHoldsCommand(e), newDoctorCommand(e), newArchiveCommand(e), newCertsCommand(), newInRootCommand(), &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
 		Args:  cobra.NoArgs,

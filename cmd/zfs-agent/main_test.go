@@ -21,7 +21,7 @@ import (
 // run runs a fresh command.
 func run(ctx context.Context, args ...string) (stdout, stderr string, err error) {
 	var out, errOut bytes.Buffer
-	cmd := newCommand()
+	cmd := newCommand(hostEnv())
 	cmd.SetArgs(args)
 	cmd.SetOut(&out)
 	cmd.SetErr(&errOut)

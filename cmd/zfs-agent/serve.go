@@ -32,6 +32,7 @@ type serveOptions struct {
 	poolTransfers int
 	bandwidth     []string
 	stallTimeout  time.Duration
+	reapEvery     time.Duration
 	logFormat     string
 }
 
@@ -70,6 +71,7 @@ back. It keeps no state of its own: it may be stopped or killed at any time.`,
 	f.IntVar(&o.poolTransfers, "pool-transfers", 2, "how many transfers read from one pool at a time")
 	f.StringArrayVar(&o.bandwidth, "bandwidth-limit", nil, "how many bytes a second to send at most: 50MiB for all transfers together, NODE=10MiB for those to one node (repeatable)")
 	f.DurationVar(&o.stallTimeout, "stall-timeout", 30*time.Minute, "how long a transfer may move no data before it fails")
+	f.DurationVar(&o.reapEvery, "reap-every", time.Hour, "how often holds are looked at and dead ones released, see zfs-agent holds; 0 for never")
 	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
 	for _, name := range []string{"tls", "config"} {
 		if err := cmd.MarkFlagRequired(name); err != nil {
@@ -106,6 +108,7 @@ func (o *serveOptions) run(ctx context.Context, log *slog.Logger) error {
 	server := &agent.Server{
 		Node: o.node, Bundle: bundle, Policy: policy, Log: log, PoolTransfers: o.poolTransfers, OnTransfer: metrics.transfer,
 		OnHang: metrics.hang, Bandwidth: bandwidth, StallTimeout: o.stallTimeout,
+		ReapEvery: o.reapEvery, ClockSynchronized: clockSynchronized, Delegated: os.Geteuid() != 0,
 	}
 	if server.ZFS, err = hostZFS(o.hostRoot); err != nil {
 		return err
