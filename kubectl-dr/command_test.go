@@ -25,11 +25,12 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/restore/rules"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
 )
 
 func TestHelp(t *testing.T) {
 	t.Parallel()
-	for _, command := range []string{"", "check", "status", "rpo", "drill", "drill cleanup", "failover", "history", "report", "rewrite", "version"} {
+	for _, command := range []string{"", "check", "status", "rpo", "drill", "drill cleanup", "failover", "history", "report", "rewrite", "version", "agent", "agent doctor", "agent holds", "agent certs"} {
 		t.Run("help of "+command, func(t *testing.T) {
 			t.Parallel()
 			got := newWorld(t).run(t.Context(), append(strings.Fields(command), "--help")...)
@@ -99,6 +100,34 @@ func TestLook(t *testing.T) {
 		{"rpo with the agent down", "rpo", func(w *world) { w.host.down = true }},
 		{"status before any run", "status", nil},
 		{"history before any run", "history", nil},
+		{"check with findings of a host's doctor", "check", func(w *world) {
+			w.host.findings = []*agentpb.Finding{
+				{Group: "pools", Name: "pool backup feature bookmark_v2", State: "warning", Message: "it is not enabled", Remedy: "zpool set feature@bookmark_v2=enabled backup"},
+				{Group: "replicas", Name: "replica backup/replica/a", State: "problem", Message: "it is writable", Remedy: "zfs set readonly=on backup/replica/a"},
+			}
+		}},
+		{"check with an agent of an earlier version", "check", func(w *world) { w.host.old = true }},
+		{"agent doctor", "agent doctor --node=remote", nil},
+		{"agent doctor with problems", "agent doctor", func(w *world) {
+			w.host.skew = time.Minute
+			w.host.findings = []*agentpb.Finding{
+				{Group: "zfs", Name: "defect #15526", State: "problem", Message: "files get chunks of zeros", Remedy: "upgrade OpenZFS"},
+				{Group: "host", Name: "clock", State: "warning", Message: "no time server disciplines it", Remedy: "run a time service"},
+			}
+		}},
+		{"agent doctor as json", "agent doctor --node remote -o json", nil},
+		{"agent doctor of an earlier version, strict", "agent doctor --node remote --strict", func(w *world) { w.host.old = true }},
+		{"agent holds", "agent holds --node=remote", held},
+		{"agent holds wide", "agent holds --node=remote -o wide", held},
+		{"agent holds as yaml", "agent holds backup/replica/a --node=remote -o yaml", held},
+		{"agent holds of all nodes, one of which gives no answer", "agent holds --no-headers", held},
+		{"agent holds when there are none", "agent holds --node=remote", nil},
+		{"agent holds that are dead", "agent holds --node=remote --reap --dry-run", held},
+		{"agent holds reaped", "agent holds --node=remote --reap", held},
+		{"agent holds that can not be reaped", "agent holds --node=remote --reap", func(w *world) {
+			held(w)
+			w.host.refuse = "kubectl-dr:replica"
+		}},
 		{"version", "version", nil},
 		{"version of everything", "version --remote -o yaml", nil},
 	}
@@ -127,6 +156,24 @@ func (w *world) update(obj client.Object, name string, change func(client.Object
 	require.NoError(w.t, w.recovery.Client.Get(w.t.Context(), client.ObjectKey{Namespace: veleroNS, Name: name}, obj))
 	change(obj)
 	require.NoError(w.t, w.recovery.Client.Update(w.t.Context(), obj))
+}
+
+// held puts holds on the host: of backups that Velero knows and doesn't, of a
+// run that is over and one that isn't known, and of others.
+func held(w *world) {
+	run := &plan.RecoveryRun{ObjectMeta: metav1.ObjectMeta{Namespace: veleroNS, Name: "wordpress-drill-1"}, Status: plan.RecoveryRunStatus{Phase: plan.PhasePassed}}
+	require.NoError(w.t, w.recovery.Client.Create(w.t.Context(), run))
+	at := func(age time.Duration) int64 { return begin.Add(-age).Unix() }
+	w.host.holds = []*agentpb.SnapshotHold{
+		{Snapshot: "backup/replica/a@dr-1", Guid: 1, Tag: "kubectl-dr:replica", CreatedUnix: at(48 * time.Hour), By: "hassio", Owner: "replica of hassio:znvm/a", State: "orphan", Reason: "the replica has the newer @dr-2", Dead: true},
+		{Snapshot: "backup/replica/a@dr-2", Guid: 2, Tag: "kubectl-dr:replica", CreatedUnix: at(time.Hour), By: "hassio", Owner: "replica of hassio:znvm/a", Why: "the next increment is received onto it", State: "live"},
+		{Snapshot: "backup/replica/a@dr-2", Guid: 2, Tag: "kubectl-dr:run:wordpress-drill-1", CreatedUnix: at(time.Hour), UntilUnix: begin.Add(time.Hour).Unix(), By: "kubectl-dr", Owner: "run/wordpress-drill-1", Why: "rehearsal", State: "live"},
+		{Snapshot: "backup/replica/a@dr-2", Guid: 2, Tag: "kubectl-dr:run:other", CreatedUnix: at(time.Hour), UntilUnix: begin.Add(time.Hour).Unix(), By: "kubectl-dr", Owner: "run/other", Why: "rehearsal", State: "live"},
+		{Snapshot: "backup/b@dr-1", Guid: 3, Tag: "kubectl-dr:backup", CreatedUnix: at(72 * time.Hour), By: "velero", Owner: "backup/wordpress-1", Why: "restores from this backup", State: "live"},
+		{Snapshot: "backup/b@dr-2", Guid: 4, Tag: "kubectl-dr:backup", CreatedUnix: at(72 * time.Hour), By: "velero", Owner: "backup/gone", Why: "restores from this backup", State: "live"},
+		{Snapshot: "backup/b@dr-3", Guid: 5, Tag: "kubectl-dr:backup", CreatedUnix: at(time.Hour), By: "velero", Owner: "backup/new", Why: "restores from this backup", State: "live"},
+		{Snapshot: "backup/b@dr-3", Guid: 5, Tag: "sanoid", CreatedUnix: at(time.Hour), State: "foreign"},
+	}
 }
 
 // plan gives a plan on standard input.
@@ -210,6 +257,11 @@ func TestWrongInput(t *testing.T) {
 		{"a report of a run that is not there", "report nope", nil, 1, `get run "nope"`, ""},
 		{"cleaning up a run that is not there", "drill cleanup nope", nil, 1, `there is no run "nope"`, "kubectl dr history"},
 		{"an unknown format", "rpo -o xml", nil, 1, "unable to match a printer", ""},
+		{"an agent on a node that is not named", "agent doctor --node=nope", nil, 1, `no agent is known on node "nope"`, "add nope=<host:port>"},
+		{"a dry run of releasing nothing", "agent holds --dry-run", nil, 1, "--dry-run goes with --reap", ""},
+		{"holds of what is no dataset", "agent holds /a", nil, 1, `dataset "/a": invalid name`, ""},
+		{"holds of a dataset that is not there", "agent holds backup/nope --node=remote", nil, 1, "dataset backup/nope not found", ""},
+		{"holds of an agent that is down", "agent holds --node=remote --reap", func(w *world) { w.host.down = true }, 1, "agent is unreachable", ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

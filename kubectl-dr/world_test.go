@@ -23,6 +23,9 @@ import (
 	"github.com/stretchr/testify/require"
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	appsv1api "k8s.io/api/apps/v1"
 	corev1api "k8s.io/api/core/v1"
 	storagev1api "k8s.io/api/storage/v1"
@@ -491,6 +494,9 @@ type host struct {
 	down      bool
 	busy      int    // how many times a volume is still mounted
 	refuse    string // a dataset that can not be fenced
+	holds     []*agentpb.SnapshotHold
+	findings  []*agentpb.Finding // beside those that are always ok
+	old       bool               // the agent knows no Doctor
 }
 
 func (h *host) Agent(node string) (cluster.Agent, error) {
@@ -576,6 +582,59 @@ func (h *host) SetProperties(_ context.Context, req *agentpb.SetPropertiesReques
 		d[k] = v
 	}
 	return &agentpb.Dataset{Name: req.GetDataset()}, nil
+}
+
+func (h *host) ListHolds(_ context.Context, req *agentpb.ListHoldsRequest, _ ...grpc.CallOption) (*agentpb.ListHoldsResponse, error) {
+	if err := h.up(); err != nil {
+		return nil, err
+	}
+	resp := &agentpb.ListHoldsResponse{}
+	for _, given := range h.holds {
+		hold := proto.Clone(given).(*agentpb.SnapshotHold)
+		if !strings.HasPrefix(hold.GetSnapshot(), req.GetDataset()) {
+			continue
+		}
+		if slices.Contains(req.GetOver(), hold.GetOwner()) {
+			hold.State, hold.Reason, hold.Dead = "orphan", hold.GetOwner()+" is over", true
+		}
+		resp.Holds = append(resp.Holds, hold)
+	}
+	if len(resp.GetHolds()) == 0 && req.GetDataset() != "" {
+		return nil, fmt.Errorf("node remote: dataset %s %w", req.GetDataset(), agent.ErrNotFound)
+	}
+	return resp, nil
+}
+
+func (h *host) ReapHolds(ctx context.Context, req *agentpb.ListHoldsRequest, _ ...grpc.CallOption) (*agentpb.ListHoldsResponse, error) {
+	resp, err := h.ListHolds(ctx, req)
+	for _, hold := range resp.GetHolds() {
+		if !hold.GetDead() {
+			continue
+		}
+		if hold.GetTag() == h.refuse {
+			hold.Error = "zfs release: permission denied"
+			continue
+		}
+		hold.Released = true
+		h.holds = slices.DeleteFunc(h.holds, func(o *agentpb.SnapshotHold) bool {
+			return o.GetSnapshot() == hold.GetSnapshot() && o.GetTag() == hold.GetTag()
+		})
+	}
+	return resp, err
+}
+
+func (h *host) Doctor(context.Context, *agentpb.DoctorRequest, ...grpc.CallOption) (*agentpb.DoctorResponse, error) {
+	if err := h.up(); err != nil {
+		return nil, err
+	}
+	if h.old {
+		return nil, status.Error(codes.Unimplemented, "unknown method Doctor")
+	}
+	return &agentpb.DoctorResponse{Node: "remote", UnixTimeMs: h.now().Add(h.skew).UnixMilli(), Findings: append([]*agentpb.Finding{
+		{Group: "pools", Name: "pool backup", State: "ok", Message: "ONLINE"},
+		{Group: "pools", Name: "pool backup space", State: "ok", Message: "58% used"},
+		{Group: "zfs", Name: "release", State: "ok", Message: "OpenZFS 2.1.11"},
+	}, h.findings...)}, nil
 }
 
 // clones returns the volumes on the host that were made by a restore.

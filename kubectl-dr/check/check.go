@@ -118,5 +118,5 @@ func (in *inspection) problem(name, message, remedy string) {
 
 // failed reports an error with what it knows to do about it.
 func (in *inspection) failed(name string, err error, remedy string) {
-	in.problem(name, err.Error(), hintOr(err, remedy))
+	in.problem(name, err.Error(), HintOr(err, remedy))
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	corev1api "k8s.io/api/core/v1"
 	storagev1api "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -32,7 +34,8 @@ const (
 	veryFew = 0.03
 )
 
-func hintOr(err error, remedy string) string {
+// HintOr is what an error knows to do about it, or else the remedy.
+func HintOr(err error, remedy string) string {
 	var h interface{ Hint() string }
 	if errors.As(err, &h) && h.Hint() != "" {
 		return h.Hint()
@@ -226,7 +229,39 @@ func (in *inspection) storage(ctx context.Context) {
 	in.locationNames(ctx)
 	for _, h := range in.Storage.Hosts(ctx, in.Now) {
 		in.host(h)
+		if h.Err == nil && !in.examined(ctx, h.Node) {
+			in.pools(h)
+		}
 	}
+}
+
+// examined tells what a host's own doctor finds. It returns false for an agent
+// from before there was one.
+func (in *inspection) examined(ctx context.Context, node string) bool {
+	replies, err := cluster.Examine(ctx, in.Storage, []string{node}, in.Now)
+	if err == nil {
+		err = replies[0].Err
+	}
+	if status.Code(err) == codes.Unimplemented {
+		return false
+	}
+	name := "doctor on " + node
+	if err != nil {
+		in.failed(name, err, "zfs-agent doctor tells more on the host")
+		return true
+	}
+	fine := 0
+	findings := replies[0].Said.GetFindings()
+	for _, f := range findings {
+		if report.State(f.GetState()) == report.OK {
+			fine++
+		}
+		if f.GetGroup() == "pools" || report.State(f.GetState()) != report.OK {
+			in.add(report.State(f.GetState()), f.GetName()+" on "+node, f.GetMessage(), f.GetRemedy())
+		}
+	}
+	in.ok(name, fmt.Sprintf("%d of %d checks are ok", fine, len(findings)))
+	return true
 }
 
 // locationNames compares with what the backup names: Velero looks up the
@@ -271,6 +306,9 @@ func (in *inspection) host(h cluster.Host) {
 	} else {
 		in.ok("clock of "+h.Node, "")
 	}
+}
+
+func (in *inspection) pools(h cluster.Host) {
 	for _, p := range h.Info.GetPools() {
 		pool := fmt.Sprintf("pool %s on %s", p.GetName(), h.Node)
 		free := 1.0

@@ -29,6 +29,9 @@ type Agent interface {
 	ListDatasets(context.Context, *agentpb.ListDatasetsRequest, ...grpc.CallOption) (*agentpb.ListDatasetsResponse, error)
 	DestroyVolume(context.Context, *agentpb.DestroyVolumeRequest, ...grpc.CallOption) (*agentpb.DestroyVolumeResponse, error)
 	SetProperties(context.Context, *agentpb.SetPropertiesRequest, ...grpc.CallOption) (*agentpb.Dataset, error)
+	ListHolds(context.Context, *agentpb.ListHoldsRequest, ...grpc.CallOption) (*agentpb.ListHoldsResponse, error)
+	ReapHolds(context.Context, *agentpb.ListHoldsRequest, ...grpc.CallOption) (*agentpb.ListHoldsResponse, error)
+	Doctor(context.Context, *agentpb.DoctorRequest, ...grpc.CallOption) (*agentpb.DoctorResponse, error)
 }
 
 // Agents finds the agent of a node without touching the network.
@@ -85,27 +88,34 @@ var ErrNoCopy = errors.New("there is no copy at the recovery site")
 // OpenStorage reads the snapshot locations of the cluster. It does not touch
 // the agents.
 func (c *Cluster) OpenStorage(ctx context.Context, opts AgentOptions) (*Storage, error) {
+	locations, err := c.SnapshotLocations(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s := &Storage{}
+	for i := range locations {
+		l, err := c.openLocation(ctx, &locations[i], opts)
+		if err != nil {
+			return nil, fmt.Errorf("open VolumeSnapshotLocation %s: %w", locations[i].Name, err)
+		}
+		s.Locations = append(s.Locations, l)
+	}
+	return s, nil
+}
+
+// SnapshotLocations returns the snapshot locations of ours, an error when there
+// is none.
+func (c *Cluster) SnapshotLocations(ctx context.Context) ([]velerov1api.VolumeSnapshotLocation, error) {
 	list := &velerov1api.VolumeSnapshotLocationList{}
 	if err := c.Client.List(ctx, list, client.InNamespace(c.Namespace)); err != nil {
 		return nil, fmt.Errorf("list VolumeSnapshotLocations in namespace %s: %w", c.Namespace, err)
 	}
-	s := &Storage{}
-	for i := range list.Items {
-		vsl := &list.Items[i]
-		if vsl.Spec.Provider != zfssnap.Provider {
-			continue
-		}
-		l, err := c.openLocation(ctx, vsl, opts)
-		if err != nil {
-			return nil, fmt.Errorf("open VolumeSnapshotLocation %s: %w", vsl.Name, err)
-		}
-		s.Locations = append(s.Locations, l)
-	}
-	if len(s.Locations) == 0 {
+	ours := slices.DeleteFunc(list.Items, func(l velerov1api.VolumeSnapshotLocation) bool { return l.Spec.Provider != zfssnap.Provider })
+	if len(ours) == 0 {
 		return nil, &Error{fmt.Errorf("%w in namespace %s of context %q", ErrNoLocation, c.Namespace, c.Context),
 			"Velero at the recovery site needs one with the name it has at the source: see examples/velero/volumesnapshotlocation.yaml"}
 	}
-	return s, nil
+	return ours, nil
 }
 
 func (c *Cluster) openLocation(ctx context.Context, vsl *velerov1api.VolumeSnapshotLocation, opts AgentOptions) (Location, error) {
@@ -261,8 +271,14 @@ type Host struct {
 // Skew returns how far the host's clock is ahead of this machine's, and by how
 // much that may be off.
 func (h Host) Skew() (skew, uncertainty time.Duration) {
-	half := h.Answered.Sub(h.Asked) / 2
-	return time.UnixMilli(h.Info.GetUnixTimeMs()).Sub(h.Asked.Add(half)), half
+	return Skew(h.Asked, h.Answered, h.Info.GetUnixTimeMs())
+}
+
+// Skew returns how far a clock is ahead of this machine's, and by how much that
+// may be off, when it was read between two times of this one.
+func Skew(asked, answered time.Time, unixMs int64) (skew, uncertainty time.Duration) {
+	half := answered.Sub(asked) / 2
+	return time.UnixMilli(unixMs).Sub(asked.Add(half)), half
 }
 
 // Hosts asks the agents on every node that volumes are recovered on.

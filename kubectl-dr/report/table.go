@@ -32,6 +32,10 @@ func Print(w io.Writer, obj runtime.Object, opts TableOptions) error {
 		p.status(o)
 	case *Version:
 		p.version(o)
+	case *Holds:
+		p.holds(o)
+	case *Certificates:
+		p.certificates(o)
 	case *plan.RecoveryRunList:
 		p.history(o)
 	case *plan.RecoveryRun:
@@ -197,6 +201,39 @@ func (p *printer) version(v *Version) {
 		}
 		p.line("%-12s %s (OpenZFS %s)", "agent "+a.Node, a.Version, a.ZFS)
 	}
+}
+
+func (p *printer) holds(h *Holds) {
+	rows := [][]any{}
+	for _, i := range h.Holds {
+		why := i.Why
+		if i.Reason != "" {
+			why = i.Reason
+		}
+		rows = append(rows, []any{i.Node, i.Snapshot, i.Tag, or(i.Owner), Age(h.At.Sub(i.Placed.Time)), i.State, or(why), or(i.result()), or(i.By), at(i.Until)})
+	}
+	p.table([]string{"NODE", "SNAPSHOT", "TAG", "OWNER", "AGE", "STATE", "WHY", "RESULT", "by", "until"}, rows)
+}
+
+func (p *printer) certificates(c *Certificates) {
+	rows := [][]any{}
+	for _, i := range c.Certificates {
+		rows = append(rows, []any{i.Identity, i.Role, i.State, at(i.Expires), or(strings.Join(i.Secrets, " ")), i.File})
+	}
+	p.table([]string{"IDENTITY", "ROLE", "STATE", "EXPIRES", "SECRET", "FILE"}, rows)
+}
+
+// result is what became of a dead hold.
+func (h Hold) result() string {
+	switch {
+	case h.Released:
+		return "released"
+	case h.Error != "":
+		return h.Error
+	case h.Dead:
+		return "can be released"
+	}
+	return ""
 }
 
 func objective(d *metav1.Duration, met *bool) string {

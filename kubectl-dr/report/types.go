@@ -176,6 +176,69 @@ type AgentInfo struct {
 	Error   string `json:"error,omitempty"`
 }
 
+// Holds says who keeps snapshots from being destroyed.
+//
+// +kubebuilder:object:root=true
+type Holds struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	At    metav1.Time `json:"at"`
+	Holds []Hold      `json:"holds"`
+	// Missing are the nodes whose agents gave no answer.
+	Missing []AgentInfo `json:"missing,omitempty"`
+}
+
+// Hold is one hold on a snapshot.
+type Hold struct {
+	Node     string `json:"node"`
+	Snapshot string `json:"snapshot"`
+	GUID     string `json:"guid"`
+	Tag      string `json:"tag"`
+	// By is the identity that placed it, Owner what it is for: "backup/<name>",
+	// "run/<name>", or the replicas of the dataset.
+	By     string      `json:"by,omitempty"`
+	Owner  string      `json:"owner,omitempty"`
+	Why    string      `json:"why,omitempty"`
+	Placed metav1.Time `json:"placed"`
+	// Until is the end of its lease; holds without one stay until they are
+	// released.
+	Until *metav1.Time `json:"until,omitempty"`
+	// State is live, expired, orphan or foreign.
+	State  string `json:"state"`
+	Reason string `json:"reason,omitempty"`
+	// Dead holds are those that may be released.
+	Dead     bool   `json:"dead,omitempty"`
+	Released bool   `json:"released,omitempty"`
+	Error    string `json:"error,omitempty"`
+}
+
+// Certificates says which TLS bundles were issued, and where they are. There are
+// no keys in it.
+//
+// +kubebuilder:object:root=true
+type Certificates struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Certificates []Certificate `json:"certificates"`
+}
+
+// Certificate is one TLS bundle.
+type Certificate struct {
+	// Identity is the common name; of a node's agent it is the node's name.
+	Identity string `json:"identity"`
+	// Role is agent or client.
+	Role    string       `json:"role"`
+	File    string       `json:"file"`
+	Expires *metav1.Time `json:"expires,omitempty"`
+	// Secrets are where it is, or belongs, in this cluster, as
+	// namespace/name[key].
+	Secrets []string `json:"secrets,omitempty"`
+	// State says what was done: planned, issued or applied.
+	State string `json:"state"`
+}
+
 // TypeMeta returns the type of a report of a kind.
 func TypeMeta(kind string) metav1.TypeMeta {
 	return metav1.TypeMeta{APIVersion: plan.GroupVersion.String(), Kind: kind}

@@ -1,0 +1,66 @@
+package cluster
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/kubectl-dr/kubectl-dr/zfssnap"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+)
+
+// DoctorTimeout bounds the examination of a host: each of its commands has a
+// deadline of its own.
+const DoctorTimeout = 2 * time.Minute
+
+// Examine has the agents examine their hosts.
+func Examine(ctx context.Context, s *Storage, nodes []string, now func() time.Time) ([]Reply[*agentpb.DoctorResponse], error) {
+	return AskAgents(ctx, s, nodes, DoctorTimeout, now, func(ctx context.Context, a Agent) (*agentpb.DoctorResponse, error) {
+		return a.Doctor(ctx, &agentpb.DoctorRequest{})
+	})
+}
+
+// Reply is what the agent of a node said, or why it said nothing.
+type Reply[T any] struct {
+	Node string
+	Said T
+	Err  error
+	// Asked and Answered are this machine's clock around the call.
+	Asked, Answered time.Time
+}
+
+// AskAgents asks the agents on all nodes that the snapshot locations name, or on
+// the given ones, side by side. A node that no location names is an error before
+// any is asked.
+func AskAgents[T any](ctx context.Context, s *Storage, nodes []string, timeout time.Duration, now func() time.Time,
+	ask func(context.Context, Agent) (T, error)) ([]Reply[T], error) {
+	locations := map[string]Location{}
+	for _, l := range slices.Backward(s.Locations) {
+		for node := range l.Location.Agents {
+			locations[node] = l
+		}
+	}
+	for _, node := range nodes {
+		if _, ok := locations[node]; !ok {
+			return nil, &zfssnap.NoAgentError{Node: node}
+		}
+	}
+	if len(nodes) == 0 {
+		nodes = slices.Collect(maps.Keys(locations))
+	}
+	nodes = slices.Compact(slices.Sorted(slices.Values(nodes)))
+	replies := make([]Reply[T], len(nodes))
+	var asked sync.WaitGroup
+	for i, node := range nodes {
+		asked.Go(func() {
+			r := Reply[T]{Node: node, Asked: now()}
+			r.Said, r.Err = call(ctx, locations[node], node, timeout, ask)
+			r.Answered = now()
+			replies[i] = r
+		})
+	}
+	asked.Wait()
+	return replies, ctx.Err()
+}
