@@ -54,17 +54,18 @@ func TestKustomization(t *testing.T) {
 	read("DaemonSet/kubectl-dr/zfs-agent", daemons)
 	pod := daemons.Spec.Template.Spec
 	assert.Equal(t, "ghcr.io/kubectl-dr/zfs-agent:v0.1.0", pod.Containers[0].Image)
-	bundles := &corev1api.Secret{}
+	bundles, policy := &corev1api.Secret{}, &corev1api.ConfigMap{}
 	for _, v := range pod.Volumes {
 		if v.Secret != nil {
 			read("Secret/kubectl-dr/"+v.Secret.SecretName, bundles)
+		}
+		if v.ConfigMap != nil {
+			read("ConfigMap/kubectl-dr/"+v.ConfigMap.Name, policy)
 		}
 	}
 	parsed, err := agent.ParseBundle(bundles.Data["hassio.pem"])
 	require.NoError(t, err, "the file that --tls names on node hassio")
 	assert.Equal(t, "hassio", parsed.Identity())
-	policy := &corev1api.ConfigMap{}
-	read("ConfigMap/kubectl-dr/zfs-agent", policy)
 	_, err = agent.ParsePolicy([]byte(policy.Data["agent.yaml"]))
 	require.NoError(t, err)
 

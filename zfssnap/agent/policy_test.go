@@ -19,7 +19,7 @@ import (
 func exampleWorld(t *testing.T) *world {
 	t.Helper()
 	w := newWorld(t)
-	for h, file := range map[*host]string{w.hassio: "source.yaml", w.remote: "recovery.yaml"} {
+	for h, file := range map[*host]string{w.hassio: "policy-source.yaml", w.remote: "policy-recovery.yaml"} {
 		policy, err := agent.LoadPolicy("../../examples/agent/" + file)
 		require.NoError(t, err)
 		h.stop(t)
@@ -90,7 +90,7 @@ func deeds(t *testing.T, c *agent.Client, dataset string) map[string]func() erro
 func TestExamplePolicies(t *testing.T) {
 	t.Parallel()
 	w := exampleWorld(t)
-	sends := []string{"read", "list holds", "snapshot", "hold", "reap", "replicate", "destroy a snapshot", "destroy a volume"}
+	sends := []string{"read", "list holds", "snapshot", "hold", "reap", "replicate", "destroy a snapshot", "destroy a volume", "set properties"}
 	tests := []struct {
 		identity string
 		host     *host
@@ -110,8 +110,8 @@ func TestExamplePolicies(t *testing.T) {
 		{"hassio", w.remote, "backup/replicas", nil},
 		{"hassio", w.remote, "backup/znvm/new", nil},
 		{"hassio", w.remote, "backup", nil},
-		{"velero", w.remote, replica, []string{"read", "list holds", "destroy a snapshot", "destroy a volume"}},
-		{"velero", w.remote, "backup/znvm/new", []string{"read", "list holds", "clone"}},
+		{"velero", w.remote, replica, []string{"read", "list holds", "hold", "reap", "destroy a snapshot", "destroy a volume", "set properties"}},
+		{"velero", w.remote, "backup/znvm/new", []string{"read", "list holds", "clone", "destroy a snapshot", "destroy a volume"}},
 		{"velero", w.remote, "backup", nil},
 		{"kubectl-dr", w.remote, replica, []string{"read", "list holds", "hold", "reap", "set properties"}},
 		{"kubectl-dr", w.remote, "backup/znvm/new", []string{"read", "list holds", "destroy a snapshot", "destroy a volume"}},
