@@ -191,16 +191,6 @@ func (e *examination) call(ctx context.Context, pool, name string, do func(conte
 	return false
 }
 
-// wanted reports whether a dataset is among what to look at.
-func (e *examination) wanted(dataset string) bool {
-	return slices.ContainsFunc(e.Roots, func(root string) bool { return within(dataset, root) })
-}
-
-// within reports whether a dataset is root or lies below it; "" is above all.
-func within(dataset, root string) bool {
-	return root == "" || dataset == root || len(dataset) > len(root) && dataset[:len(root)] == root && dataset[len(root)] == '/'
-}
-
 // roots are the roots on pools that answer.
 func (e *examination) roots() []string {
 	var roots []string
