@@ -673,6 +673,8 @@ var conformance = []struct {
 		deepest := s.dir + strings.Repeat("/d", zfs.MaxDepth-1-strings.Count(s.dir, "/"))
 		require.NoError(s, zfs.ValidateDataset(deepest))
 		require.Error(s, zfs.ValidateDataset(deepest+"/d"))
+		// What is below inherits that it is not mounted.
+		require.NoError(s, s.Create(ctx, s.dir+"/d", own))
 		assert.NoError(s, s.Create(ctx, deepest, zfs.CreateOptions{Parents: true}))
 	}},
 	{"whatever hold tag is accepted here, ZFS takes", func(s *suite) {
