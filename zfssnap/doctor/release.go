@@ -153,7 +153,7 @@ func (e *examination) lookAtRelease(ctx context.Context) {
 	tools, toolsOK := parseRelease(found.Userland)
 	switch {
 	case !ok:
-		e.warn("release", fmt.Sprintf("%q is not a version that could be compared with what is known", version), "compare it with the defects listed in docs/security.md")
+		e.warn("release", fmt.Sprintf("%q is not a version that could be compared with what is known", version), "run a release of OpenZFS: which defects another build has cannot be told")
 		return
 	case r.before(must(oldest)):
 		e.problem("release", fmt.Sprintf("OpenZFS %s is older than %s", version, oldest), "upgrade OpenZFS: resuming and estimating transfers were not tested with it")

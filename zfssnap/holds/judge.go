@@ -204,7 +204,8 @@ func (d Dataset) routes(k Known) []*route {
 		if a, ok := k.Answers[t.String()]; ok {
 			r.answered, r.partial = true, a.Partial
 			for _, v := range d.Versions {
-				if a.GUIDs[v.GUID] && v.CreateTXG >= r.base.CreateTXG {
+				// A bookmark has the guid of its snapshot, which says more by its name.
+				if a.GUIDs[v.GUID] && (v.CreateTXG > r.base.CreateTXG || v.GUID == r.base.GUID && !v.Bookmark) {
 					r.base = v
 				}
 			}
