@@ -33,7 +33,7 @@ unit: ## unit tests alone; they need no rig
 	cd test/oracles && go test ./...
 
 .PHONY: e2e
-e2e: build ## everything on a rig of its own, and the ZFS client on its real OpenZFS
+e2e: build ## end-to-end tests on a rig of their own
 	test/e2e/run
 
 .PHONY: crash
@@ -41,8 +41,8 @@ crash: ## break every step of replication in turn, on pools in memory
 	go test -race -count=1 -tags crash -v ./zfssnap/crashtest
 
 .PHONY: soak
-soak: build crash ## the crash matrix, the end-to-end tests, then the whole story
-	test/e2e/run
+soak: build crash ## the crash matrix, all end-to-end tests, then the whole story
+	test/e2e/run -long
 	$(BIN)/demo
 
 .PHONY: bench
