@@ -41,7 +41,7 @@ func TestTargetFull(t *testing.T) {
 // backup waits and says for what, and goes on from where it was.
 func TestTargetUnreachable(t *testing.T) {
 	t.Parallel()
-	const enough = 3 << 20
+	const enough = 12 << 20 // of 16: what is in pipes and buffers is lost
 	way := newGate(t, lab.AgentAddress(remote), enough)
 	a := newVolume(t, "case-cut")
 	copyLocation(t, "case-cut", []string{"spec", "config", "targetAddress"}, way.address())
