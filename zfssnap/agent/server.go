@@ -56,7 +56,7 @@ type Server struct {
 	// before it fails; after half of it the transfer is marked as stalled. 30
 	// minutes by default.
 	StallTimeout time.Duration
-	// CommandTimeout is for commands that move no data; 5 minutes by default. A
+	// CommandTimeout is for commands that move no data; 10 minutes by default. A
 	// pool on which one takes longer is left alone until it answers.
 	CommandTimeout time.Duration
 	// Bandwidth limits what this node sends.

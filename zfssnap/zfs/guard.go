@@ -11,8 +11,9 @@ import (
 
 const (
 	// commandTimeout is longer than listing hundreds of thousands of snapshots
-	// takes.
-	commandTimeout = 5 * time.Minute
+	// takes. A pool that hangs is mostly noticed before: when a caller gives up,
+	// and its command does not end.
+	commandTimeout = 10 * time.Minute
 	// probeTimeout is for the first command on a pool after one that hung.
 	probeTimeout = 30 * time.Second
 	// maxCommands is how many commands run on one pool at a time; streams are
@@ -30,7 +31,7 @@ const (
 // one at a time, until one ends by itself.
 type Guard struct {
 	Runner Runner
-	// Timeout is for commands that move no data; 5 minutes by default.
+	// Timeout is for commands that move no data; 10 minutes by default.
 	Timeout time.Duration
 	// OnHang, when set, is told of every command that hangs, and OnChange when a
 	// pool begins and ceases to. Pool is "" for commands that are about no pool in
