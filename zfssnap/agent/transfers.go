@@ -362,6 +362,7 @@ func (ts *transfers) watch(ctx context.Context, t *transfer) (context.Context, f
 	}()
 	return ctx, func() {
 		t.sending.Store(false)
+		t.update(func(pb *agentpb.Transfer) { pb.Stalled = false })
 		cancel(nil)
 	}
 }
@@ -381,7 +382,6 @@ func passing(err error) bool {
 }
 
 func (ts *transfers) finish(t *transfer, err error, cancelled bool) {
-	t.update(func(pb *agentpb.Transfer) { pb.Stalled = false })
 	switch {
 	case err == nil:
 		t.update(func(pb *agentpb.Transfer) { pb.State, pb.Error, pb.Reason = agentpb.Transfer_DONE, "", "" })
