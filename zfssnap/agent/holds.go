@@ -167,23 +167,22 @@ func (s *Server) reap(ctx context.Context) {
 	defer ticker.Stop()
 	for {
 		found, err := s.reaper(nil).Reap(ctx, "")
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return
-		case err != nil:
-			s.Log.Warn("holds could not be looked at", "error", err)
-		default:
-			counts := map[holds.State]int{}
-			released := 0
-			for _, h := range found {
-				counts[h.State]++
-				if h.Released {
-					released++
-				}
-			}
-			s.Log.Info("holds looked at", "live", counts[holds.Live], "expired", counts[holds.Expired], "orphan", counts[holds.Orphan],
-				"foreign", counts[holds.Foreign], "released", released)
 		}
+		if err != nil {
+			s.Log.Warn("holds could not be looked at", "error", err)
+		}
+		counts := map[holds.State]int{}
+		released := 0
+		for _, h := range found {
+			counts[h.State]++
+			if h.Released {
+				released++
+			}
+		}
+		s.Log.Info("holds looked at", "live", counts[holds.Live], "expired", counts[holds.Expired], "orphan", counts[holds.Orphan],
+			"foreign", counts[holds.Foreign], "released", released)
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():

@@ -227,6 +227,7 @@ func TestReaper_runsByItself(t *testing.T) {
 	w.snapshot(t, "b1")
 	_, err := w.client.Hold(t.Context(), &agentpb.HoldRequest{Snapshot: source + "@dr-b1", Tag: "kubectl-dr:x", LeaseSeconds: 60})
 	require.NoError(t, err)
+	w.hassio.pool.SetSuspended("nas", true) // which is no reason to leave the other alone
 	w.hassio.restart(t, func(s *agent.Server) { s.ReapEvery = time.Millisecond })
 	before := len(w.hassio.pool.Commands())
 	require.Eventually(t, func() bool { return len(w.hassio.pool.Commands()) > before+10 }, 10*time.Second, time.Millisecond)

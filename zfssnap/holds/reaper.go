@@ -46,6 +46,9 @@ type Reaper struct {
 // Look judges the holds at and below root, "" for every pool. It changes
 // nothing. ErrNotFound when there is no such root.
 func (r *Reaper) Look(ctx context.Context, root string) ([]Hold, error) {
+	if root == "" {
+		return r.everyPool(ctx, r.Look)
+	}
 	datasets, err := Survey(ctx, r.ZFS, root)
 	if err != nil {
 		return nil, err
@@ -69,6 +72,9 @@ func (r *Reaper) Look(ctx context.Context, root string) ([]Hold, error) {
 // dataset is read and judged again just before anything on it is released, so
 // that what was found dead a while ago is not what counts.
 func (r *Reaper) Reap(ctx context.Context, root string) ([]Hold, error) {
+	if root == "" {
+		return r.everyPool(ctx, r.Reap)
+	}
 	all, err := r.Look(ctx, root)
 	if err != nil {
 		return nil, err
@@ -89,6 +95,23 @@ func (r *Reaper) Reap(ctx context.Context, root string) ([]Hold, error) {
 		all = slices.Insert(all, at, fresh...)
 	}
 	return all, nil
+}
+
+// everyPool does something with each pool. One that fails keeps no other from
+// its turn: what they gave is returned with the error.
+func (r *Reaper) everyPool(ctx context.Context, do func(context.Context, string) ([]Hold, error)) ([]Hold, error) {
+	pools, err := r.ZFS.Pools(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var all []Hold
+	var failed []error
+	for _, p := range pools {
+		found, err := do(ctx, p.Name)
+		all = append(all, found...)
+		failed = append(failed, err)
+	}
+	return all, errors.Join(failed...)
 }
 
 func of(h Hold, dataset string) bool { return strings.HasPrefix(h.Snapshot, dataset+"@") }
@@ -167,8 +190,8 @@ func Release(ctx context.Context, c *zfs.Client, snapshot, tag string) error {
 	return nil
 }
 
-// Survey reads the datasets at and below root, "" for every pool, that have
-// holds on their snapshots.
+// Survey reads the datasets at and below root that have holds on their
+// snapshots.
 func Survey(ctx context.Context, c *zfs.Client, root string) (datasets []Dataset, err error) {
 	for range surveys {
 		datasets, err = survey(ctx, c, root)

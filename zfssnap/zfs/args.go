@@ -114,11 +114,7 @@ func versionsArgs(datasets ...string) ([]string, error) {
 }
 
 func versionsBelowArgs(root string) ([]string, error) {
-	args := []string{"zfs", "list", "-Hp", "-t", "snapshot,bookmark", "-o", versionColumns}
-	if root == "" {
-		return args, nil
-	}
-	return append(args, "-r", root), ValidateDataset(root)
+	return []string{"zfs", "list", "-Hp", "-t", "snapshot,bookmark", "-o", versionColumns, "-r", root}, ValidateDataset(root)
 }
 
 func lookupArgs(names ...string) ([]string, error) {

@@ -326,7 +326,7 @@ func (c *Client) Versions(ctx context.Context, dataset string) ([]Version, error
 }
 
 // VersionsBelow lists the snapshots and bookmarks of root and of what lies below
-// it, "" for every pool, by createtxg.
+// it, by createtxg.
 func (c *Client) VersionsBelow(ctx context.Context, root string) ([]Version, error) {
 	args, err := versionsBelowArgs(root)
 	if err != nil {
