@@ -71,7 +71,7 @@ func testWrongInput(t *testing.T, a app) {
 }
 
 // TestBackupThatCannotBeGood makes backups of what can't be backed up. None is
-// Completed, each says why, and the volume is as it was.
+// Completed, each says why, and no snapshot is taken.
 func TestBackupThatCannotBeGood(t *testing.T) {
 	t.Parallel()
 	bundle, err := os.ReadFile(lab.PKI().Bundle("foreign"))
@@ -115,6 +115,7 @@ func TestBackupThatCannotBeGood(t *testing.T) {
 			for _, says := range tt.says {
 				assert.Contains(t, said, says)
 			}
+			assert.NotContains(t, on(t, hassio, "zfs", "list", "-H", "-t", "snapshot", "-o", "name"), "@dr-"+tt.name)
 		})
 	}
 }
