@@ -61,10 +61,11 @@ type AgentOptions struct {
 }
 
 // agentTimeout bounds calls that look at things, changeTimeout those that change
-// one.
+// one. A host that is busy recovering takes its time; one that is away is known
+// sooner.
 const (
-	agentTimeout  = 30 * time.Second
-	changeTimeout = time.Minute
+	agentTimeout  = time.Minute
+	changeTimeout = 2 * time.Minute
 )
 
 // Location is one snapshot location and the agents it names.

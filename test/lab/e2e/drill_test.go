@@ -33,9 +33,9 @@ func TestBackupAndDrill(t *testing.T) {
 
 	known(t, "blog-2")
 	before := look(t)
-	t.Run("at the recovery site", func(t *testing.T) {
-		t.Run("look", func(t *testing.T) { testLook(t, a) })
-		t.Run("wrong input", func(t *testing.T) { testWrongInput(t, a) })
+	t.Run("look", func(t *testing.T) { testLook(t, a) })
+	t.Run("wrong input", func(t *testing.T) { testWrongInput(t, a) })
+	t.Run("rehearse", func(t *testing.T) {
 		t.Run("drill", func(t *testing.T) { testDrill(t, a) })
 		t.Run("drill that is kept", func(t *testing.T) { testKeptDrill(t, a) })
 	})
