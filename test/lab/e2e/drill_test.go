@@ -20,7 +20,7 @@ func TestBackupAndDrill(t *testing.T) {
 	t.Parallel()
 	a := newApp(t, "blog")
 
-	a.post(t, 8)
+	a.post(t, 4)
 	a.backUp(t, "blog-1")
 	completed(t, "blog-1")
 	a.requireCopy(t, "blog-1")
@@ -35,9 +35,11 @@ func TestBackupAndDrill(t *testing.T) {
 	before := look(t)
 	t.Run("look", func(t *testing.T) { testLook(t, a) })
 	t.Run("wrong input", func(t *testing.T) { testWrongInput(t, a) })
-	t.Run("rehearse", func(t *testing.T) {
-		t.Run("drill", func(t *testing.T) { testDrill(t, a) })
-		t.Run("drill that is kept", func(t *testing.T) { testKeptDrill(t, a) })
+	t.Run("drill", func(t *testing.T) {
+		t.Run("kept", func(t *testing.T) { testKeptDrill(t, a) })
+		if !testing.Short() {
+			t.Run("cleaned up by itself", func(t *testing.T) { testDrill(t, a) })
+		}
 	})
 	// What a drill makes carries the run's name, and so does what it leaves. The
 	// backup taken meanwhile is there, in the place of the one before as the one
@@ -97,30 +99,30 @@ func testLook(t *testing.T, a app) {
 	}
 }
 
-// testDrill rehearses while a backup is under way: production's replication goes
-// on.
-func testDrill(t *testing.T, a app) {
-	t.Parallel()
-	a.post(t, 24)
-	a.backUp(t, "blog-3")
-	r := kubectlDR(t, "drill", a.Name, "--backup=blog-2", "-o", "json")
-	require.Zero(t, r.code)
-	runOf(t, r)
-	completed(t, "blog-3")
-	a.requireCopy(t, "blog-3")
-}
-
-// testKeptDrill keeps what a drill made, and removes it later.
+// testKeptDrill rehearses while a backup is under way, which goes on: what the
+// drill made is kept until it is removed by name.
 func testKeptDrill(t *testing.T, a app) {
 	t.Parallel()
-	r := kubectlDRWith(t, a.plan(t, "kept"), "drill", "-f", "-", "--keep", "--backup=blog-2", "-o", "json")
+	a.post(t, 12)
+	a.backUp(t, "blog-3")
+	r := kubectlDR(t, "drill", a.Name, "--keep", "--backup=blog-2", "-o", "json")
 	require.Zero(t, r.code)
 	name := runOf(t, r)
+	completed(t, "blog-3")
+	a.requireCopy(t, "blog-3")
 	namespaces := strings.Fields(kubectl(t, dr, "get", "namespaces", "-l", "kubectl-dr.io/run="+name, "-o", "jsonpath={.items[*].metadata.name}"))
 	require.Len(t, namespaces, 1)
 	assert.Equal(t, a.posts(t, "blog-2"), recoveredPosts(t, namespaces[0]), "the drill has what was backed up")
 	require.Zero(t, kubectlDR(t, "drill", "cleanup", name).code)
 	require.Zero(t, kubectlDR(t, "drill", "cleanup", name).code, "it can be repeated")
+}
+
+// testDrill rehearses another plan for the same application at the same time.
+func testDrill(t *testing.T, a app) {
+	t.Parallel()
+	r := kubectlDRWith(t, a.plan(t, "beside"), "drill", "-f", "-", "--backup=blog-2", "-o", "json")
+	require.Zero(t, r.code)
+	runOf(t, r)
 }
 
 // ofBackups reports whether a change is one that taking backups makes: to what

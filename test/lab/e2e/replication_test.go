@@ -24,7 +24,7 @@ func TestTargetFull(t *testing.T) {
 	completed(t, "case-full-1")
 	on(t, remote, "zfs", "set", "quota=4M", a.replica())
 
-	a.post(t, 16)
+	a.post(t, 8)
 	a.backUpTo(t, "zfs", "case-full-2")
 	assert.Equal(t, "PartiallyFailed", phase(t, primary, "backup", "case-full-2"))
 	assert.Regexp(t, `copy znvm/k3s/pvc-case-full@dr-case-full-2-[0-9a-f]{8} to remote:.+ space quota exceeded`, details(t, "case-full-2"))
