@@ -19,12 +19,14 @@ func Poll(ctx context.Context, interval, timeout time.Duration, condition wait.C
 	bounded, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	err := wait.PollUntilContextCancel(bounded, interval, true, condition)
+	// A client that sees its time running out may fail before the context does.
+	deadline, _ := bounded.Deadline()
 	switch {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case bounded.Err() != nil:
+	case bounded.Err() != nil || !time.Now().Before(deadline):
 		return ErrTimedOut
 	}
 	return err
