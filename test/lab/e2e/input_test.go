@@ -53,6 +53,8 @@ func testWrongInput(t *testing.T, a app) {
 			[]string{`get plan "nothing" in namespace velero`, "not found"}},
 		{"a profile with a field that there is not", plan, []string{"check", "-f", "-", "--velero-namespace=case-profiles"}, 2,
 			[]string{"load ConfigMap case-rewrite: case.yaml:5: profiles[0].storageClass: unknown field", "storageClasses"}},
+		{"an agent that does not answer", "", []string{"rpo", a.Name, "--agents=remote=127.0.0.1:1"}, 1,
+			[]string{"agent on node remote at 127.0.0.1:1 is unreachable", "check that zfs-agent runs on node remote"}},
 		{"a certificate of another authority", "", []string{"rpo", a.Name, foreign}, 1,
 			[]string{"agent on node remote", "certificate signed by unknown authority", "zfs-agent certs"}},
 		{"a certificate of another authority, checked", "", []string{"check", a.Name, foreign}, 2,
