@@ -41,6 +41,7 @@ type replica struct {
 	// the dataset whose key opens it.
 	encrypted bool
 	keyRoot   string
+	unsafe    bool // it is mounted, or may be written to
 }
 
 func (s *Server) replica(ctx context.Context, dataset string) (replica, error) {
@@ -68,7 +69,7 @@ func (s *Server) replica(ctx context.Context, dataset string) (replica, error) {
 	if err != nil {
 		return replica{}, err
 	}
-	r.token = ds.ReceiveResumeToken
+	r.token, r.unsafe = ds.ReceiveResumeToken, unsafe(ds)
 	r.managed = local(props[names.PropManaged]) == "true"
 	r.source, r.fenced = local(props[names.PropSource]), set(props[names.PropFenced])
 	r.mode = local(props[names.PropStream])
@@ -144,7 +145,7 @@ func (s *Server) ReceiveState(ctx context.Context, req *agentpb.ReceiveStateRequ
 		return nil, err
 	}
 	return &agentpb.ReceiveStateResponse{
-		Exists: r.exists, Versions: versions(r.versions), ReceiveResumeToken: r.token, Fenced: r.fenced,
+		Exists: r.exists, Versions: versions(r.versions), ReceiveResumeToken: r.token, Fenced: r.fenced, Unsafe: r.unsafe,
 		StreamMode: r.mode, Encrypted: r.encrypted,
 	}, nil
 }
@@ -324,6 +325,9 @@ func (s *Server) checkSafe(ctx context.Context, h *agentpb.ReceiveHeader) error 
 		h.GetDataset(), ErrMismatch, strings.Join(problems, "; ")),
 		"the snapshot is kept and nothing was undone; find out who changed the replica, put it right with zfs set, zfs inherit or zfs unmount, and back up again")
 }
+
+// unsafe is the part of checkSafe that can be seen at a glance.
+func unsafe(ds zfs.Dataset) bool { return !ds.ReadOnly || ds.Mounted }
 
 // complete checks a replica after a receive, tags the snapshot, and moves the
 // hold to the newest one.

@@ -26,7 +26,7 @@ func TestReplicate_fullThenIncremental(t *testing.T) {
 	tr := w.done(t, first)
 	assert.Empty(t, tr.GetBase())
 	assert.Greater(t, tr.GetBytesSent(), uint64(1<<20))
-	assert.InEpsilon(t, tr.GetBytesSent(), tr.GetBytesTotal(), 0.01, "the estimate is close")
+	assert.Equal(t, tr.GetBytesSent(), tr.GetBytesTotal(), "what was an estimate is known when it is done")
 	w.requireSame(t, first)
 
 	ds, err := w.far.ResolveDataset(t.Context(), &agentpb.ResolveDatasetRequest{By: &agentpb.ResolveDatasetRequest_Name{Name: replica}})
@@ -124,6 +124,96 @@ func TestReplicate_isIdempotent(t *testing.T) {
 	again = w.done(t, v)
 	assert.Zero(t, again.GetBytesSent())
 	assert.Equal(t, []string{"kubectl-dr:replica"}, w.remote.holds(t, replica+"@dr-b1"))
+}
+
+func TestReplicate_whatIsThereWaitsForNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	v := w.snapshot(t, "b1")
+	first := w.done(t, v)
+	w.hassio.stop(t)
+	w.hassio.start(t)
+	w.forgotten(t, first.GetId())
+
+	// As many others as may send at once do, and don't get on.
+	release := make(chan struct{})
+	sending := make(chan struct{}, 2)
+	stop := w.hassio.during("send", func() error {
+		sending <- struct{}{}
+		<-release
+		return nil
+	})
+	var others []string
+	for _, name := range []string{"znvm/a", "znvm/b"} {
+		require.NoError(t, w.hassio.zfs.Create(t.Context(), name, zfs.CreateOptions{}))
+		require.NoError(t, w.hassio.zfs.Snapshot(t.Context(), []string{name + "@s"}, nil))
+		o, err := w.hassio.zfs.Lookup(t.Context(), name+"@s")
+		require.NoError(t, err)
+		tr, err := w.client.Replicate(t.Context(), w.request(&agentpb.Version{Dataset: name, Name: "s", Guid: o.GUID}))
+		require.NoError(t, err)
+		others = append(others, tr.GetId())
+		<-sending
+	}
+
+	before := [2]int{len(w.hassio.pool.Commands()), len(w.remote.pool.Commands())}
+	assert.Zero(t, w.done(t, v).GetBytesSent())
+	for i, h := range []*host{w.hassio, w.remote} {
+		for _, c := range h.pool.Commands()[before[i]:] {
+			assert.Contains(t, []string{"list", "get", "holds"}, c[1], "%v on %s", c, h.node)
+		}
+	}
+	close(release)
+	for _, id := range others {
+		assert.Equal(t, agentpb.Transfer_DONE, w.wait(t, id).GetState())
+	}
+	stop()
+}
+
+func TestReplicate_restoresWhatTheNextIncrementNeeds(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name string
+		lose func(w *world) error
+	}{
+		{"the hold at the source", func(w *world) error {
+			return w.hassio.zfs.Release(t.Context(), "kubectl-dr:replication", source+"@dr-b2")
+		}},
+		{"every hold at the source", func(w *world) error {
+			return errors.Join(w.hassio.zfs.Release(t.Context(), "kubectl-dr:replication", source+"@dr-b2"),
+				w.hassio.zfs.Release(t.Context(), "kubectl-dr:backup", source+"@dr-b2"))
+		}},
+		{"the bookmark", func(w *world) error {
+			vs, err := w.hassio.zfs.Versions(t.Context(), source)
+			for _, v := range vs {
+				if v.Bookmark {
+					err = errors.Join(err, w.hassio.zfs.DestroyBookmark(t.Context(), v.FullName()))
+				}
+			}
+			return err
+		}},
+		{"the hold of the replica", func(w *world) error {
+			return w.remote.zfs.Release(t.Context(), "kubectl-dr:replica", replica+"@dr-b2")
+		}},
+		{"the end of the hold before", func(w *world) error {
+			return w.hassio.zfs.Hold(t.Context(), "kubectl-dr:replication", source+"@dr-b1")
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.done(t, w.snapshot(t, "b1"))
+			v := w.snapshot(t, "b2")
+			w.done(t, v)
+			require.NoError(t, tt.lose(w))
+			w.hassio.clock.advance(61 * time.Minute)
+			assert.Zero(t, w.done(t, v).GetBytesSent())
+			assert.Contains(t, w.hassio.holds(t, source+"@dr-b2"), "kubectl-dr:replication")
+			assert.NotContains(t, w.hassio.holds(t, source+"@dr-b1"), "kubectl-dr:replication")
+			assert.Equal(t, []uint64{v.GetGuid()}, w.hassio.bookmarks(t, source))
+			assert.Equal(t, []string{"kubectl-dr:replica"}, w.remote.holds(t, replica+"@dr-b2"))
+		})
+	}
 }
 
 func TestReplicate_skipsSnapshotsBetween(t *testing.T) {

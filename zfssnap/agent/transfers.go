@@ -31,7 +31,8 @@ type transfers struct {
 	ctx  context.Context
 	stop func()
 
-	limits limiters
+	limits  limiters
+	targets connections
 
 	mu       sync.Mutex
 	byID     map[string]*transfer
@@ -305,33 +306,80 @@ func (ts *transfers) run(ctx context.Context, t *transfer) error {
 	}
 }
 
-// attempt runs a transfer once, when its turn has come. One that waits to be
-// tried again lets others pass.
+// attempt runs a transfer once. One that has to send waits for its turn, and one
+// that waits to be tried again lets others pass.
 func (ts *transfers) attempt(ctx context.Context, t *transfer) error {
 	free, err := ts.slot(ctx, ts.datasets, t.job.Dataset, 1)
 	if err != nil {
 		return err
 	}
 	defer free()
+	target, leave, err := ts.targets.join(t.job.TargetNode, t.addr, ts.s.Bundle)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	runner := replicate.Runner{
+		ZFS: ts.s.ZFS, Target: target, Progress: t, Limit: ts.limits.wait(t.job.TargetNode), Log: ts.s.Log,
+	}
+	if settled, err := runner.Settled(ctx, t.job); settled || err != nil {
+		return err
+	}
 	free, err = ts.slot(ctx, ts.pools, zfs.Pool(t.job.Dataset), ts.s.PoolTransfers)
 	if err != nil {
 		return err
 	}
 	defer free()
-	target, err := Dial(t.job.TargetNode, t.addr, ts.s.Bundle)
-	if err != nil {
-		return err
-	}
-	defer target.Close()
 	ctx, done := ts.watch(ctx, t)
 	defer done()
-	err = replicate.Runner{
-		ZFS: ts.s.ZFS, Target: target, Progress: t, Limit: ts.limits.wait(t.job.TargetNode), Log: ts.s.Log,
-	}.Run(ctx, t.job)
-	if err != nil && errors.Is(context.Cause(ctx), ErrStalled) {
-		return context.Cause(ctx)
+	if err := runner.Run(ctx, t.job); err != nil {
+		if errors.Is(context.Cause(ctx), ErrStalled) {
+			return context.Cause(ctx)
+		}
+		return err
 	}
-	return err
+	return nil
+}
+
+// connections are those to targets. Transfers that run at the same time
+// share one.
+type connections struct {
+	mu   sync.Mutex
+	open map[[2]string]*shared // by node and address
+}
+
+type shared struct {
+	*Client
+	users int
+}
+
+// join returns the connection to an agent, and what gives it back: the last one
+// to leave closes it.
+func (p *connections) join(node, address string, bundle *Bundle) (*Client, func(), error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	key := [2]string{node, address}
+	x := p.open[key]
+	if x == nil {
+		c, err := Dial(node, address, bundle)
+		if err != nil {
+			return nil, nil, err
+		}
+		x = &shared{Client: c}
+		if p.open == nil {
+			p.open = map[[2]string]*shared{}
+		}
+		p.open[key] = x
+	}
+	x.users++
+	return x.Client, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if x.users--; x.users == 0 {
+			delete(p.open, key)
+			_ = x.Close()
+		}
+	}, nil
 }
 
 // watch ends an attempt that moves no data, and marks it before. What keeps
@@ -384,7 +432,11 @@ func passing(err error) bool {
 func (ts *transfers) finish(t *transfer, err error, cancelled bool) {
 	switch {
 	case err == nil:
-		t.update(func(pb *agentpb.Transfer) { pb.State, pb.Error, pb.Reason = agentpb.Transfer_DONE, "", "" })
+		t.update(func(pb *agentpb.Transfer) {
+			pb.State, pb.Error, pb.Reason = agentpb.Transfer_DONE, "", ""
+			// It was an estimate until now.
+			pb.BytesTotal = pb.GetBytesSent()
+		})
 	case cancelled:
 		err = fmt.Errorf("replicate %s@%s to node %s: %w", t.job.Dataset, t.job.Snapshot, t.job.TargetNode, ErrCancelled)
 		t.update(func(pb *agentpb.Transfer) {

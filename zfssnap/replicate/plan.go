@@ -50,6 +50,7 @@ type Target struct {
 	// Encrypted: it is, or what it would be made below.
 	Encrypted bool
 	Fenced    string // who fenced it, "" for nobody
+	Unsafe    bool   // not kept as a replica must be
 	Token     string // of an interrupted receive, "" for none
 	// Resume is what Token contains, nil when the source cannot continue it.
 	Resume *zfs.Resume

@@ -95,12 +95,7 @@ func (r Runner) Run(ctx context.Context, job Job) error {
 			return err
 		}
 		if plan.Action == AlreadyThere {
-			if target.Fenced == "" {
-				if err := u.confirm(ctx, plan.To); err != nil {
-					return err
-				}
-			}
-			return u.settle(ctx, source.Versions, target.Versions)
+			return u.settle(ctx, source.Versions, target, plan.To)
 		}
 		if base, ok := find(target.Versions, plan.From.GUID, true); ok && base.UserRefs == 0 {
 			// Whoever received it died before it was complete.
@@ -108,7 +103,7 @@ func (r Runner) Run(ctx context.Context, job Job) error {
 				return err
 			}
 		}
-		switch err := u.step(ctx, plan); {
+		switch err := u.step(ctx, plan, source.Versions); {
 		case errors.Is(err, zfs.ErrResumeStale) && !stale:
 			r.Log.Info("interrupted stream cannot be continued, sending anew", "dataset", job.Dataset, "target", job.TargetNode, "error", err)
 			stale = true
@@ -129,6 +124,33 @@ func (r Runner) Run(ctx context.Context, job Job) error {
 		}
 	}
 	return fmt.Errorf("replicate %s@%s to %s on %s: %w after %d steps", job.Dataset, job.Snapshot, job.TargetDataset, job.TargetNode, ErrIncomplete, maxSteps)
+}
+
+// Settled reports whether Run would find nothing to do: the target has the
+// snapshot, and both sides are ready for the next one. It changes nothing and is
+// quick, so that many may be looked at at once. What is in the way is for Run to
+// say.
+func (r Runner) Settled(ctx context.Context, job Job) (bool, error) {
+	u := &run{Runner: r, Job: job}
+	source, target, err := u.look(ctx, true)
+	if err != nil {
+		return false, err
+	}
+	plan, err := Make(source, target, job.GUID)
+	if err != nil || plan.Action != AlreadyThere || !complete(target, plan.To) {
+		return false, nil
+	}
+	base := common(source.Versions, target.Versions)
+	cursors, held := u.older(source.Versions, base)
+	if base.UserRefs == 0 || !listed(source.Versions, u.cursor(base.GUID)) || len(cursors) > 0 {
+		return false, nil
+	}
+	holds, err := u.ZFS.Holds(ctx, append(held, base.FullName())...)
+	if err != nil {
+		return false, err
+	}
+	holds = slices.DeleteFunc(holds, func(h zfs.Hold) bool { return h.Tag != holdTag })
+	return len(holds) == 1 && holds[0].Snapshot == base.FullName(), nil
 }
 
 // look reads what both sides have. Processes and requests go side by side:
@@ -162,8 +184,8 @@ func (u *run) target(ctx context.Context, ignoreToken bool) (Target, error) {
 		return Target{}, err
 	}
 	t := Target{
-		Dataset: u.TargetDataset, Exists: state.GetExists(), Fenced: state.GetFenced(), Token: state.GetReceiveResumeToken(),
-		Mode: state.GetStreamMode(), Encrypted: state.GetEncrypted(),
+		Dataset: u.TargetDataset, Exists: state.GetExists(), Fenced: state.GetFenced(), Unsafe: state.GetUnsafe(),
+		Token: state.GetReceiveResumeToken(), Mode: state.GetStreamMode(), Encrypted: state.GetEncrypted(),
 	}
 	for _, v := range state.GetVersions() {
 		t.Versions = append(t.Versions, version(v))
@@ -192,26 +214,31 @@ func version(v *agentpb.Version) zfs.Version {
 // step sends one stream. Before data moves, what it needs is held, and the
 // bookmark that the next increment will start from is made: if this host dies
 // at the worst moment, the chain still continues.
-func (u *run) step(ctx context.Context, plan Plan) error {
+func (u *run) step(ctx context.Context, plan Plan, source []zfs.Version) error {
 	opts := plan.Mode.Send(plan.Base(), plan.To.FullName())
 	if plan.Action == Resume {
 		opts = zfs.SendOptions{Token: plan.Token}
 	}
-	var total uint64
 	var header *agentpb.ReceiveHeader
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return u.ZFS.Hold(gctx, holdTag, plan.To.FullName()) })
-	if plan.From.GUID != 0 && !plan.From.Bookmark {
+	// With a bookmark the base may go at any time.
+	if plan.From.GUID != 0 && !plan.From.Bookmark && !listed(source, u.cursor(plan.From.GUID)) {
 		g.Go(func() error { return u.ZFS.Hold(gctx, holdTag, plan.From.FullName()) })
 	}
-	g.Go(func() error { return u.ZFS.Bookmark(gctx, plan.To.FullName(), u.cursor(plan.To.GUID)) })
-	g.Go(func() error {
-		// An estimate is for showing progress; there is none for some streams.
-		if est, err := u.ZFS.SendSize(gctx, opts); err == nil {
-			total = est.Bytes
-		}
-		return nil
-	})
+	if !listed(source, u.cursor(plan.To.GUID)) {
+		g.Go(func() error { return u.ZFS.Bookmark(gctx, plan.To.FullName(), u.cursor(plan.To.GUID)) })
+	}
+	total := estimate(source, plan)
+	if plan.Action == Resume {
+		g.Go(func() error {
+			// For showing progress; there is no estimate for some streams.
+			if est, err := u.ZFS.SendSize(gctx, opts); err == nil {
+				total = est.Bytes
+			}
+			return nil
+		})
+	}
 	g.Go(func() (err error) {
 		header, err = u.header(gctx, plan)
 		return err
@@ -229,6 +256,26 @@ func (u *run) step(ctx context.Context, plan Plan) error {
 	}
 	u.Log.Info("sent", "snapshot", plan.To.FullName(), "target", u.TargetNode, "replica", u.TargetDataset, "bytes_sent", sent)
 	return nil
+}
+
+// listed reports whether a snapshot or bookmark of that name is among them.
+func listed(vs []zfs.Version, name string) bool {
+	return slices.ContainsFunc(vs, func(v zfs.Version) bool { return v.FullName() == name })
+}
+
+// estimate is about how many bytes a stream has: what was written since its
+// base. It comes with the list of snapshots; zfs send -n would take a process.
+func estimate(source []zfs.Version, plan Plan) uint64 {
+	if plan.From.GUID == 0 {
+		return plan.To.Referenced
+	}
+	var sum uint64
+	for _, v := range source {
+		if !v.Bookmark && v.CreateTXG > plan.From.CreateTXG && v.CreateTXG <= plan.To.CreateTXG {
+			sum += v.Written
+		}
+	}
+	return sum
 }
 
 // header announces a stream. The snapshot's own properties travel with it, so
@@ -341,19 +388,39 @@ func received(stream agentpb.Agent_ReceiveClient, header *agentpb.ReceiveHeader,
 	return nil
 }
 
-// settle leaves the source ready for the next increment when it finds the
-// wanted snapshot there: the newest one that both sides have is bookmarked and
-// held. A step does that before it sends.
-func (u *run) settle(ctx context.Context, source, target []zfs.Version) error {
-	var base zfs.Version
+// complete reports whether the target has done all it does with a snapshot that
+// arrived; holding it comes last. One that is fenced does no more.
+func complete(target Target, to zfs.Version) bool {
+	there, _ := find(target.Versions, to.GUID, true)
+	return target.Fenced != "" || there.UserRefs > 0 && !target.Unsafe
+}
+
+// common is the newest snapshot of the source that the target has.
+func common(source, target []zfs.Version) (base zfs.Version) {
+	there := map[uint64]bool{}
+	for _, v := range snapshots(target) {
+		there[v.GUID] = true
+	}
 	for _, v := range snapshots(source) {
-		if _, ok := find(target, v.GUID, true); ok {
+		if there[v.GUID] {
 			base = v
 		}
 	}
-	cursor := u.cursor(base.GUID)
-	if !slices.ContainsFunc(source, func(v zfs.Version) bool { return v.FullName() == cursor }) {
-		if err := u.ZFS.Bookmark(ctx, base.FullName(), cursor); err != nil {
+	return base
+}
+
+// settle leaves both sides ready for the next increment when the wanted snapshot
+// is found on the target: the newest one that both have is bookmarked and held.
+// A step does that before it sends.
+func (u *run) settle(ctx context.Context, source []zfs.Version, target Target, to zfs.Version) error {
+	if !complete(target, to) {
+		if err := u.confirm(ctx, to); err != nil {
+			return err
+		}
+	}
+	base := common(source, target.Versions)
+	if !listed(source, u.cursor(base.GUID)) {
+		if err := u.ZFS.Bookmark(ctx, base.FullName(), u.cursor(base.GUID)); err != nil {
 			return err
 		}
 	}
@@ -372,35 +439,48 @@ func (u *run) tidy(ctx context.Context, source []zfs.Version, base zfs.Version) 
 	}
 }
 
-// forget drops older holds and this replica's older cursors.
-func (u *run) forget(ctx context.Context, source []zfs.Version, base zfs.Version) error {
-	var older []string
+// older names this replica's cursors, and the held snapshots, that are older
+// than base and that no other transfer needs.
+func (u *run) older(source []zfs.Version, base zfs.Version) (cursors, held []string) {
 	for _, v := range source {
-		keep := v.CreateTXG >= base.CreateTXG || u.Keep != nil && u.Keep(v.GUID)
 		switch {
-		case keep:
-		case v.Bookmark:
-			if strings.HasPrefix(v.FullName(), u.cursors()) {
-				if err := u.ZFS.DestroyBookmark(ctx, v.FullName()); err != nil && !errors.Is(err, zfs.ErrNotFound) {
-					return err
-				}
-			}
-		case v.UserRefs > 0:
-			older = append(older, v.FullName())
+		case v.CreateTXG >= base.CreateTXG, u.Keep != nil && u.Keep(v.GUID):
+		case v.Bookmark && strings.HasPrefix(v.FullName(), u.cursors()):
+			cursors = append(cursors, v.FullName())
+		case !v.Bookmark && v.UserRefs > 0:
+			held = append(held, v.FullName())
 		}
 	}
-	holds, err := u.ZFS.Holds(ctx, older...)
-	if err != nil {
-		return err
-	}
-	for _, h := range holds {
-		if h.Tag == holdTag {
-			if err := u.ZFS.Release(ctx, h.Tag, h.Snapshot); err != nil && !errors.Is(err, zfs.ErrNotFound) {
+	return cursors, held
+}
+
+// forget drops older holds and this replica's older cursors.
+func (u *run) forget(ctx context.Context, source []zfs.Version, base zfs.Version) error {
+	cursors, held := u.older(source, base)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		for _, c := range cursors {
+			if err := u.ZFS.DestroyBookmark(ctx, c); err != nil && !errors.Is(err, zfs.ErrNotFound) {
 				return err
 			}
 		}
-	}
-	return nil
+		return nil
+	})
+	g.Go(func() error {
+		holds, err := u.ZFS.Holds(ctx, held...)
+		if err != nil {
+			return err
+		}
+		for _, h := range holds {
+			if h.Tag == holdTag {
+				if err := u.ZFS.Release(ctx, h.Tag, h.Snapshot); err != nil && !errors.Is(err, zfs.ErrNotFound) {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	return g.Wait()
 }
 
 // CursorPrefix begins the names of the bookmarks that transfers keep.

@@ -1946,7 +1946,7 @@ type Transfer struct {
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	State         Transfer_State         `protobuf:"varint,2,opt,name=state,proto3,enum=kubectldr.agent.v1.Transfer_State" json:"state,omitempty"`
 	Base          string                 `protobuf:"bytes,3,opt,name=base,proto3" json:"base,omitempty"`                                // base snapshot or bookmark of the running or last step, "" for full
-	BytesTotal    uint64                 `protobuf:"varint,4,opt,name=bytes_total,json=bytesTotal,proto3" json:"bytes_total,omitempty"` // estimate by zfs send -nvP
+	BytesTotal    uint64                 `protobuf:"varint,4,opt,name=bytes_total,json=bytesTotal,proto3" json:"bytes_total,omitempty"` // an estimate until it is done
 	BytesSent     uint64                 `protobuf:"varint,5,opt,name=bytes_sent,json=bytesSent,proto3" json:"bytes_sent,omitempty"`
 	Resumed       bool                   `protobuf:"varint,6,opt,name=resumed,proto3" json:"resumed,omitempty"`
 	Error         string                 `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`
@@ -2141,7 +2141,9 @@ type ReceiveStateResponse struct {
 	// not recorded.
 	StreamMode string `protobuf:"bytes,5,opt,name=stream_mode,json=streamMode,proto3" json:"stream_mode,omitempty"`
 	// The replica is encrypted, or what it would be made below.
-	Encrypted     bool `protobuf:"varint,6,opt,name=encrypted,proto3" json:"encrypted,omitempty"`
+	Encrypted bool `protobuf:"varint,6,opt,name=encrypted,proto3" json:"encrypted,omitempty"`
+	// It is not kept as a replica must be; Receive says what is wrong.
+	Unsafe        bool `protobuf:"varint,9,opt,name=unsafe,proto3" json:"unsafe,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2214,6 +2216,13 @@ func (x *ReceiveStateResponse) GetStreamMode() string {
 func (x *ReceiveStateResponse) GetEncrypted() bool {
 	if x != nil {
 		return x.Encrypted
+	}
+	return false
+}
+
+func (x *ReceiveStateResponse) GetUnsafe() bool {
+	if x != nil {
+		return x.Unsafe
 	}
 	return false
 }
@@ -2724,7 +2733,7 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\x06FAILED\x10\x03\x12\r\n" +
 	"\tCANCELLED\x10\x04\"/\n" +
 	"\x13ReceiveStateRequest\x12\x18\n" +
-	"\adataset\x18\x01 \x01(\tR\adataset\"\xf0\x01\n" +
+	"\adataset\x18\x01 \x01(\tR\adataset\"\x88\x02\n" +
 	"\x14ReceiveStateResponse\x12\x16\n" +
 	"\x06exists\x18\x01 \x01(\bR\x06exists\x127\n" +
 	"\bversions\x18\x02 \x03(\v2\x1b.kubectldr.agent.v1.VersionR\bversions\x120\n" +
@@ -2732,7 +2741,8 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\x06fenced\x18\x04 \x01(\tR\x06fenced\x12\x1f\n" +
 	"\vstream_mode\x18\x05 \x01(\tR\n" +
 	"streamMode\x12\x1c\n" +
-	"\tencrypted\x18\x06 \x01(\bR\tencrypted\"\x9f\x01\n" +
+	"\tencrypted\x18\x06 \x01(\bR\tencrypted\x12\x16\n" +
+	"\x06unsafe\x18\t \x01(\bR\x06unsafe\"\x9f\x01\n" +
 	"\x0eReceiveRequest\x12;\n" +
 	"\x06header\x18\x01 \x01(\v2!.kubectldr.agent.v1.ReceiveHeaderH\x00R\x06header\x12\x14\n" +
 	"\x04data\x18\x02 \x01(\fH\x00R\x04data\x122\n" +
