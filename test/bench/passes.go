@@ -78,19 +78,16 @@ func measureNothing(ctx context.Context, h *host) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	snapshots, err := h.group(ctx, datasets, "first")
+	parent, copies := path.Join(h.source, "many"), path.Join(h.target, "many")
+	snapshots, err := h.group(ctx, append(datasets, parent), "first")
 	if err != nil {
 		return nil, err
 	}
 	if err := h.pass(ctx, snapshots); err != nil {
 		return nil, err
 	}
-	syncoid := func() error {
-		_, err := command(ctx, "syncoid", "-r", "--no-sync-snap", "--no-privilege-elevation", "--quiet",
-			path.Join(h.source, "many"), path.Join(h.target, "syncoid"))
-		return err
-	}
-	if err := syncoid(); err != nil {
+	// One stream of all is the quickest way to where syncoid has nothing to do.
+	if err := pipe(ctx, copies, "-R", parent+"@dr-first"); err != nil {
 		return nil, err
 	}
 	if err := h.restartAgents(ctx); err != nil {
@@ -100,10 +97,14 @@ func measureNothing(ctx context.Context, h *host) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	theirs, err := timed(syncoid)
+	theirs, err := timed(func() error {
+		_, err := command(ctx, "syncoid", "-r", "--no-sync-snap", "--no-privilege-elevation", "--quiet", parent, copies)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
+	n = len(snapshots)
 	r := times(fmt.Sprintf("a pass over %d volumes with nothing new", n), ours, "syncoid -r --no-sync-snap", theirs, below(0.1))
 	r.note = fmt.Sprintf("one pass each; %.0f ms and %.0f ms for a volume", perStep(ours, n), perStep(theirs, n))
 	return []row{r}, nil
@@ -133,7 +134,7 @@ func measureSteps(ctx context.Context, h *host) ([]row, error) {
 		if _, err := command(ctx, "zfs", "snapshot", name); err != nil {
 			return nil, err
 		}
-		if err := pipe(ctx, name, "", path.Join(bare, path.Base(d))); err != nil {
+		if err := pipe(ctx, path.Join(bare, path.Base(d)), name); err != nil {
 			return nil, err
 		}
 	}
@@ -167,7 +168,7 @@ func measureSteps(ctx context.Context, h *host) ([]row, error) {
 				if _, err := command(ctx, "zfs", "snapshot", name); err != nil {
 					return err
 				}
-				if err := pipe(ctx, name, base, path.Join(bare, path.Base(d))); err != nil {
+				if err := pipe(ctx, path.Join(bare, path.Base(d)), "-i", base, name); err != nil {
 					return err
 				}
 			}

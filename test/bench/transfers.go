@@ -47,7 +47,7 @@ func measureThroughput(ctx context.Context, h *host) ([]row, error) {
 	}
 	target := path.Join(h.target, "bare")
 	bare := func(int) (spent, error) {
-		used, err := h.spend(ctx, func() error { return pipe(ctx, theirs+"@bare", "", target) })
+		used, err := h.spend(ctx, func() error { return pipe(ctx, target, theirs+"@bare") })
 		return used, errors.Join(err, h.forget(ctx, target))
 	}
 	syncoid := func(int) (spent, error) {
@@ -138,12 +138,8 @@ func busy() (time.Duration, error) {
 }
 
 // pipe is zfs send | zfs receive, as one would write it.
-func pipe(ctx context.Context, snapshot, base, target string) error {
-	args := []string{"send", "-Lec"}
-	if base != "" {
-		args = append(args, "-i", base)
-	}
-	send := exec.CommandContext(ctx, "zfs", append(args, snapshot)...)
+func pipe(ctx context.Context, target string, what ...string) error {
+	send := exec.CommandContext(ctx, "zfs", append([]string{"send", "-Lec"}, what...)...)
 	receive := exec.CommandContext(ctx, "zfs", "receive", "-s", "-u", target)
 	r, w, err := os.Pipe()
 	if err != nil {
