@@ -45,17 +45,13 @@ type replica struct {
 }
 
 func (s *Server) replica(ctx context.Context, dataset string) (replica, error) {
-	var ds zfs.Dataset
 	var props map[string]zfs.Property
 	r := replica{exists: true}
 	// Side by side: for a small increment, starting processes is most of it.
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		ds, err = s.ZFS.Dataset(gctx, dataset)
-		return err
-	})
-	g.Go(func() (err error) {
-		props, err = s.ZFS.Get(gctx, dataset, names.PropManaged, names.PropSource, names.PropFenced, names.PropStream, "encryptionroot")
+		props, err = s.ZFS.Get(gctx, dataset, names.PropManaged, names.PropSource, names.PropFenced, names.PropStream,
+			"receive_resume_token", "readonly", "mounted", "encryption", "encryptionroot")
 		return err
 	})
 	g.Go(func() (err error) {
@@ -69,11 +65,15 @@ func (s *Server) replica(ctx context.Context, dataset string) (replica, error) {
 	if err != nil {
 		return replica{}, err
 	}
-	r.token, r.unsafe = ds.ReceiveResumeToken, unsafe(ds)
+	if token := props["receive_resume_token"].Value; token != "-" {
+		r.token = token
+	}
+	r.unsafe = props["readonly"].Value != "on" || props["mounted"].Value == "yes"
 	r.managed = local(props[names.PropManaged]) == "true"
 	r.source, r.fenced = local(props[names.PropSource]), set(props[names.PropFenced])
 	r.mode = local(props[names.PropStream])
-	r.encrypted, r.keyRoot = ds.Encrypted(), props["encryptionroot"].Value
+	r.encrypted = zfs.Dataset{Encryption: props["encryption"].Value}.Encrypted()
+	r.keyRoot = props["encryptionroot"].Value
 	return r, nil
 }
 
@@ -236,8 +236,8 @@ func (s *Server) receive(ctx context.Context, h *agentpb.ReceiveHeader, in *inco
 	case r.exists && r.source != h.GetSource():
 		return zfs.Version{}, fmt.Errorf("%w: it is the replica of %s", ErrForeign, r.source)
 	}
-	if v, ok := r.snapshot(h.GetGuid()); ok && in.ended {
-		return v, s.complete(ctx, h, r.versions, v)
+	if _, ok := r.snapshot(h.GetGuid()); ok && in.ended {
+		return s.complete(ctx, h, r)
 	}
 	if in.ended {
 		return zfs.Version{}, fmt.Errorf("%w: the stream is empty", ErrIncomplete)
@@ -266,15 +266,7 @@ func (s *Server) receive(ctx context.Context, h *agentpb.ReceiveHeader, in *inco
 	// What has arrived is completed even if the sender is gone.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()
-	vs, err := s.ZFS.Versions(ctx, h.GetDataset())
-	if err != nil {
-		return zfs.Version{}, err
-	}
-	v, ok := replica{versions: vs}.snapshot(h.GetGuid())
-	if !ok {
-		return zfs.Version{}, fmt.Errorf("%w: no snapshot with guid %d is there after it", ErrIncomplete, h.GetGuid())
-	}
-	return v, s.complete(ctx, h, vs, v)
+	return s.complete(ctx, h, r)
 }
 
 // run feeds the stream to zfs receive. It has a life of its own: when the
@@ -326,14 +318,23 @@ func (s *Server) checkSafe(ctx context.Context, h *agentpb.ReceiveHeader) error 
 		"the snapshot is kept and nothing was undone; find out who changed the replica, put it right with zfs set, zfs inherit or zfs unmount, and back up again")
 }
 
-// unsafe is the part of checkSafe that can be seen at a glance.
-func unsafe(ds zfs.Dataset) bool { return !ds.ReadOnly || ds.Mounted }
-
 // complete checks a replica after a receive, tags the snapshot, and moves the
-// hold to the newest one.
-func (s *Server) complete(ctx context.Context, h *agentpb.ReceiveHeader, vs []zfs.Version, v zfs.Version) error {
-	if err := s.checkSafe(ctx, h); err != nil {
+// hold to the newest one. before is what there was before it.
+func (s *Server) complete(ctx context.Context, h *agentpb.ReceiveHeader, before replica) (zfs.Version, error) {
+	var v zfs.Version
+	var holds []zfs.Hold
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		v, err = s.arrived(gctx, h)
 		return err
+	})
+	g.Go(func() error { return s.checkSafe(gctx, h) })
+	g.Go(func() (err error) {
+		holds, err = s.ZFS.Holds(gctx, held(before.versions)...)
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		return v, err
 	}
 	props := maps.Clone(h.GetSnapshotProperties())
 	if props == nil {
@@ -341,34 +342,48 @@ func (s *Server) complete(ctx context.Context, h *agentpb.ReceiveHeader, vs []zf
 	}
 	props[names.PropManaged], props[names.PropSource] = "true", h.GetSource()
 	newest := v
-	for _, o := range vs {
+	for _, o := range before.versions {
 		if !o.Bookmark && o.CreateTXG > newest.CreateTXG {
 			newest = o
 		}
 	}
-	var holds []zfs.Hold
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.ZFS.Set(gctx, v.FullName(), props) })
-	g.Go(func() (err error) {
-		holds, err = s.ZFS.Holds(gctx, held(vs)...)
-		return err
-	})
-	if err := g.Wait(); err != nil {
-		return err
+	if err := s.ZFS.Set(ctx, v.FullName(), props); err != nil {
+		return v, err
 	}
 	// The hold comes last: one that is held is complete. And the new one is held
 	// before the old one is let go.
 	if err := s.ZFS.Hold(ctx, replicaHold, newest.FullName()); err != nil {
-		return err
+		return v, err
 	}
 	for _, o := range holds {
 		if o.Tag == replicaHold && o.Snapshot != newest.FullName() {
 			if err := s.ZFS.Release(ctx, replicaHold, o.Snapshot); err != nil && !errors.Is(err, ErrNotFound) {
-				return err
+				return v, err
 			}
 		}
 	}
-	return nil
+	return v, nil
+}
+
+// arrived finds the snapshot of a stream: under the name it was sent with, or
+// another that it had here before.
+func (s *Server) arrived(ctx context.Context, h *agentpb.ReceiveHeader) (zfs.Version, error) {
+	v, err := s.ZFS.Lookup(ctx, h.GetDataset()+"@"+h.GetSnapshot())
+	switch {
+	case err == nil && v.GUID == h.GetGuid():
+		return v, nil
+	case err != nil && !errors.Is(err, ErrNotFound):
+		return v, err
+	}
+	vs, err := s.ZFS.Versions(ctx, h.GetDataset())
+	if err != nil {
+		return v, err
+	}
+	v, ok := replica{versions: vs}.snapshot(h.GetGuid())
+	if !ok {
+		return v, fmt.Errorf("%w: no snapshot with guid %d is there after it", ErrIncomplete, h.GetGuid())
+	}
+	return v, nil
 }
 
 // incoming is the part of a stream after its header.

@@ -64,7 +64,8 @@ type transfer struct {
 	done   chan struct{}
 	clock  func() time.Time
 
-	sending atomic.Bool // an attempt has its turn
+	sending atomic.Bool     // an attempt has its turn
+	leased  <-chan struct{} // closed once its lease is recorded; nil while it has nothing to do
 
 	mu       sync.Mutex
 	state    *agentpb.Transfer
@@ -209,9 +210,10 @@ func (ts *transfers) start(req *agentpb.ReplicateRequest) *agentpb.Transfer {
 	go func() {
 		defer close(t.done)
 		defer cancel()
-		recorded := ts.lease(ctx, t)
 		err := ts.run(ctx, t)
-		<-recorded
+		if t.leased != nil {
+			<-t.leased
+		}
 		ts.finish(t, err, ctx.Err() != nil && ts.ctx.Err() == nil)
 	}()
 	return t.snapshot()
@@ -319,26 +321,39 @@ func (ts *transfers) attempt(ctx context.Context, t *transfer) error {
 		return err
 	}
 	defer leave()
-	runner := replicate.Runner{
+	attempt, err := replicate.Runner{
 		ZFS: ts.s.ZFS, Target: target, Progress: t, Limit: ts.limits.wait(t.job.TargetNode), Log: ts.s.Log,
-	}
-	if settled, err := runner.Settled(ctx, t.job); settled || err != nil {
+	}.Begin(ctx, t.job)
+	if err != nil {
 		return err
 	}
-	free, err = ts.slot(ctx, ts.pools, zfs.Pool(t.job.Dataset), ts.s.PoolTransfers)
+	if settled, err := attempt.Settled(ctx); settled || err != nil {
+		return err
+	}
+	if t.leased == nil {
+		t.leased = ts.lease(ctx, t)
+	}
+	if err := ts.turn(ctx, t, attempt); err != nil {
+		return err
+	}
+	attempt.Tidy(ctx)
+	return nil
+}
+
+// turn runs an attempt when it is its turn to send from its pool.
+func (ts *transfers) turn(ctx context.Context, t *transfer, attempt *replicate.Attempt) error {
+	free, err := ts.slot(ctx, ts.pools, zfs.Pool(t.job.Dataset), ts.s.PoolTransfers)
 	if err != nil {
 		return err
 	}
 	defer free()
 	ctx, done := ts.watch(ctx, t)
 	defer done()
-	if err := runner.Run(ctx, t.job); err != nil {
-		if errors.Is(context.Cause(ctx), ErrStalled) {
-			return context.Cause(ctx)
-		}
-		return err
+	err = attempt.Run(ctx)
+	if err != nil && errors.Is(context.Cause(ctx), ErrStalled) {
+		return context.Cause(ctx)
 	}
-	return nil
+	return err
 }
 
 // connections are those to targets. Transfers that run at the same time

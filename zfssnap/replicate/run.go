@@ -31,6 +31,8 @@ const Chunk = 256 << 10
 const (
 	// controlTimeout bounds each request that moves no data.
 	controlTimeout = time.Minute
+	// lookAge is how old what both sides have may be when a run begins.
+	lookAge = 10 * time.Second
 	// maxSteps bounds a run: continue an interrupted stream, find it stale,
 	// start anew, reach the wanted snapshot.
 	maxSteps = 4
@@ -73,76 +75,49 @@ type Runner struct {
 	Log   *slog.Logger
 }
 
-// run is a Job under way.
-type run struct {
+// Attempt is a Job, and what both sides have for it.
+type Attempt struct {
 	Runner
 	Job
-	kind zfs.Type
+	source Source
+	target Target
+	seen   time.Time         // when they had it
+	props  map[string]string // of the wanted snapshot
+	base   zfs.Version       // of the next increment, once Run has succeeded
 }
 
 // Run sees to it that the target has the snapshot. It may be repeated after any
 // failure, and continues from what has arrived.
 func (r Runner) Run(ctx context.Context, job Job) error {
-	u := &run{Runner: r, Job: job}
-	stale := false
-	for range maxSteps {
-		source, target, err := u.look(ctx, stale)
-		if err != nil {
-			return err
-		}
-		plan, err := Make(source, target, job.GUID)
-		if err != nil {
-			return err
-		}
-		if plan.Action == AlreadyThere {
-			return u.settle(ctx, source.Versions, target, plan.To)
-		}
-		if base, ok := find(target.Versions, plan.From.GUID, true); ok && base.UserRefs == 0 {
-			// Whoever received it died before it was complete.
-			if err := u.confirm(ctx, plan.From); err != nil {
-				return err
-			}
-		}
-		switch err := u.step(ctx, plan, source.Versions); {
-		case errors.Is(err, zfs.ErrResumeStale) && !stale:
-			r.Log.Info("interrupted stream cannot be continued, sending anew", "dataset", job.Dataset, "target", job.TargetNode, "error", err)
-			stale = true
-			continue
-		case err != nil:
-			// The answer may be lost where the snapshot is not.
-			arrived, stateErr := u.target(ctx, true)
-			if stateErr != nil {
-				return err
-			}
-			if _, ok := find(arrived.Versions, plan.To.GUID, true); !ok {
-				return err
-			}
-			r.Log.Info("target has the snapshot in spite of an error", "snapshot", plan.To.FullName(), "target", job.TargetNode, "error", err)
-		case plan.To.GUID == job.GUID:
-			u.tidy(ctx, source.Versions, plan.To)
-			return nil
-		}
+	u, err := r.Begin(ctx, job)
+	if err != nil {
+		return err
 	}
-	return fmt.Errorf("replicate %s@%s to %s on %s: %w after %d steps", job.Dataset, job.Snapshot, job.TargetDataset, job.TargetNode, ErrIncomplete, maxSteps)
+	if err := u.Run(ctx); err != nil {
+		return err
+	}
+	u.Tidy(ctx)
+	return nil
 }
 
-// Settled reports whether Run would find nothing to do: the target has the
-// snapshot, and both sides are ready for the next one. It changes nothing and is
-// quick, so that many may be looked at at once. What is in the way is for Run to
+// Begin looks at what both sides have. It changes nothing and is quick, so that
+// many may begin at once and wait for their turn to run.
+func (r Runner) Begin(ctx context.Context, job Job) (*Attempt, error) {
+	u := &Attempt{Runner: r, Job: job}
+	return u, u.look(ctx, false)
+}
+
+// Settled reports whether there is nothing to do: the target has the snapshot,
+// and both sides are ready for the next one. What is in the way is for Run to
 // say.
-func (r Runner) Settled(ctx context.Context, job Job) (bool, error) {
-	u := &run{Runner: r, Job: job}
-	source, target, err := u.look(ctx, true)
-	if err != nil {
-		return false, err
-	}
-	plan, err := Make(source, target, job.GUID)
-	if err != nil || plan.Action != AlreadyThere || !complete(target, plan.To) {
+func (u *Attempt) Settled(ctx context.Context) (bool, error) {
+	plan, err := Make(u.source, u.target, u.GUID)
+	if err != nil || plan.Action != AlreadyThere || !complete(u.target, plan.To) {
 		return false, nil
 	}
-	base := common(source.Versions, target.Versions)
-	cursors, held := u.older(source.Versions, base)
-	if base.UserRefs == 0 || !listed(source.Versions, u.cursor(base.GUID)) || len(cursors) > 0 {
+	base := common(u.source.Versions, u.target.Versions)
+	cursors, held := u.older(base)
+	if base.UserRefs == 0 || !listed(u.source.Versions, u.cursor(base.GUID)) || len(cursors) > 0 {
 		return false, nil
 	}
 	holds, err := u.ZFS.Holds(ctx, append(held, base.FullName())...)
@@ -153,30 +128,80 @@ func (r Runner) Settled(ctx context.Context, job Job) (bool, error) {
 	return len(holds) == 1 && holds[0].Snapshot == base.FullName(), nil
 }
 
-// look reads what both sides have. Processes and requests go side by side:
-// where little has changed, they are what a transfer takes its time for.
-func (u *run) look(ctx context.Context, ignoreToken bool) (source Source, target Target, err error) {
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() (err error) {
-		source.Dataset, err = u.ZFS.Dataset(ctx, u.Dataset)
-		u.kind = source.Type
-		return err
-	})
-	g.Go(func() (err error) {
-		source.Versions, err = u.ZFS.Versions(ctx, u.Dataset)
-		return err
-	})
-	g.Go(func() (err error) {
-		target, err = u.target(ctx, ignoreToken)
-		return err
-	})
-	err = g.Wait()
-	return source, target, err
+// Run does what is left to do, except for Tidy.
+func (u *Attempt) Run(ctx context.Context) error {
+	stale := false
+	for n := range maxSteps {
+		// Waiting for a turn may have taken long.
+		if n > 0 || time.Since(u.seen) > lookAge {
+			if err := u.look(ctx, stale); err != nil {
+				return err
+			}
+		}
+		plan, err := Make(u.source, u.target, u.GUID)
+		if err != nil {
+			return err
+		}
+		if plan.Action == AlreadyThere {
+			return u.settle(ctx, plan.To)
+		}
+		if base, ok := find(u.target.Versions, plan.From.GUID, true); ok && base.UserRefs == 0 {
+			// Whoever received it died before it was complete.
+			if err := u.confirm(ctx, plan.From); err != nil {
+				return err
+			}
+		}
+		switch err := u.step(ctx, plan); {
+		case errors.Is(err, zfs.ErrResumeStale) && !stale:
+			u.Log.Info("interrupted stream cannot be continued, sending anew", "dataset", u.Dataset, "target", u.TargetNode, "error", err)
+			stale = true
+			continue
+		case err != nil:
+			// The answer may be lost where the snapshot is not.
+			arrived, stateErr := u.ask(ctx, true)
+			if stateErr != nil {
+				return err
+			}
+			if _, ok := find(arrived.Versions, plan.To.GUID, true); !ok {
+				return err
+			}
+			u.Log.Info("target has the snapshot in spite of an error", "snapshot", plan.To.FullName(), "target", u.TargetNode, "error", err)
+		case plan.To.GUID == u.GUID:
+			u.base = plan.To
+			return nil
+		}
+	}
+	return fmt.Errorf("replicate %s@%s to %s on %s: %w after %d steps", u.Dataset, u.Snapshot, u.TargetDataset, u.TargetNode, ErrIncomplete, maxSteps)
 }
 
-// target asks what the target has. A token is decoded here, where its snapshots
+// look reads what both sides have. Processes and requests go side by side:
+// where little has changed, they are what a transfer takes its time for.
+func (u *Attempt) look(ctx context.Context, ignoreToken bool) error {
+	u.seen = time.Now()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		u.source.Dataset, err = u.ZFS.Dataset(ctx, u.Dataset)
+		return err
+	})
+	g.Go(func() (err error) {
+		u.source.Versions, err = u.ZFS.Versions(ctx, u.Dataset)
+		return err
+	})
+	g.Go(func() (err error) {
+		u.target, err = u.ask(ctx, ignoreToken)
+		return err
+	})
+	g.Go(func() (err error) {
+		// A snapshot that is gone is for Make to find.
+		u.props, err = u.ZFS.UserProperties(ctx, u.Dataset+"@"+u.Snapshot, zfs.SourceLocal)
+		return unless(err, zfs.ErrNotFound)
+	})
+	return g.Wait()
+}
+
+// ask asks what the target has. A token is decoded here, where its snapshots
 // are, unless it is not to be used.
-func (u *run) target(ctx context.Context, ignoreToken bool) (Target, error) {
+func (u *Attempt) ask(ctx context.Context, ignoreToken bool) (Target, error) {
 	callCtx, cancel := context.WithTimeout(ctx, controlTimeout)
 	defer cancel()
 	state, err := u.Target.ReceiveState(callCtx, &agentpb.ReceiveStateRequest{Dataset: u.TargetDataset})
@@ -214,7 +239,7 @@ func version(v *agentpb.Version) zfs.Version {
 // step sends one stream. Before data moves, what it needs is held, and the
 // bookmark that the next increment will start from is made: if this host dies
 // at the worst moment, the chain still continues.
-func (u *run) step(ctx context.Context, plan Plan, source []zfs.Version) error {
+func (u *Attempt) step(ctx context.Context, plan Plan) error {
 	opts := plan.Mode.Send(plan.Base(), plan.To.FullName())
 	if plan.Action == Resume {
 		opts = zfs.SendOptions{Token: plan.Token}
@@ -223,13 +248,13 @@ func (u *run) step(ctx context.Context, plan Plan, source []zfs.Version) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return u.ZFS.Hold(gctx, holdTag, plan.To.FullName()) })
 	// With a bookmark the base may go at any time.
-	if plan.From.GUID != 0 && !plan.From.Bookmark && !listed(source, u.cursor(plan.From.GUID)) {
+	if plan.From.GUID != 0 && !plan.From.Bookmark && !listed(u.source.Versions, u.cursor(plan.From.GUID)) {
 		g.Go(func() error { return u.ZFS.Hold(gctx, holdTag, plan.From.FullName()) })
 	}
-	if !listed(source, u.cursor(plan.To.GUID)) {
+	if !listed(u.source.Versions, u.cursor(plan.To.GUID)) {
 		g.Go(func() error { return u.ZFS.Bookmark(gctx, plan.To.FullName(), u.cursor(plan.To.GUID)) })
 	}
-	total := estimate(source, plan)
+	total := estimate(u.source.Versions, plan)
 	if plan.Action == Resume {
 		g.Go(func() error {
 			// For showing progress; there is no estimate for some streams.
@@ -280,9 +305,12 @@ func estimate(source []zfs.Version, plan Plan) uint64 {
 
 // header announces a stream. The snapshot's own properties travel with it, so
 // that the copy tells which backup it belongs to; a bookmark has none.
-func (u *run) header(ctx context.Context, plan Plan) (*agentpb.ReceiveHeader, error) {
+func (u *Attempt) header(ctx context.Context, plan Plan) (*agentpb.ReceiveHeader, error) {
 	props := map[string]string{}
-	if !plan.To.Bookmark {
+	switch {
+	case plan.To.FullName() == u.Dataset+"@"+u.Snapshot:
+		props = u.props
+	case !plan.To.Bookmark:
 		var err error
 		if props, err = u.ZFS.UserProperties(ctx, plan.To.FullName(), zfs.SourceLocal); err != nil {
 			return nil, err
@@ -295,7 +323,7 @@ func (u *run) header(ctx context.Context, plan Plan) (*agentpb.ReceiveHeader, er
 		Snapshot:           plan.To.Name,
 		Guid:               plan.To.GUID,
 		Resume:             plan.Action == Resume,
-		Type:               string(u.kind),
+		Type:               string(u.source.Type),
 		Source:             u.Node + ":" + u.Dataset,
 		SnapshotProperties: props,
 		StreamMode:         string(plan.Mode),
@@ -305,7 +333,7 @@ func (u *run) header(ctx context.Context, plan Plan) (*agentpb.ReceiveHeader, er
 // send runs zfs send into the target's Receive. It succeeds when both processes
 // exited well, both sides counted the same bytes and the target found the
 // snapshot by guid.
-func (u *run) send(ctx context.Context, header *agentpb.ReceiveHeader, opts zfs.SendOptions) (uint64, error) {
+func (u *Attempt) send(ctx context.Context, header *agentpb.ReceiveHeader, opts zfs.SendOptions) (uint64, error) {
 	// A stream that is given up without an end record must be reset, or the
 	// target would wait for the rest.
 	ctx, cancel := context.WithCancel(ctx)
@@ -333,7 +361,7 @@ func (u *run) send(ctx context.Context, header *agentpb.ReceiveHeader, opts zfs.
 }
 
 // limited passes on to w no faster than the limit.
-func (u *run) limited(ctx context.Context, w io.Writer) io.Writer {
+func (u *Attempt) limited(ctx context.Context, w io.Writer) io.Writer {
 	if u.Limit == nil {
 		return w
 	}
@@ -351,7 +379,7 @@ func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 // confirm completes on the target what is left undone when the answer to a
 // Receive is lost, or its agent dies.
-func (u *run) confirm(ctx context.Context, to zfs.Version) error {
+func (u *Attempt) confirm(ctx context.Context, to zfs.Version) error {
 	ctx, cancel := context.WithTimeout(ctx, controlTimeout)
 	defer cancel()
 	header, err := u.header(ctx, Plan{Action: AlreadyThere, To: to})
@@ -412,14 +440,14 @@ func common(source, target []zfs.Version) (base zfs.Version) {
 // settle leaves both sides ready for the next increment when the wanted snapshot
 // is found on the target: the newest one that both have is bookmarked and held.
 // A step does that before it sends.
-func (u *run) settle(ctx context.Context, source []zfs.Version, target Target, to zfs.Version) error {
-	if !complete(target, to) {
+func (u *Attempt) settle(ctx context.Context, to zfs.Version) error {
+	if !complete(u.target, to) {
 		if err := u.confirm(ctx, to); err != nil {
 			return err
 		}
 	}
-	base := common(source, target.Versions)
-	if !listed(source, u.cursor(base.GUID)) {
+	base := common(u.source.Versions, u.target.Versions)
+	if !listed(u.source.Versions, u.cursor(base.GUID)) {
 		if err := u.ZFS.Bookmark(ctx, base.FullName(), u.cursor(base.GUID)); err != nil {
 			return err
 		}
@@ -427,40 +455,19 @@ func (u *run) settle(ctx context.Context, source []zfs.Version, target Target, t
 	if err := u.ZFS.Hold(ctx, holdTag, base.FullName()); err != nil {
 		return err
 	}
-	u.tidy(ctx, source, base)
+	u.base = base
 	return nil
 }
 
-// tidy drops what was kept for this replica and is older than what it has. What
-// cannot be dropped now is dropped after the next transfer.
-func (u *run) tidy(ctx context.Context, source []zfs.Version, base zfs.Version) {
-	if err := u.forget(ctx, source, base); err != nil {
-		u.Log.Warn("older holds or bookmarks of a replica stay until its next transfer", "dataset", u.Dataset, "target", u.TargetNode, "error", err)
-	}
-}
-
-// older names this replica's cursors, and the held snapshots, that are older
-// than base and that no other transfer needs.
-func (u *run) older(source []zfs.Version, base zfs.Version) (cursors, held []string) {
-	for _, v := range source {
-		switch {
-		case v.CreateTXG >= base.CreateTXG, u.Keep != nil && u.Keep(v.GUID):
-		case v.Bookmark && strings.HasPrefix(v.FullName(), u.cursors()):
-			cursors = append(cursors, v.FullName())
-		case !v.Bookmark && v.UserRefs > 0:
-			held = append(held, v.FullName())
-		}
-	}
-	return cursors, held
-}
-
-// forget drops older holds and this replica's older cursors.
-func (u *run) forget(ctx context.Context, source []zfs.Version, base zfs.Version) error {
-	cursors, held := u.older(source, base)
+// Tidy drops what was kept for this replica and is older than what it has after
+// Run: holds, and its cursors. What cannot be dropped now is dropped after the
+// next transfer.
+func (u *Attempt) Tidy(ctx context.Context) {
+	cursors, held := u.older(u.base)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		for _, c := range cursors {
-			if err := u.ZFS.DestroyBookmark(ctx, c); err != nil && !errors.Is(err, zfs.ErrNotFound) {
+			if err := unless(u.ZFS.DestroyBookmark(ctx, c), zfs.ErrNotFound); err != nil {
 				return err
 			}
 		}
@@ -472,15 +479,41 @@ func (u *run) forget(ctx context.Context, source []zfs.Version, base zfs.Version
 			return err
 		}
 		for _, h := range holds {
-			if h.Tag == holdTag {
-				if err := u.ZFS.Release(ctx, h.Tag, h.Snapshot); err != nil && !errors.Is(err, zfs.ErrNotFound) {
-					return err
-				}
+			if h.Tag != holdTag {
+				continue
+			}
+			if err := unless(u.ZFS.Release(ctx, h.Tag, h.Snapshot), zfs.ErrNotFound); err != nil {
+				return err
 			}
 		}
 		return nil
 	})
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		u.Log.Warn("older holds or bookmarks of a replica stay until its next transfer", "dataset", u.Dataset, "target", u.TargetNode, "error", err)
+	}
+}
+
+// older names this replica's cursors, and the held snapshots, that are older
+// than base and that no other transfer needs.
+func (u *Attempt) older(base zfs.Version) (cursors, held []string) {
+	for _, v := range u.source.Versions {
+		switch {
+		case v.CreateTXG >= base.CreateTXG, u.Keep != nil && u.Keep(v.GUID):
+		case v.Bookmark && strings.HasPrefix(v.FullName(), u.cursors()):
+			cursors = append(cursors, v.FullName())
+		case !v.Bookmark && v.UserRefs > 0:
+			held = append(held, v.FullName())
+		}
+	}
+	return cursors, held
+}
+
+// unless returns err, or nil when it is the one that is fine.
+func unless(err, fine error) error {
+	if errors.Is(err, fine) {
+		return nil
+	}
+	return err
 }
 
 // CursorPrefix begins the names of the bookmarks that transfers keep.
@@ -511,11 +544,11 @@ func ParseCursor(bookmark string) (key string, ok bool) {
 }
 
 // cursors is the full name that the cursors of this replica begin with.
-func (u *run) cursors() string {
+func (u *Attempt) cursors() string {
 	return u.Dataset + "#" + CursorPrefix + TargetKey(u.TargetNode, u.TargetDataset) + "_"
 }
 
-func (u *run) cursor(guid uint64) string { return fmt.Sprintf("%s%x", u.cursors(), guid) }
+func (u *Attempt) cursor(guid uint64) string { return fmt.Sprintf("%s%x", u.cursors(), guid) }
 
 // chunks are buffers of Chunk bytes. Unlike those of gRPC they are not cleared
 // before they are used again.

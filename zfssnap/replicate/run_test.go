@@ -104,3 +104,32 @@ func TestRun_believesOnlyAnAnswerThatFits(t *testing.T) {
 		})
 	}
 }
+
+func TestAttempt_looksAgainAfterALongWait(t *testing.T) {
+	t.Parallel()
+	for _, waited := range []bool{false, true} {
+		pool := zfstest.NewPool()
+		c := &zfs.Client{Runner: pool}
+		require.NoError(t, c.Create(t.Context(), "tank/a", zfs.CreateOptions{}))
+		require.NoError(t, c.Snapshot(t.Context(), []string{"tank/a@one"}, nil))
+		v, err := c.Lookup(t.Context(), "tank/a@one")
+		require.NoError(t, err)
+		u, err := Runner{
+			ZFS: c, Progress: silent{}, Log: slog.New(slog.DiscardHandler),
+			Target: &target{state: &agentpb.ReceiveStateResponse{}, answer: func(h *agentpb.ReceiveHeader, bytes uint64) *agentpb.ReceiveResponse {
+				return &agentpb.ReceiveResponse{Bytes: bytes, Snapshot: &agentpb.Version{Guid: h.GetGuid()}}
+			}},
+		}.Begin(t.Context(), Job{Node: "here", Dataset: "tank/a", Snapshot: "one", GUID: v.GUID, TargetNode: "there", TargetDataset: "dr/a"})
+		require.NoError(t, err)
+		if waited {
+			u.seen = u.seen.Add(-2 * lookAge)
+		}
+		before := len(pool.Commands())
+		require.NoError(t, u.Run(t.Context()))
+		var looked bool
+		for _, cmd := range pool.Commands()[before:] {
+			looked = looked || cmd[1] == "list"
+		}
+		assert.Equal(t, waited, looked)
+	}
+}
