@@ -191,39 +191,44 @@ func (h *host) clear(ctx context.Context) error {
 		if _, err := command(ctx, "zfs", "list", dataset); err != nil {
 			continue
 		}
-		out, err := command(ctx, "zfs", "list", "-Hrt", "snapshot", "-o", "userrefs,name", dataset)
-		if err != nil {
-			return err
-		}
-		for line := range strings.Lines(out) {
-			refs, name, _ := strings.Cut(strings.TrimSpace(line), "\t")
-			if refs == "0" {
-				continue
-			}
-			if err := h.releaseAll(ctx, name); err != nil {
-				return err
-			}
-		}
-		if _, err := command(ctx, "zfs", "destroy", "-R", dataset); err != nil {
+		// A clone lies beside its origin, so all are below one dataset.
+		if err := destroy(ctx, dataset); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (h *host) releaseAll(ctx context.Context, snapshot string) error {
-	out, err := command(ctx, "zfs", "holds", "-H", snapshot)
+// destroy destroys a dataset and all below it, held or not.
+func destroy(ctx context.Context, dataset string) error {
+	out, err := command(ctx, "zfs", "list", "-Hrt", "snapshot", "-o", "userrefs,name", dataset)
 	if err != nil {
 		return err
 	}
+	holds := []string{"zfs", "holds", "-H"}
 	for line := range strings.Lines(out) {
-		if f := strings.Split(line, "\t"); len(f) == 3 {
-			if _, err := command(ctx, "zfs", "release", f[1], snapshot); err != nil {
+		if refs, name, _ := strings.Cut(strings.TrimSpace(line), "\t"); refs != "0" {
+			holds = append(holds, name)
+		}
+	}
+	if len(holds) > 3 {
+		if out, err = command(ctx, holds...); err != nil {
+			return err
+		}
+		held := map[string][]string{}
+		for line := range strings.Lines(out) {
+			if f := strings.Split(line, "\t"); len(f) == 3 {
+				held[f[1]] = append(held[f[1]], f[0])
+			}
+		}
+		for tag, snapshots := range held {
+			if _, err := command(ctx, append([]string{"zfs", "release", tag}, snapshots...)...); err != nil {
 				return err
 			}
 		}
 	}
-	return nil
+	_, err = command(ctx, "zfs", "destroy", "-R", dataset)
+	return err
 }
 
 func (h *host) close(ctx context.Context) error {

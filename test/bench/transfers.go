@@ -156,20 +156,11 @@ func pipe(ctx context.Context, target string, what ...string) error {
 	return errors.Join(send.Wait(), receive.Wait())
 }
 
-// forget destroys a replica with its snapshots, and waits until that is done.
+// forget destroys a replica, and waits until its space is free.
 func (h *host) forget(ctx context.Context, dataset string) error {
-	out, err := command(ctx, "zfs", "list", "-Hrt", "snapshot", "-o", "name", dataset)
-	if err != nil {
+	if err := destroy(ctx, dataset); err != nil {
 		return err
 	}
-	for name := range strings.Lines(out) {
-		if err := h.releaseAll(ctx, strings.TrimSpace(name)); err != nil {
-			return err
-		}
-	}
-	if _, err := command(ctx, "zfs", "destroy", "-r", dataset); err != nil {
-		return err
-	}
-	_, err = command(ctx, "zpool", "wait", "-t", "free", h.targetPool)
+	_, err := command(ctx, "zpool", "wait", "-t", "free", h.targetPool)
 	return err
 }
