@@ -22,6 +22,7 @@ func main() {
 	flag.StringVar(&o.agent, "agent", "zfs-agent", "the agent to measure")
 	flag.StringVar(&o.sourcePool, "source-pool", "znvm", "pool that volumes are in")
 	flag.StringVar(&o.targetPool, "target-pool", "nas", "pool that replicas are in")
+	flag.StringVar(&o.ssh, "ssh", "", "how ssh reaches this host, as user@host; without it syncoid is not measured through ssh")
 	flag.BoolVar(&o.long, "long", false, "measure with the full numbers of datasets and snapshots")
 	only := flag.String("only", "", "measure only what this regular expression matches")
 	flag.Parse()
@@ -40,6 +41,7 @@ func main() {
 type options struct {
 	agent                  string
 	sourcePool, targetPool string
+	ssh                    string
 	long                   bool
 }
 

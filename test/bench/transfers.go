@@ -19,7 +19,7 @@ type spent struct {
 }
 
 // measureThroughput compares a full stream from agent to agent with a bare
-// pipe, and with syncoid, over the same data.
+// pipe, and with syncoid through ssh, over the same data.
 func measureThroughput(ctx context.Context, h *host) ([]row, error) {
 	const runs, size = 5, 256 * mebibyte
 	dataset, err := h.volume(ctx, "ours", size)
@@ -52,17 +52,23 @@ func measureThroughput(ctx context.Context, h *host) ([]row, error) {
 	}
 	syncoid := func(int) (spent, error) {
 		used, err := h.spend(ctx, func() error {
-			_, err := command(ctx, "syncoid", "--no-sync-snap", "--no-privilege-elevation", "--quiet", theirs, target)
+			_, err := command(ctx, "syncoid", "--no-sync-snap", "--no-privilege-elevation", "--quiet",
+				"--sshoption=StrictHostKeyChecking=no", theirs, h.ssh+":"+target)
 			return err
 		})
 		return used, errors.Join(err, h.forget(ctx, target))
 	}
-	var rows []row
-	for _, other := range []struct {
+	type other struct {
 		name string
 		run  func(int) (spent, error)
 		bar  bar
-	}{{"zfs send | zfs receive", bare, atLeast(0.95)}, {"syncoid", syncoid, atLeast(1)}} {
+	}
+	others := []other{{"zfs send | zfs receive", bare, atLeast(0.95)}}
+	if h.ssh != "" {
+		others = append(others, other{"syncoid through ssh", syncoid, atLeast(1)})
+	}
+	var rows []row
+	for _, other := range others {
 		us, them, err := alternate(runs, ours, other.run)
 		if err != nil {
 			return nil, err
