@@ -79,10 +79,14 @@ func NewRun(name, namespace string, spec plan.RecoveryRunSpec, steps []Step) *pl
 	return r
 }
 
+// now is the time to the second, as the API keeps it: what is shown during a run
+// is what its report says later.
+func (j *Journal) now() metav1.Time { return metav1.NewTime(j.Now()).Rfc3339Copy() }
+
 // Begin creates the run in the cluster, or takes up one that is there.
 func (j *Journal) Begin(ctx context.Context) error {
 	if j.Run.Status.StartedAt == nil {
-		now := metav1.NewTime(j.Now())
+		now := j.now()
 		j.Run.Status.StartedAt = &now
 	}
 	j.Run.Status.Phase = plan.PhaseRunning
@@ -150,7 +154,7 @@ func (j *Journal) step(ctx context.Context, s Step) error {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
-	started := metav1.NewTime(j.Now())
+	started := j.now()
 	*entry = plan.Step{Name: s.Name, Phase: plan.PhaseRunning, StartedAt: &started}
 	if j.Hooks.StepStarted != nil {
 		j.Hooks.StepStarted(*entry)
@@ -159,7 +163,7 @@ func (j *Journal) step(ctx context.Context, s Step) error {
 		return err
 	}
 	message, err := s.Do(ctx)
-	ended := metav1.NewTime(j.Now())
+	ended := j.now()
 	entry.EndedAt, entry.Message, entry.Phase = &ended, message, plan.PhasePassed
 	if err != nil {
 		entry.Phase, entry.Message = plan.PhaseFailed, err.Error()
@@ -195,7 +199,7 @@ func (j *Journal) Note(ctx context.Context, message string) error {
 
 // Finish ends the run.
 func (j *Journal) Finish(ctx context.Context, phase plan.Phase, message string) error {
-	ended := metav1.NewTime(j.Now())
+	ended := j.now()
 	j.Run.Status.Phase, j.Run.Status.Message, j.Run.Status.EndedAt = phase, message, &ended
 	return j.save(ctx)
 }

@@ -26,12 +26,12 @@ func (t *Target) Select(finder *restorepoint.Finder) Step {
 				return "", err
 			}
 			t.Run.Status.Volumes = p.Volumes
-			at := metav1.NewTime(p.At())
+			at := metav1.NewTime(p.At()).Rfc3339Copy()
 			t.Run.Status.RestoredTo = &at
 			for _, v := range p.Unprotected() {
 				t.Hooks.Warnf("volume %s/%s comes back empty: the backup does not hold its data", v.Namespace, v.Claim)
 			}
-			age := max(0, t.Run.Status.StartedAt.Sub(p.At()))
+			age := max(0, t.Run.Status.StartedAt.Sub(at.Time))
 			return fmt.Sprintf("backup %s, %s, data as of %s (%s before the start)",
 				p.Backup, report.Count(len(p.Volumes), "volume"), p.At().UTC().Format(time.RFC3339), report.Age(age)), nil
 		},

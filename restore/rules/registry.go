@@ -13,6 +13,7 @@ type rewriter struct {
 // rewriters run in this order. No two write the same field, except those after
 // the rest, whose word is last.
 var rewriters = []rewriter{
+	{"ofTheCluster", leaveToTheCluster},
 	{"certificates", rewriteCertificates},
 	{"state", rewriteState},
 	{"replicas", rewriteReplicas},

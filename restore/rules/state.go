@@ -345,6 +345,19 @@ func merge(value, patch any) any {
 	return v
 }
 
+// leaveToTheCluster drops what every cluster puts into each namespace by itself:
+// restored, it would say that the other cluster is the one to trust, or at best
+// be reported as a conflict.
+func leaveToTheCluster(e *edit, _ *Rewrites) error {
+	if e.in(core, "ConfigMap") {
+		switch e.orig.GetName() {
+		case "kube-root-ca.crt", "openshift-service-ca.crt", "istio-ca-root-cert":
+			e.drop = true
+		}
+	}
+	return nil
+}
+
 func rewriteState(e *edit, p *Rewrites) error {
 	if e.in([]string{"batch"}, "Job") && finishedJob(e.orig) && p.finishedJobs() == FinishedJobsDrop {
 		// Restored, it would run again.

@@ -89,6 +89,7 @@ type Server struct {
 	making     sync.Map // dataset → true while a volume is made
 	replicas   replicas
 	background background
+	holdings   holdings
 	grpc       *grpc.Server
 	health     *health.Server
 
@@ -96,6 +97,9 @@ type Server struct {
 	readyMu  sync.Mutex
 	notReady error // nil while the agent is ready
 }
+
+// maxProcesses bounds how many zfs(8) processes one request runs at a time.
+const maxProcesses = 8
 
 // TransferEvent is the end of a transfer, or of a receive.
 type TransferEvent struct {

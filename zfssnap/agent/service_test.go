@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -294,6 +295,45 @@ func TestDestroySnapshot(t *testing.T) {
 	assert.Empty(t, w.hassio.holds(t, source+"@dr-b1"))
 	require.NoError(t, w.hassio.zfs.Destroy(t.Context(), "znvm/clone", zfs.DestroyOptions{}))
 	assert.NotContains(t, w.hassio.pool.Names(), source+"@dr-b1")
+}
+
+func TestDestroySnapshot_beforeItIsHeld(t *testing.T) {
+	t.Parallel()
+	for _, fails := range []error{nil, errors.New("out of processes")} {
+		t.Run(fmt.Sprint(fails), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			// The hold is placed when the snapshot is about to be destroyed, unless
+			// that waits for it.
+			holding, destroying := make(chan struct{}, 1), make(chan struct{}, 1)
+			w.hassio.pool.Before(func(args []string) error {
+				switch args[1] {
+				case "hold":
+					select {
+					case holding <- struct{}{}:
+					default:
+					}
+					select {
+					case <-destroying:
+					case <-time.After(100 * time.Millisecond):
+					}
+					return fails
+				case "destroy":
+					destroying <- struct{}{}
+					<-time.After(100 * time.Millisecond)
+				}
+				return nil
+			})
+			resp, err := w.client.CreateSnapshots(t.Context(), &agentpb.CreateSnapshotsRequest{
+				Datasets: []string{source}, Name: "dr-b1", Hold: zfssnap.HoldTag("backup"), Properties: map[string]string{zfssnap.PropBackup: "b1"},
+			})
+			require.NoError(t, err)
+			<-holding
+			_, err = w.client.DestroySnapshot(t.Context(), &agentpb.DestroySnapshotRequest{Dataset: source, Name: "dr-b1", Guid: resp.GetSnapshots()[0].GetGuid()})
+			require.NoError(t, err)
+			assert.NotContains(t, w.hassio.pool.Names(), source+"@dr-b1")
+		})
+	}
 }
 
 func TestDestroySnapshot_keepsAReplicasNewestUntilItIsNot(t *testing.T) {

@@ -7,9 +7,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/holds"
@@ -17,9 +16,6 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/replicate"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
 )
-
-// maxProcesses bounds how many zfs(8) processes one request runs at a time.
-const maxProcesses = 8
 
 // CreateSnapshots implements agentpb.AgentServer.
 //
@@ -74,7 +70,7 @@ func (s *Server) CreateSnapshots(ctx context.Context, req *agentpb.CreateSnapsho
 		return nil, err
 	}
 	if req.GetHold() != "" {
-		s.background.Go(func() { s.keep(req.GetHold(), full) })
+		s.keep(req.GetHold(), full)
 	}
 	vs, err := s.ZFS.LookupAll(ctx, full...)
 	if err != nil {
@@ -84,39 +80,50 @@ func (s *Server) CreateSnapshots(ctx context.Context, req *agentpb.CreateSnapsho
 	return &agentpb.CreateSnapshotsResponse{Snapshots: versions(vs)}, nil
 }
 
-// keep holds snapshots, and tries until each is held or gone. When the agent
-// ends before, keepUnheld does it at its next start. Replication does not rely
-// on it: it places its own hold before it sends.
+// keep holds snapshots in the background, and tries until each is held or gone,
+// or is to be destroyed. When the agent ends before, keepUnheld does it at its
+// next start. Replication does not rely on it: it places its own hold before it
+// sends.
 func (s *Server) keep(tag string, snapshots []string) {
-	g := errgroup.Group{}
-	g.SetLimit(maxProcesses)
+	begun := make([]*holding, 0, len(snapshots))
 	for _, name := range snapshots {
-		g.Go(func() error {
-			for n := 1; ; n++ {
-				// A hold that is being placed is not given up when the agent stops.
-				ctx, cancel := context.WithTimeout(context.WithoutCancel(s.transfers.ctx), settleTimeout)
-				err := s.ZFS.Hold(ctx, tag, name)
-				cancel()
-				log := s.Log.With("snapshot", name, "tag", tag)
-				switch {
-				case err == nil:
-					log.Debug("snapshot held")
-					return nil
-				case errors.Is(err, ErrNotFound):
-					log.Error("snapshot was destroyed before it was held", "error", err)
-					return nil
-				}
-				delay := s.RetryDelay(n)
-				log.Error("snapshot is not held yet", "delay", delay.String(), "error", err)
-				select {
-				case <-time.After(delay):
-				case <-s.transfers.ctx.Done():
-					return nil
-				}
-			}
-		})
+		begun = append(begun, s.holdings.begin(s.transfers.ctx, name))
 	}
-	_ = g.Wait()
+	s.background.Go(func() {
+		var wg sync.WaitGroup
+		for _, h := range begun {
+			wg.Go(func() {
+				defer s.holdings.end(h)
+				s.holdAtLast(h.ctx, tag, h.snapshot)
+			})
+		}
+		wg.Wait()
+	})
+}
+
+// holdAtLast holds a snapshot unless it is gone, or ctx ends before.
+func (s *Server) holdAtLast(ctx context.Context, tag, name string) {
+	log := s.Log.With("snapshot", name, "tag", tag)
+	for n := 1; ctx.Err() == nil; n++ {
+		// A hold that is being placed is not given up.
+		placing, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+		err := s.ZFS.Hold(placing, tag, name)
+		cancel()
+		switch {
+		case err == nil:
+			log.Debug("snapshot held")
+			return
+		case errors.Is(err, ErrNotFound):
+			log.Error("snapshot was destroyed before it was held", "error", err)
+			return
+		}
+		delay := s.RetryDelay(n)
+		log.Error("snapshot is not held yet", "delay", delay.String(), "error", err)
+		select {
+		case <-time.After(delay):
+		case <-ctx.Done():
+		}
+	}
 }
 
 // keepUnheld holds what keep had no time to: snapshots of backups that came into
@@ -128,6 +135,59 @@ func (s *Server) keepUnheld() {
 		return
 	}
 	s.keep(names.HoldTag("backup"), unheld)
+}
+
+// holdings are the holds that keep has yet to place.
+type holdings struct {
+	mu         sync.Mutex
+	bySnapshot map[string][]*holding
+}
+
+type holding struct {
+	snapshot string
+	ctx      context.Context
+	stop     context.CancelFunc
+	ended    chan struct{}
+}
+
+func (hs *holdings) begin(ctx context.Context, snapshot string) *holding {
+	h := &holding{snapshot: snapshot, ended: make(chan struct{})}
+	h.ctx, h.stop = context.WithCancel(ctx)
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	if hs.bySnapshot == nil {
+		hs.bySnapshot = map[string][]*holding{}
+	}
+	hs.bySnapshot[snapshot] = append(hs.bySnapshot[snapshot], h)
+	return h
+}
+
+func (hs *holdings) end(h *holding) {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	h.stop()
+	close(h.ended)
+	hs.bySnapshot[h.snapshot] = slices.DeleteFunc(hs.bySnapshot[h.snapshot], func(x *holding) bool { return x == h })
+	if len(hs.bySnapshot[h.snapshot]) == 0 {
+		delete(hs.bySnapshot, h.snapshot)
+	}
+}
+
+// stop gives up the holds of a snapshot that have yet to be placed. None is
+// placed after it returns nil.
+func (hs *holdings) stop(ctx context.Context, snapshot string) error {
+	hs.mu.Lock()
+	under := slices.Clone(hs.bySnapshot[snapshot])
+	hs.mu.Unlock()
+	for _, h := range under {
+		h.stop()
+		select {
+		case <-h.ended:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the hold of %s: %w", snapshot, ctx.Err())
+		}
+	}
+	return nil
 }
 
 // createMissing takes those snapshots of a group that do not exist. The others
@@ -163,6 +223,9 @@ func (s *Server) DestroySnapshot(ctx context.Context, req *agentpb.DestroySnapsh
 		return nil, err
 	}
 	name := req.GetDataset() + "@" + req.GetName()
+	if err := s.holdings.stop(ctx, name); err != nil {
+		return nil, err
+	}
 	v, err := s.ZFS.Lookup(ctx, name)
 	if errors.Is(err, ErrNotFound) || err == nil && req.GetGuid() != 0 && v.GUID != req.GetGuid() {
 		// One of that name and another guid is not the one meant.
