@@ -13,11 +13,14 @@ import (
 // other tests make beside has names of its own and is left out.
 type world []string
 
-// fleeting objects come and go by themselves, and journals stay on purpose.
-var fleeting = []string{"events", "events.events.k8s.io", "recoveryruns.kubectl-dr.io", "podmetrics.metrics.k8s.io"}
+// fleeting objects come and go by themselves, addresses with the Services that
+// have them, and journals stay on purpose.
+var fleeting = []string{
+	"events", "events.events.k8s.io", "ipaddresses.networking.k8s.io", "recoveryruns.kubectl-dr.io", "podmetrics.metrics.k8s.io",
+}
 
 // others are parts of the names that tests running beside this one use.
-var others = []string{"shop", "case-", "zfstest"}
+var others = []string{"shop", "case-", "conformance-"}
 
 func look(t *testing.T) world {
 	t.Helper()
