@@ -18,6 +18,7 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/probe"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 )
 
@@ -109,7 +110,7 @@ func (t *Target) restore(ctx context.Context, excluded []string) (string, error)
 	}
 	message := fmt.Sprintf("%d objects from backup %s", items, t.Run.Spec.Backup)
 	if r.Status.Warnings > 0 {
-		message += fmt.Sprintf(", %d warnings", r.Status.Warnings)
+		message += ", " + report.Count(r.Status.Warnings, "warning")
 		for _, w := range t.results(ctx, r.Name, "warnings") {
 			t.Hooks.Warnf("restore: %s", w)
 		}
