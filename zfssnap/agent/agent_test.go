@@ -147,7 +147,7 @@ func (h *host) start(t testing.TB) {
 }
 
 // restart serves with other settings.
-func (h *host) restart(t *testing.T, tune func(*agent.Server)) {
+func (h *host) restart(t testing.TB, tune func(*agent.Server)) {
 	t.Helper()
 	h.stop(t)
 	h.tune = tune

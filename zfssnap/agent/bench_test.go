@@ -79,8 +79,11 @@ func BenchmarkTransfer(b *testing.B) {
 			require.NoError(b, c.Send(ctx, zfs.SendOptions{To: source + "@" + name}, &out))
 			return out.Bytes()
 		}
-		w.hassio.zfs.Runner = fat{w.hassio.pool, streamer(size), nil}
-		w.remote.zfs.Runner = fat{w.remote.pool, streamer(size), small}
+		through := func(h *host, stream func(context.Context, string) []byte) {
+			h.restart(b, func(s *agent.Server) { s.ZFS = &zfs.Client{Runner: fat{h.pool, streamer(size), stream}} })
+		}
+		through(w.hassio, nil)
+		through(w.remote, small)
 		measure(b, size, func(i int) {
 			v := w.snapshot(b, fmt.Sprint(i))
 			req := w.request(v)
