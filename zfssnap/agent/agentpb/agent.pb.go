@@ -1006,11 +1006,13 @@ func (x *FindSnapshotRequest) GetHints() []string {
 }
 
 type CreateSnapshotsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Datasets      []string               `protobuf:"bytes,1,rep,name=datasets,proto3" json:"datasets,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Properties    map[string]string      `protobuf:"bytes,3,rep,name=properties,proto3" json:"properties,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Hold          string                 `protobuf:"bytes,4,opt,name=hold,proto3" json:"hold,omitempty"` // hold tag to place, "" for none
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Datasets   []string               `protobuf:"bytes,1,rep,name=datasets,proto3" json:"datasets,omitempty"`
+	Name       string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Properties map[string]string      `protobuf:"bytes,3,rep,name=properties,proto3" json:"properties,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Hold       string                 `protobuf:"bytes,4,opt,name=hold,proto3" json:"hold,omitempty"` // hold tag to place, "" for none
+	// Take what cannot be of one instant pool by pool, and say how far apart.
+	AllowSkew     bool `protobuf:"varint,5,opt,name=allow_skew,json=allowSkew,proto3" json:"allow_skew,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1073,9 +1075,20 @@ func (x *CreateSnapshotsRequest) GetHold() string {
 	return ""
 }
 
+func (x *CreateSnapshotsRequest) GetAllowSkew() bool {
+	if x != nil {
+		return x.AllowSkew
+	}
+	return false
+}
+
 type CreateSnapshotsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Snapshots     []*Version             `protobuf:"bytes,1,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Snapshots []*Version             `protobuf:"bytes,1,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	// All snapshots are of one instant: one pool, one transaction.
+	Atomic bool `protobuf:"varint,2,opt,name=atomic,proto3" json:"atomic,omitempty"`
+	// Otherwise at most this lies between the first and the last of them.
+	SkewMs        uint64 `protobuf:"varint,3,opt,name=skew_ms,json=skewMs,proto3" json:"skew_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1115,6 +1128,20 @@ func (x *CreateSnapshotsResponse) GetSnapshots() []*Version {
 		return x.Snapshots
 	}
 	return nil
+}
+
+func (x *CreateSnapshotsResponse) GetAtomic() bool {
+	if x != nil {
+		return x.Atomic
+	}
+	return false
+}
+
+func (x *CreateSnapshotsResponse) GetSkewMs() uint64 {
+	if x != nil {
+		return x.SkewMs
+	}
+	return 0
 }
 
 type DestroySnapshotRequest struct {
@@ -2617,19 +2644,23 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	" \x01(\x04R\buserrefs\"?\n" +
 	"\x13FindSnapshotRequest\x12\x12\n" +
 	"\x04guid\x18\x01 \x01(\x04R\x04guid\x12\x14\n" +
-	"\x05hints\x18\x02 \x03(\tR\x05hints\"\xf7\x01\n" +
+	"\x05hints\x18\x02 \x03(\tR\x05hints\"\x96\x02\n" +
 	"\x16CreateSnapshotsRequest\x12\x1a\n" +
 	"\bdatasets\x18\x01 \x03(\tR\bdatasets\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12Z\n" +
 	"\n" +
 	"properties\x18\x03 \x03(\v2:.kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntryR\n" +
 	"properties\x12\x12\n" +
-	"\x04hold\x18\x04 \x01(\tR\x04hold\x1a=\n" +
+	"\x04hold\x18\x04 \x01(\tR\x04hold\x12\x1d\n" +
+	"\n" +
+	"allow_skew\x18\x05 \x01(\bR\tallowSkew\x1a=\n" +
 	"\x0fPropertiesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"T\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x85\x01\n" +
 	"\x17CreateSnapshotsResponse\x129\n" +
-	"\tsnapshots\x18\x01 \x03(\v2\x1b.kubectldr.agent.v1.VersionR\tsnapshots\"Z\n" +
+	"\tsnapshots\x18\x01 \x03(\v2\x1b.kubectldr.agent.v1.VersionR\tsnapshots\x12\x16\n" +
+	"\x06atomic\x18\x02 \x01(\bR\x06atomic\x12\x17\n" +
+	"\askew_ms\x18\x03 \x01(\x04R\x06skewMs\"Z\n" +
 	"\x16DestroySnapshotRequest\x12\x18\n" +
 	"\adataset\x18\x01 \x01(\tR\adataset\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +

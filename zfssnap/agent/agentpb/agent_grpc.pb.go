@@ -64,10 +64,12 @@ type AgentClient interface {
 	// FindSnapshot finds a snapshot by guid, wherever it lies on this host.
 	FindSnapshot(ctx context.Context, in *FindSnapshotRequest, opts ...grpc.CallOption) (*Version, error)
 	// CreateSnapshots takes one atomic snapshot of a group of datasets of one
-	// pool. Idempotent: a dataset that already has a snapshot of that name with
-	// the same io.kubectl-dr:backup property is left as it is. The hold is placed
-	// while the answer is under way, until it succeeds; what the end of the agent
-	// leaves unheld is held when it starts again.
+	// pool. Idempotent: a group that has snapshots of that name already, with the
+	// same io.kubectl-dr:backup property, is left as it is. A group that cannot be
+	// of one instant, because it spans pools or is there in part, is refused
+	// unless allow_skew is set. The hold is placed while the answer is under way,
+	// until it succeeds; what the end of the agent leaves unheld is held when it
+	// starts again.
 	CreateSnapshots(ctx context.Context, in *CreateSnapshotsRequest, opts ...grpc.CallOption) (*CreateSnapshotsResponse, error)
 	// DestroySnapshot destroys a snapshot that is ours, after releasing our holds
 	// on it; the bookmark that the next incremental starts from is kept. A
@@ -342,10 +344,12 @@ type AgentServer interface {
 	// FindSnapshot finds a snapshot by guid, wherever it lies on this host.
 	FindSnapshot(context.Context, *FindSnapshotRequest) (*Version, error)
 	// CreateSnapshots takes one atomic snapshot of a group of datasets of one
-	// pool. Idempotent: a dataset that already has a snapshot of that name with
-	// the same io.kubectl-dr:backup property is left as it is. The hold is placed
-	// while the answer is under way, until it succeeds; what the end of the agent
-	// leaves unheld is held when it starts again.
+	// pool. Idempotent: a group that has snapshots of that name already, with the
+	// same io.kubectl-dr:backup property, is left as it is. A group that cannot be
+	// of one instant, because it spans pools or is there in part, is refused
+	// unless allow_skew is set. The hold is placed while the answer is under way,
+	// until it succeeds; what the end of the agent leaves unheld is held when it
+	// starts again.
 	CreateSnapshots(context.Context, *CreateSnapshotsRequest) (*CreateSnapshotsResponse, error)
 	// DestroySnapshot destroys a snapshot that is ours, after releasing our holds
 	// on it; the bookmark that the next incremental starts from is kept. A
