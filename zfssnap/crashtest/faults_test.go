@@ -60,6 +60,7 @@ const (
 	agents  = "agent"   // the agent is killed, and its commands are left alone
 	both    = "both"    // both agents are killed
 	link    = "link"    // connections between the agents are cut
+	pool    = "pool"    // something happens to a pool, and the command goes on
 
 	before  = "before"  // ahead of the step
 	after   = "after"   // the step took effect, and its result is lost
@@ -224,6 +225,8 @@ func (r *runner) strike(f fault) bool {
 		r.killAgent()
 	case link:
 		r.cutLink()
+		return false
+	case pool:
 		return false
 	}
 	return true
