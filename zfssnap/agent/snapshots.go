@@ -361,6 +361,13 @@ func (s *Server) DestroySnapshot(ctx context.Context, req *agentpb.DestroySnapsh
 		case left.Bookmark:
 			resp.KeptBookmark = resp.KeptBookmark || strings.HasPrefix(left.Name, replicate.CursorPrefix)
 		default:
+			all, err := s.ZFS.Datasets(ctx, zfs.Pool(name), true)
+			if err != nil {
+				return nil, err
+			}
+			if resp.WaitsFor, err = s.keeping(ctx, left, all); err != nil {
+				return nil, err
+			}
 			s.Log.Info("snapshot goes when nothing depends on it any more", "snapshot", name)
 		}
 	}
