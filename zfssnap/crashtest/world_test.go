@@ -318,9 +318,7 @@ func (c *chain) take(t *testing.T) {
 		c.unknown = append(c.unknown, snapshotName(c.n))
 		return
 	}
-	if !c.giveUp {
-		c.untilHeld(t, v)
-	}
+	c.untilHeld(t, v)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.newest, c.kept[v.GetGuid()], c.holding[v.GetGuid()] = v, v, c.files
