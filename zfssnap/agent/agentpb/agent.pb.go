@@ -956,7 +956,9 @@ type FindSnapshotRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Guid  uint64                 `protobuf:"varint,1,opt,name=guid,proto3" json:"guid,omitempty"`
 	// Datasets to look at first; the whole host is searched when none has it.
-	Hints         []string `protobuf:"bytes,2,rep,name=hints,proto3" json:"hints,omitempty"`
+	Hints []string `protobuf:"bytes,2,rep,name=hints,proto3" json:"hints,omitempty"`
+	// When it is nowhere, the first of these that is there is found instead.
+	OrGuids       []uint64 `protobuf:"varint,3,rep,packed,name=or_guids,json=orGuids,proto3" json:"or_guids,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1001,6 +1003,13 @@ func (x *FindSnapshotRequest) GetGuid() uint64 {
 func (x *FindSnapshotRequest) GetHints() []string {
 	if x != nil {
 		return x.Hints
+	}
+	return nil
+}
+
+func (x *FindSnapshotRequest) GetOrGuids() []uint64 {
+	if x != nil {
+		return x.OrGuids
 	}
 	return nil
 }
@@ -2948,10 +2957,11 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"referenced\x12\x18\n" +
 	"\awritten\x18\t \x01(\x04R\awritten\x12\x1a\n" +
 	"\buserrefs\x18\n" +
-	" \x01(\x04R\buserrefs\"?\n" +
+	" \x01(\x04R\buserrefs\"Z\n" +
 	"\x13FindSnapshotRequest\x12\x12\n" +
 	"\x04guid\x18\x01 \x01(\x04R\x04guid\x12\x14\n" +
-	"\x05hints\x18\x02 \x03(\tR\x05hints\"\x96\x02\n" +
+	"\x05hints\x18\x02 \x03(\tR\x05hints\x12\x19\n" +
+	"\bor_guids\x18\x03 \x03(\x04R\aorGuids\"\x96\x02\n" +
 	"\x16CreateSnapshotsRequest\x12\x1a\n" +
 	"\bdatasets\x18\x01 \x03(\tR\bdatasets\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12Z\n" +
