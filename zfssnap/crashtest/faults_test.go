@@ -138,6 +138,8 @@ var vague = []struct {
 	to string
 }{
 	{regexp.MustCompile(`#kubectl-dr_\S+_[0-9a-f]+`), "#cursor"},
+	{regexp.MustCompile(`(:target:\S+)_[0-9a-f]{8}=`), "$1="},
+	{regexp.MustCompile(`=\{"\S+\}`), "=RECORD"},
 	{regexp.MustCompile(`([= ])\d{12,}`), "${1}GUID"},
 	{regexp.MustCompile(`-t 1-\S+`), "-t TOKEN"},
 	{regexp.MustCompile(`(-Hp? )?(-[rs] local )?(-t [a-z,]+ )?(-d \d )?-o [a-z_,]+ `), ""},
