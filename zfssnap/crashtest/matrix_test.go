@@ -1,10 +1,9 @@
-//go:build crash
-
 package crashtest
 
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"maps"
 	"slices"
@@ -269,7 +268,13 @@ func (tb *table) String() string {
 	return b.String()
 }
 
-// TestMatrix breaks every step of every story, and prints what came of it.
+// everything asks for all faults. Without it a few of each story have to do.
+var everything = flag.Bool("everything", false, "break every step of every story in every way")
+
+// few is how many faults of a story have to do.
+const few = 8
+
+// TestMatrix breaks the steps of every story, and prints what came of it.
 func TestMatrix(t *testing.T) {
 	at := newPlace(t)
 	for _, s := range stories {
@@ -279,15 +284,15 @@ func TestMatrix(t *testing.T) {
 			c := s.begin(t, w)
 			tb := &table{result: map[step]map[string]string{}}
 			var all []fault
-			for _, taken := range s.play(t, c, nil, !at.brief()) {
+			for _, taken := range s.play(t, c, nil, *everything) {
 				if tb.result[taken.Step] == nil {
 					tb.steps = append(tb.steps, taken.Step)
 					tb.result[taken.Step] = map[string]string{}
 					all = append(all, at.faults(taken)...)
 				}
 			}
-			if at.brief() {
-				all = spread(all, 8)
+			if !*everything {
+				all = spread(all, few)
 			}
 			for i, f := range all {
 				passed := t.Run(f.Step.String()+"/"+f.String(), func(t *testing.T) {
@@ -296,7 +301,7 @@ func TestMatrix(t *testing.T) {
 						c = s.begin(t, w)
 					}
 					// The backup after a fault is also the further one of the fault before.
-					s.play(t, c, &f, !at.brief() || i == len(all)-1)
+					s.play(t, c, &f, *everything || i == len(all)-1)
 					result := "ok"
 					if c.missed {
 						result = "-"

@@ -1,5 +1,3 @@
-//go:build crash
-
 package crashtest
 
 import (
@@ -32,8 +30,6 @@ type place interface {
 	faults(took) []fault
 	// troubles says what can happen to pools.
 	troubles() []trouble
-	// brief reports whether a few faults of each story have to do.
-	brief() bool
 	// parallel lets a test run beside others, where that does no harm.
 	parallel(t *testing.T)
 }
@@ -97,8 +93,6 @@ type memory struct{}
 
 func (memory) parallel(t *testing.T) { t.Parallel() }
 
-func (memory) brief() bool { return false }
-
 func (memory) faults(s took) []fault { return faults(s) }
 
 func (memory) world(t *testing.T) *world {
@@ -137,8 +131,6 @@ func output(t *testing.T) io.Writer {
 type pools struct{ source, target string }
 
 func (*pools) parallel(*testing.T) {}
-
-func (*pools) brief() bool { return testing.Short() }
 
 // faults implements place. A real command also dies at some instant of its own.
 func (*pools) faults(s took) []fault {
