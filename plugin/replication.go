@@ -114,6 +114,13 @@ func (a *ReplicationAction) Progress(operationID string, backup *velerov1api.Bac
 	if err != nil {
 		return a.unsettled(err, permanent(err), backup, zfssnap.DefaultReplicationTimeout), nil
 	}
+	if site.External() {
+		arrival, err := site.Arrival(ctx, op.volume, op.snapshot)
+		if err != nil {
+			return a.unsettled(err, !zfssnap.Unreachable(err), backup, site.ReplicationTimeout), nil
+		}
+		return a.arrivalOf(arrival, backup, site), nil
+	}
 	transfer, err := site.Replicate(ctx, op.volume, op.snapshot)
 	if err != nil {
 		return a.unsettled(err, !zfssnap.Unreachable(err), backup, site.ReplicationTimeout), nil
@@ -151,6 +158,18 @@ func (a *ReplicationAction) unsettled(err error, permanent bool, backup *velerov
 		p.Description = "waiting: " + err.Error()
 	}
 	return p
+}
+
+// arrivalOf is the progress where another tool replicates. It has all the
+// location's replicationTimeout, from the start of the backup.
+func (a *ReplicationAction) arrivalOf(arrival zfssnap.Arrival, backup *velerov1api.Backup, site *zfssnap.Site) velero.OperationProgress {
+	if !arrival.Arrived() {
+		return a.unsettled(fmt.Errorf("another tool replicates to node %s: %s", site.Target, arrival), false, backup, site.ReplicationTimeout)
+	}
+	return velero.OperationProgress{
+		Completed: true, OperationUnits: "Bytes", Updated: a.Now(),
+		Description: fmt.Sprintf("replicated to node %s by another tool: %s", site.Target, arrival),
+	}
 }
 
 func (a *ReplicationAction) progressOf(t *agentpb.Transfer, op operation, site *zfssnap.Site) velero.OperationProgress {
@@ -208,6 +227,9 @@ func (a *ReplicationAction) Cancel(operationID string, backup *velerov1api.Backu
 	site, err := a.site(ctx, op, backup)
 	if err != nil {
 		return err
+	}
+	if site.External() {
+		return nil // not ours to stop
 	}
 	id, known := a.transfers.Load(operationID)
 	if !known {

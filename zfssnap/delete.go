@@ -41,6 +41,9 @@ func snapshotID(node string, v *agentpb.Version) SnapshotID {
 // is remembered on the source's dataset, and the next deletion of any of its
 // snapshots tries again.
 //
+// Where another tool replicates, copies are left to it, and its newest common
+// snapshot is not taken away from it: that is an error, and Velero tries again.
+//
 // Velero calls this with "" for a snapshot that failed, and again after a
 // failed deletion; both, and a snapshot that is gone, are success.
 func (s *Snapshotter) DeleteSnapshot(snapshotID string) error {
@@ -56,6 +59,9 @@ func (s *Snapshotter) DeleteSnapshot(snapshotID string) error {
 		return err
 	}
 	ctx := context.Background()
+	if site.External() && site.Replicates(id.Node) {
+		return site.deleteForTool(ctx, id)
+	}
 	if err := site.destroySnapshot(ctx, id.Node, id.Dataset, id); err != nil {
 		return err
 	}

@@ -18,6 +18,7 @@ const Provider = Domain + "/zfs"
 const (
 	KeyAgents             = "agents"
 	KeyTarget             = "target"
+	KeyReplication        = "replication"
 	KeyTargetAddress      = "targetAddress"
 	KeyTargetPrefix       = "targetPrefix"
 	KeyRestoreNode        = "restoreNode"
@@ -40,6 +41,12 @@ const (
 	ModeCopy  = "copy"  // independent of the replica
 )
 
+// Who brings snapshots to the target.
+const (
+	ReplicationAgents   = "agents"   // the agents
+	ReplicationExternal = "external" // another tool: syncoid, zrepl, zfs send by hand
+)
+
 // AsLocal, for restoreAs, makes every restored volume a local one.
 const AsLocal = "local"
 
@@ -56,9 +63,14 @@ type Location struct {
 	// Target is the node that must hold the copy before a backup is Completed;
 	// "" means no replication.
 	Target string
+	// Replication is ReplicationAgents or ReplicationExternal. With the latter
+	// nothing is sent, and nothing is ever changed or destroyed on the target:
+	// copies are found there by guid, wherever they lie.
+	Replication string
 	// TargetAddress is the target's agent as the source node reaches it.
 	TargetAddress string
-	// TargetPrefix is the dataset on the target under which replicas lie.
+	// TargetPrefix is the dataset on the target under which replicas lie. With
+	// ReplicationExternal it is a hint, and may be empty.
 	TargetPrefix string
 	// GroupBy says which volumes of a backup are snapshotted together:
 	// GroupByNamespace, GroupByLabel or GroupByVolume.
@@ -111,7 +123,14 @@ var setters = map[string]func(*Location, string) error{
 		l.Agents, err = parsePairs(v)
 		return err
 	},
-	KeyTarget:        func(l *Location, v string) error { l.Target = v; return nil },
+	KeyTarget: func(l *Location, v string) error { l.Target = v; return nil },
+	KeyReplication: func(l *Location, v string) error {
+		l.Replication = v
+		if v != ReplicationAgents && v != ReplicationExternal {
+			return fmt.Errorf("%q is neither %q nor %q", v, ReplicationAgents, ReplicationExternal)
+		}
+		return nil
+	},
 	KeyTargetAddress: func(l *Location, v string) error { l.TargetAddress = v; return nil },
 	KeyTargetPrefix: func(l *Location, v string) error {
 		l.TargetPrefix = v
@@ -185,6 +204,7 @@ func locationKeys() []string {
 // all of them are reported at once in a *LocationError.
 func ParseLocation(config map[string]string) (Location, error) {
 	l := Location{
+		Replication:        ReplicationAgents,
 		GroupBy:            GroupByNamespace,
 		RestoreMode:        ModeClone,
 		OpenEBSNamespace:   defaultOpenEBSNamespace,
@@ -228,7 +248,10 @@ func (l Location) check() (errs []error) {
 			errs = append(errs, fmt.Errorf("%s: node %q of host %q is not in %s", KeyStorageHosts, node, host, KeyAgents))
 		}
 	}
-	if l.Target != "" && l.TargetPrefix == "" {
+	if l.External() && l.Target == "" {
+		errs = append(errs, fmt.Errorf("%s: %s needs %s: the node that the other tool replicates to", KeyReplication, ReplicationExternal, KeyTarget))
+	}
+	if l.Target != "" && l.TargetPrefix == "" && !l.External() {
 		errs = append(errs, fmt.Errorf("%s: is required with %s", KeyTargetPrefix, KeyTarget))
 	}
 	if l.Target == "" && l.TargetAddress != "" {
@@ -246,9 +269,21 @@ func (l Location) check() (errs []error) {
 // dataset.
 func (l Location) Replica(dataset string) string { return path.Join(l.TargetPrefix, dataset) }
 
+// Hints returns the datasets that are likely to hold a dataset's snapshots,
+// wherever that is asked.
+func (l Location) Hints(dataset string) []string {
+	if l.TargetPrefix == "" {
+		return []string{dataset}
+	}
+	return []string{l.Replica(dataset), dataset}
+}
+
 // Replicates reports whether snapshots of a node's volumes are to be copied to
 // the target.
 func (l Location) Replicates(node string) bool { return l.Target != "" && l.Target != node }
+
+// External reports whether another tool brings snapshots to the target.
+func (l Location) External() bool { return l.Replication == ReplicationExternal }
 
 // RestoreParent returns the parent dataset for a volume restored on node from a
 // snapshot of another one. On its own node a volume goes beside its source,

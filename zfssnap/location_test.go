@@ -15,6 +15,7 @@ func TestParseLocation(t *testing.T) {
 		"target":             "remote",
 		"targetAddress":      "10.0.2.2:31002",
 		"targetPrefix":       "backup/replica",
+		"replication":        "external",
 		"restoreNode":        "remote",
 		"restoreParents":     "znvm/k3s=backup/znvm/k3s,nas/k3s=backup/nas/k3s",
 		"restoreMode":        "copy",
@@ -30,6 +31,7 @@ func TestParseLocation(t *testing.T) {
 	assert.Equal(t, Location{
 		Agents:             map[string]string{"hassio": "127.0.0.1:31001", "remote": "[fd00::2]:31002"},
 		Target:             "remote",
+		Replication:        ReplicationExternal,
 		TargetAddress:      "10.0.2.2:31002",
 		TargetPrefix:       "backup/replica",
 		RestoreNode:        "remote",
@@ -52,6 +54,7 @@ func TestParseLocation_defaults(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "r:1", got.TargetAddress)
 	assert.Equal(t, ModeClone, got.RestoreMode)
+	assert.False(t, got.External(), "the agents replicate")
 	assert.Equal(t, GroupByNamespace, got.GroupBy)
 	assert.Equal(t, "openebs", got.OpenEBSNamespace)
 	assert.Equal(t, 4*time.Hour, got.ReplicationTimeout)
@@ -75,6 +78,8 @@ func TestParseLocation_refuses(t *testing.T) {
 		{"a node given twice", with("agents", "a=x:1,a=y:1"), `"a" is given twice`},
 		{"a target without an agent", with("target", "nowhere"), `target: node "nowhere" is not in agents`},
 		{"a target without a prefix", with("target", "remote"), "targetPrefix: is required with target"},
+		{"an unknown way to replicate", with("replication", "syncoid"), `replication: "syncoid" is neither`},
+		{"another tool without the node it replicates to", with("replication", "external"), "replication: external needs target"},
 		{"a restore node without an agent", with("restoreNode", "nowhere"), `restoreNode: node "nowhere" is not in agents`},
 		{"an unknown restore mode", with("restoreMode", "move"), `restoreMode: "move" is neither`},
 		{"an unknown way to group", with("groupBy", "pod"), `groupBy: "pod" is none of "namespace", "label" and "volume"`},

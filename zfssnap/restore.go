@@ -113,7 +113,7 @@ func (s *Site) findSnapshot(ctx context.Context, id SnapshotID) (node string, _ 
 	if len(nodes) == 0 {
 		return "", nil, &NoAgentError{Node: id.Node}
 	}
-	req := &agentpb.FindSnapshotRequest{Guid: id.GUID, Hints: []string{s.Replica(id.Dataset), id.Dataset}}
+	req := &agentpb.FindSnapshotRequest{Guid: id.GUID, Hints: s.Hints(id.Dataset)}
 	var errs []error
 	for _, node := range nodes {
 		v, err := call(ctx, s, node, fmt.Sprintf("find snapshot with guid %d", id.GUID), func(ctx context.Context, a Agent) (*agentpb.Version, error) {

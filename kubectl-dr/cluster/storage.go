@@ -185,17 +185,13 @@ func (s *Storage) Find(ctx context.Context, id zfssnap.SnapshotID) (Copy, error)
 	var errs []error
 	var asked []string
 	for _, l := range s.Locations {
-		hints := []string{id.Dataset}
-		if l.TargetPrefix != "" {
-			hints = []string{l.Replica(id.Dataset), id.Dataset}
-		}
 		for _, node := range l.nodesFor(id) {
 			if slices.Contains(asked, node) {
 				continue
 			}
 			asked = append(asked, node)
 			v, err := call(ctx, l, node, agentTimeout, func(ctx context.Context, a Agent) (*agentpb.Version, error) {
-				return a.FindSnapshot(ctx, &agentpb.FindSnapshotRequest{Guid: id.GUID, Hints: hints})
+				return a.FindSnapshot(ctx, &agentpb.FindSnapshotRequest{Guid: id.GUID, Hints: l.Hints(id.Dataset)})
 			})
 			if err == nil {
 				return Copy{Node: node, Dataset: v.GetDataset(), Snapshot: v.GetName()}, nil
@@ -307,12 +303,20 @@ func (s *Storage) Hosts(ctx context.Context, now func() time.Time) []Host {
 	return hosts
 }
 
+// ErrExternal is returned where another tool replicates, which knows nothing of
+// what we put on its copies.
+var ErrExternal = errors.New("another tool replicates it")
+
 // Fence makes a replica refuse everything that is sent to it, or with by ""
-// lets it receive again.
+// lets it receive again. What another tool replicates is left as it is:
+// ErrExternal.
 func (s *Storage) Fence(ctx context.Context, node, dataset, by string) error {
 	l, err := s.location(node)
 	if err != nil {
 		return err
+	}
+	if l.External() {
+		return fmt.Errorf("fence %s on node %s: %w", dataset, node, ErrExternal)
 	}
 	_, err = call(ctx, l, node, changeTimeout, func(ctx context.Context, a Agent) (*agentpb.Dataset, error) {
 		return a.SetProperties(ctx, &agentpb.SetPropertiesRequest{

@@ -40,6 +40,7 @@ func Name(planName string, at time.Time) string {
 // Fencer makes replicas refuse what is sent to them; *cluster.Storage does.
 type Fencer interface {
 	// Fence sets who fenced a replica; "" lets it receive again. Idempotent.
+	// cluster.ErrExternal when it is not ours to fence.
 	Fence(ctx context.Context, node, dataset, by string) error
 }
 
@@ -159,7 +160,8 @@ func (f *Failover) fence() run.Step {
 }
 
 // setFence fences every replica, or lets all receive again, whatever becomes of
-// the others.
+// the others. One that another tool replicates to cannot be fenced, and need not
+// be: what is recovered are clones of it, which the tool does not touch.
 func (f *Failover) setFence(ctx context.Context, by string) error {
 	replicas := f.replicas()
 	errs := make([]error, len(replicas))
@@ -168,6 +170,10 @@ func (f *Failover) setFence(ctx context.Context, by string) error {
 	for i, r := range replicas {
 		group.Go(func() error {
 			errs[i] = f.Fencer.Fence(ctx, r.Node, r.Dataset, by)
+			if errors.Is(errs[i], cluster.ErrExternal) {
+				f.Hooks.Warnf("%s on node %s is replicated by another tool, which heeds no fence: see to it that the tool does not start again with the source", r.Dataset, r.Node)
+				errs[i] = nil
+			}
 			return nil
 		})
 	}

@@ -41,6 +41,8 @@ var (
 	ErrForeign = errors.New("not made by kubectl-dr")
 	// ErrMismatch: what has that name is something else than was asked for.
 	ErrMismatch = errors.New("not the same")
+	// ErrSkew: the snapshots of a group would not be of one instant.
+	ErrSkew = errors.New("group is not of one instant")
 	// ErrUnreachable: there was no connection to the agent, or it broke.
 	ErrUnreachable = errors.New("agent is unreachable")
 	// ErrUntrusted: what answers there could not prove to be the agent. Asking
@@ -74,6 +76,7 @@ var reasons = []struct {
 	{ErrBusy, codes.FailedPrecondition, "BUSY"},
 	{ErrKey, codes.FailedPrecondition, "KEY_UNAVAILABLE"},
 	{zfs.ErrSeveralPools, codes.InvalidArgument, "SEVERAL_POOLS"},
+	{ErrSkew, codes.FailedPrecondition, "SKEW"},
 	{zfs.ErrResumeStale, codes.FailedPrecondition, "RESUME_STALE"},
 	{zfs.ErrPartial, codes.FailedPrecondition, "PARTIAL"},
 	{ErrStalled, codes.Aborted, "STALLED"},

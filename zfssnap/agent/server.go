@@ -486,7 +486,7 @@ func (s *Server) FindSnapshot(ctx context.Context, req *agentpb.FindSnapshotRequ
 	if req.GetGuid() == 0 {
 		return nil, fmt.Errorf("find snapshot: %w: no guid given", ErrInvalid)
 	}
-	v, err := s.ZFS.FindByGUID(ctx, req.GetGuid(), append(hints, roots...)...)
+	v, err := s.ZFS.FindFirst(ctx, append([]uint64{req.GetGuid()}, req.GetOrGuids()...), append(hints, roots...)...)
 	if err != nil {
 		return nil, err
 	}

@@ -132,13 +132,21 @@ func TestCreateSnapshots_isIdempotent(t *testing.T) {
 	first := w.snapshot(t, "b1")
 	assert.Equal(t, first.GetGuid(), w.snapshot(t, "b1").GetGuid())
 
-	// A group of which one is there: the other is added.
+	// A group of which one is there cannot be of one instant; it is completed when
+	// that is allowed.
 	req := &agentpb.CreateSnapshotsRequest{
 		Datasets: []string{source, "znvm/other"}, Name: "dr-b1", Hold: zfssnap.HoldTag("backup"), Properties: map[string]string{zfssnap.PropBackup: "b1"},
 	}
+	_, err := w.client.CreateSnapshots(t.Context(), req)
+	require.ErrorIs(t, err, agent.ErrSkew)
+	assert.ErrorContains(t, err, source+"@dr-b1 was taken before, and znvm/other@dr-b1 was not")
+	assert.NotContains(t, w.hassio.pool.Names(), "znvm/other@dr-b1")
+	req.AllowSkew = true
 	resp, err := w.client.CreateSnapshots(t.Context(), req)
 	require.NoError(t, err)
 	require.Len(t, resp.GetSnapshots(), 2)
+	assert.False(t, resp.GetAtomic())
+	assert.GreaterOrEqual(t, resp.GetSkewMs(), uint64(1000), "times of snapshots are in whole seconds")
 	assert.Equal(t, first.GetGuid(), resp.GetSnapshots()[0].GetGuid())
 	assert.Equal(t, "znvm/other", resp.GetSnapshots()[1].GetDataset())
 	assert.Equal(t, map[string]string{
@@ -237,6 +245,36 @@ func TestServe_leavesTheHoldsOfReplicasAlone(t *testing.T) {
 	require.NoError(t, err)
 	assert.Empty(t, unheld)
 	assert.Empty(t, w.remote.holds(t, replica+"@"+first.GetName()))
+}
+
+func TestCreateSnapshots_ofAGroup(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, name := range []string{"znvm/other", "nas/third"} {
+		require.NoError(t, w.hassio.zfs.Create(t.Context(), name, zfs.CreateOptions{}))
+	}
+	resp, err := w.client.CreateSnapshots(t.Context(), &agentpb.CreateSnapshotsRequest{Datasets: []string{source, "znvm/other"}, Name: "one"})
+	require.NoError(t, err)
+	assert.Contains(t, w.hassio.pool.Commands(), []string{"zfs", "snapshot", "-o", "io.kubectl-dr:managed=true", source + "@one", "znvm/other@one"})
+	assert.True(t, resp.GetAtomic())
+	assert.Zero(t, resp.GetSkewMs())
+	assert.Equal(t, resp.GetSnapshots()[0].GetCreatetxg(), resp.GetSnapshots()[1].GetCreatetxg())
+
+	req := &agentpb.CreateSnapshotsRequest{Datasets: []string{source, "znvm/other", "nas/third"}, Name: "two"}
+	_, err = w.client.CreateSnapshots(t.Context(), req)
+	require.ErrorIs(t, err, zfs.ErrSeveralPools)
+	assert.ErrorContains(t, err, "nas and znvm; snapshots of two pools cannot be of one instant")
+	assert.Contains(t, hint(t, err), "allow_skew")
+	assert.NotContains(t, strings.Join(w.hassio.pool.Names(), " "), "@two")
+
+	req.AllowSkew = true
+	resp, err = w.client.CreateSnapshots(t.Context(), req)
+	require.NoError(t, err)
+	require.Len(t, resp.GetSnapshots(), 3)
+	assert.False(t, resp.GetAtomic())
+	assert.NotZero(t, resp.GetSkewMs())
+	assert.Less(t, resp.GetSkewMs(), uint64(time.Minute/time.Millisecond))
+	assert.Equal(t, resp.GetSnapshots()[0].GetCreatetxg(), resp.GetSnapshots()[1].GetCreatetxg(), "those of one pool still are of one instant")
 }
 
 func TestCreateSnapshots_refuses(t *testing.T) {
@@ -660,6 +698,14 @@ func TestPolicy_isEnforced(t *testing.T) {
 		},
 		"destroy a volume": func(c *agent.Client) error {
 			_, err := c.DestroyVolume(t.Context(), &agentpb.DestroyVolumeRequest{Dataset: source})
+			return err
+		},
+		"promote": func(c *agent.Client) error {
+			_, err := c.PromoteVolume(t.Context(), &agentpb.PromoteVolumeRequest{Dataset: source})
+			return err
+		},
+		"rename": func(c *agent.Client) error {
+			_, err := c.RenameVolume(t.Context(), &agentpb.RenameVolumeRequest{Dataset: source, To: "znvm/x"})
 			return err
 		},
 		"set properties": func(c *agent.Client) error {

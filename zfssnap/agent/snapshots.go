@@ -8,7 +8,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/holds"
@@ -62,13 +65,12 @@ func (s *Server) CreateSnapshots(ctx context.Context, req *agentpb.CreateSnapsho
 		props[prop] = holdRecord(id, props[names.PropBackup]).Encode()
 	}
 
-	err := s.ZFS.Snapshot(ctx, full, props)
-	if errors.Is(err, ErrExists) {
-		err = s.createMissing(ctx, full, props)
-	}
+	start := s.Clock()
+	fresh, err := s.snapshotGroup(ctx, full, props, req.GetAllowSkew())
 	if err != nil {
 		return nil, err
 	}
+	took := s.Clock().Sub(start)
 	if req.GetHold() != "" {
 		s.keep(req.GetHold(), full)
 	}
@@ -76,8 +78,13 @@ func (s *Server) CreateSnapshots(ctx context.Context, req *agentpb.CreateSnapsho
 	if err != nil {
 		return nil, err
 	}
-	s.Log.Info("snapshots taken", "snapshots", full, "backup", props[names.PropBackup])
-	return &agentpb.CreateSnapshotsResponse{Snapshots: versions(vs)}, nil
+	if !fresh {
+		took = 0
+	}
+	resp := &agentpb.CreateSnapshotsResponse{Snapshots: versions(vs)}
+	resp.Atomic, resp.SkewMs = skew(resp.GetSnapshots(), took)
+	s.Log.Info("snapshots taken", "snapshots", full, "backup", props[names.PropBackup], "atomic", resp.GetAtomic(), "skew_ms", resp.GetSkewMs())
+	return resp, nil
 }
 
 // keep holds snapshots in the background, and tries until each is held or gone,
@@ -190,15 +197,69 @@ func (hs *holdings) stop(ctx context.Context, snapshot string) error {
 	return nil
 }
 
+// SkewError says why a group of snapshots cannot be of one instant.
+type SkewError struct {
+	Pools []string // that it spans, when there are several
+	Taken []string // snapshots of it that exist already
+	Rest  []string // and those that do not
+}
+
+func (e *SkewError) Error() string {
+	if len(e.Pools) > 1 {
+		return fmt.Sprintf("%v: %s; snapshots of two pools cannot be of one instant", zfs.ErrSeveralPools, strings.Join(e.Pools, " and "))
+	}
+	return fmt.Sprintf("%v: %s was taken before, and %s was not", ErrSkew, strings.Join(e.Taken, ", "), strings.Join(e.Rest, ", "))
+}
+
+// Unwrap returns zfs.ErrSeveralPools or ErrSkew.
+func (e *SkewError) Unwrap() error {
+	if len(e.Pools) > 1 {
+		return zfs.ErrSeveralPools
+	}
+	return ErrSkew
+}
+
+// Hint says which choices there are.
+func (e *SkewError) Hint() string {
+	return "nothing was taken; put the volumes of an application on one pool, back them up separately, or allow skew by name (allow_skew)"
+}
+
+// snapshotGroup takes the snapshots of a group, those of one pool in one
+// command. It reports whether all are new.
+func (s *Server) snapshotGroup(ctx context.Context, full []string, props map[string]string, allowSkew bool) (fresh bool, err error) {
+	byPool := map[string][]string{}
+	for _, name := range full {
+		byPool[zfs.Pool(name)] = append(byPool[zfs.Pool(name)], name)
+	}
+	if len(byPool) > 1 && !allowSkew {
+		return false, &SkewError{Pools: slices.Sorted(maps.Keys(byPool))}
+	}
+	var there atomic.Bool
+	g, ctx := errgroup.WithContext(ctx)
+	for _, group := range byPool {
+		g.Go(func() error {
+			err := s.ZFS.Snapshot(ctx, group, props)
+			if errors.Is(err, ErrExists) {
+				there.Store(true)
+				err = s.createMissing(ctx, group, props, allowSkew)
+			}
+			return err
+		})
+	}
+	err = g.Wait()
+	return !there.Load(), err
+}
+
 // createMissing takes those snapshots of a group that do not exist. The others
 // must be the same backup's.
-func (s *Server) createMissing(ctx context.Context, full []string, props map[string]string) error {
-	var missing []string
+func (s *Server) createMissing(ctx context.Context, full []string, props map[string]string, allowSkew bool) error {
+	var there, missing []string
 	for _, name := range full {
 		have, err := s.ZFS.UserProperties(ctx, name, zfs.SourceLocal)
 		switch {
 		case errors.Is(err, ErrNotFound):
 			missing = append(missing, name)
+			continue
 		case err != nil:
 			return err
 		case have[names.PropManaged] != "true":
@@ -206,11 +267,40 @@ func (s *Server) createMissing(ctx context.Context, full []string, props map[str
 		case have[names.PropBackup] != props[names.PropBackup]:
 			return fmt.Errorf("snapshot %s %w and is of backup %q, not %q", name, ErrExists, have[names.PropBackup], props[names.PropBackup])
 		}
+		there = append(there, name)
 	}
 	if len(missing) == 0 {
 		return nil
 	}
+	if !allowSkew && len(there) > 0 {
+		return &SkewError{Taken: there, Rest: missing}
+	}
 	return s.ZFS.Snapshot(ctx, missing, props)
+}
+
+// skew tells how far apart snapshots are: not at all, within the time it took to
+// take them, or, when that is not known (0), within what their times say.
+func skew(vs []*agentpb.Version, took time.Duration) (atomic bool, ms uint64) {
+	first, last := vs[0], vs[0]
+	atomic = true
+	for _, v := range vs[1:] {
+		if v.GetCreatedUnix() < first.GetCreatedUnix() {
+			first = v
+		}
+		if v.GetCreatedUnix() > last.GetCreatedUnix() {
+			last = v
+		}
+		atomic = atomic && v.GetCreatetxg() == vs[0].GetCreatetxg() && zfs.Pool(v.GetDataset()) == zfs.Pool(vs[0].GetDataset())
+	}
+	switch {
+	case atomic:
+		return true, 0
+	case took > 0:
+		return false, uint64((took + time.Millisecond - 1) / time.Millisecond)
+	default:
+		// Times of snapshots are in whole seconds.
+		return false, uint64(last.GetCreatedUnix()-first.GetCreatedUnix()+1) * 1000
+	}
 }
 
 // DestroySnapshot implements agentpb.AgentServer.
@@ -271,6 +361,13 @@ func (s *Server) DestroySnapshot(ctx context.Context, req *agentpb.DestroySnapsh
 		case left.Bookmark:
 			resp.KeptBookmark = resp.KeptBookmark || strings.HasPrefix(left.Name, replicate.CursorPrefix)
 		default:
+			all, err := s.ZFS.Datasets(ctx, zfs.Pool(name), true)
+			if err != nil {
+				return nil, err
+			}
+			if resp.WaitsFor, err = s.keeping(ctx, left, all); err != nil {
+				return nil, err
+			}
 			s.Log.Info("snapshot goes when nothing depends on it any more", "snapshot", name)
 		}
 	}

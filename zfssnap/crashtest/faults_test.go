@@ -1,5 +1,3 @@
-//go:build crash
-
 package crashtest
 
 import (
@@ -60,6 +58,7 @@ const (
 	agents  = "agent"   // the agent is killed, and its commands are left alone
 	both    = "both"    // both agents are killed
 	link    = "link"    // connections between the agents are cut
+	pool    = "pool"    // something happens to a pool, and the command goes on
 
 	before  = "before"  // ahead of the step
 	after   = "after"   // the step took effect, and its result is lost
@@ -137,6 +136,8 @@ var vague = []struct {
 	to string
 }{
 	{regexp.MustCompile(`#kubectl-dr_\S+_[0-9a-f]+`), "#cursor"},
+	{regexp.MustCompile(`(:target:\S+)_[0-9a-f]{8}=`), "$1="},
+	{regexp.MustCompile(`=\{"\S+\}`), "=RECORD"},
 	{regexp.MustCompile(`([= ])\d{12,}`), "${1}GUID"},
 	{regexp.MustCompile(`-t 1-\S+`), "-t TOKEN"},
 	{regexp.MustCompile(`(-Hp? )?(-[rs] local )?(-t [a-z,]+ )?(-d \d )?-o [a-z_,]+ `), ""},
@@ -224,6 +225,8 @@ func (r *runner) strike(f fault) bool {
 		r.killAgent()
 	case link:
 		r.cutLink()
+		return false
+	case pool:
 		return false
 	}
 	return true

@@ -1,5 +1,3 @@
-//go:build crash
-
 package crashtest
 
 import (
@@ -30,6 +28,8 @@ type place interface {
 	world(t *testing.T) *world
 	// faults says what is to go wrong at a step.
 	faults(took) []fault
+	// troubles says what can happen to pools.
+	troubles() []trouble
 	// parallel lets a test run beside others, where that does no harm.
 	parallel(t *testing.T)
 }
@@ -143,7 +143,10 @@ func (*pools) faults(s took) []fault {
 	return fs
 }
 
-func (p *pools) world(t *testing.T) *world {
+func (p *pools) world(t *testing.T) *world { return p.worldOn(t, p.source, p.target) }
+
+// worldOn returns two nodes on two pools, or on one.
+func (p *pools) worldOn(t *testing.T, source, target string) *world {
 	t.Helper()
 	dir := t.TempDir()
 	w := &world{patience: 5 * time.Minute, size: 2 << 20}
@@ -180,7 +183,7 @@ func (p *pools) world(t *testing.T) *world {
 		s.host = newSpawned(t, w, agentSettings{Node: node, Address: freeAddress(t), Bundle: bundle, Policy: policy(root)}, output(t))
 		return s
 	}
-	w.connect(t, side(sourceNode, p.source, "source"), side(targetNode, p.target, "target"))
+	w.connect(t, side(sourceNode, source, "source"), side(targetNode, target, "target"))
 	return w
 }
 

@@ -1,5 +1,3 @@
-//go:build crash
-
 package crashtest
 
 import (
@@ -85,6 +83,7 @@ type world struct {
 	deaths   int     // of agents that others have taken the place of
 	problems []error // seen at the moment of the fault
 	check    func() error
+	onStrike func() // does what weather does, nil for nothing
 }
 
 func (w *world) done(s took) {
@@ -96,9 +95,13 @@ func (w *world) done(s took) {
 // struck implements watcher: it looks at both sides at the moment of a fault.
 func (w *world) struck(f fault) {
 	w.mu.Lock()
-	check := w.check
+	check, onStrike := w.check, w.onStrike
 	w.hit = true
 	w.mu.Unlock()
+	if f.What == pool {
+		onStrike()
+		return
+	}
 	if f.What == both && f.Step.Node == sourceNode {
 		w.target.host.kill()
 	} else if f.What == both {
@@ -313,9 +316,7 @@ func (c *chain) take(t *testing.T) {
 		c.unknown = append(c.unknown, snapshotName(c.n))
 		return
 	}
-	if !c.giveUp {
-		c.untilHeld(t, v)
-	}
+	c.untilHeld(t, v)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.newest, c.kept[v.GetGuid()], c.holding[v.GetGuid()] = v, v, c.files

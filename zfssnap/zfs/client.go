@@ -404,9 +404,16 @@ func (c *Client) Unheld(ctx context.Context, prop, without string) ([]string, er
 // root that does not exist is passed over. Without roots it looks everywhere.
 // ErrNotFound when there is none.
 func (c *Client) FindByGUID(ctx context.Context, guid uint64, roots ...string) (Version, error) {
+	return c.FindFirst(ctx, []uint64{guid}, roots...)
+}
+
+// FindFirst is FindByGUID for the first of several guids that is there. It looks
+// at every root unless it finds the very first.
+func (c *Client) FindFirst(ctx context.Context, guids []uint64, roots ...string) (Version, error) {
 	if len(roots) == 0 {
 		roots = []string{""}
 	}
+	found, left := "", guids
 	for _, root := range roots {
 		args, err := guidsArgs(root)
 		if err != nil {
@@ -419,15 +426,21 @@ func (c *Client) FindByGUID(ctx context.Context, guid uint64, roots ...string) (
 		if err != nil {
 			return Version{}, err
 		}
-		name, err := parseGUIDs(out, guid)
+		m, err := parseGUIDs(out, left...)
 		if err != nil {
 			return Version{}, err
 		}
-		if name != "" {
-			return c.Lookup(ctx, name)
+		if m.name != "" {
+			found, left = m.name, left[:m.place]
+		}
+		if len(left) == 0 {
+			break
 		}
 	}
-	return Version{}, fmt.Errorf("snapshot with guid %d: %w", guid, ErrNotFound)
+	if found == "" {
+		return Version{}, fmt.Errorf("snapshot with guid %d: %w", guids[0], ErrNotFound)
+	}
+	return c.Lookup(ctx, found)
 }
 
 // Snapshot takes one atomic snapshot of a group: full names, all of one pool.

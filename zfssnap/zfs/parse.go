@@ -171,20 +171,30 @@ func compareBool(a, b bool) int {
 	}
 }
 
-// parseGUIDs returns the name of the snapshot with that guid, "" for none.
-func parseGUIDs(out []byte, guid uint64) (string, error) {
-	want := strconv.FormatUint(guid, 10)
+// match is the snapshot that one of several guids led to.
+type match struct {
+	name  string // "" for none
+	place int    // of its guid among them
+}
+
+// parseGUIDs returns the snapshot whose guid comes first in guids.
+func parseGUIDs(out []byte, guids ...uint64) (match, error) {
+	places := make(map[string]int, len(guids))
+	for i, guid := range slices.Backward(guids) {
+		places[strconv.FormatUint(guid, 10)] = i
+	}
+	best := match{place: len(guids)}
 	sc := bufio.NewScanner(bytes.NewReader(out))
 	for sc.Scan() {
 		f, err := fields(sc.Text(), 2)
 		if err != nil {
-			return "", err
+			return match{}, err
 		}
-		if f[0] == want {
-			return f[1], nil
+		if i, ok := places[f[0]]; ok && i < best.place {
+			best = match{f[1], i}
 		}
 	}
-	return "", sc.Err()
+	return best, sc.Err()
 }
 
 // parseProperties needs one line for each of props, in their order, so a line

@@ -37,7 +37,9 @@ func TestOutputOfZFS(t *testing.T) {
 		}},
 		{"lookup-bm", func(b []byte) (any, error) { return parseVersions(b) },
 			[]Version{{"tank/a", "b1", true, 11058676980510801795, 13, unix(1795218541), 0, 4222976, 0, 0}}},
-		{"guids", func(b []byte) (any, error) { return parseGUIDs(b, 9434145604778696100) }, "tank/a@s2"},
+		{"guids", func(b []byte) (any, error) { return parseGUIDs(b, 9434145604778696100) }, match{"tank/a@s2", 0}},
+		{"guids", func(b []byte) (any, error) { return parseGUIDs(b, 1, 18227181719818182957, 9434145604778696100) }, match{"tank/a@s3", 1}},
+		{"guids", func(b []byte) (any, error) { return parseGUIDs(b, 1) }, match{"", 1}},
 		{"holds", func(b []byte) (any, error) { return parseHolds(b) },
 			[]Hold{{"tank/a@s1", "kubectl-dr:backup", time.Date(2026, 11, 20, 23, 49, 0, 0, time.UTC)}}},
 		{"get", properties("io.kubectl-dr:managed", "quota", "mountpoint", "io.kubectl-dr:none", "used"), map[string]Property{

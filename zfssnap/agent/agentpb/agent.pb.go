@@ -77,7 +77,7 @@ func (x Transfer_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Transfer_State.Descriptor instead.
 func (Transfer_State) EnumDescriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{29, 0}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{33, 0}
 }
 
 type InfoRequest struct {
@@ -956,7 +956,9 @@ type FindSnapshotRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Guid  uint64                 `protobuf:"varint,1,opt,name=guid,proto3" json:"guid,omitempty"`
 	// Datasets to look at first; the whole host is searched when none has it.
-	Hints         []string `protobuf:"bytes,2,rep,name=hints,proto3" json:"hints,omitempty"`
+	Hints []string `protobuf:"bytes,2,rep,name=hints,proto3" json:"hints,omitempty"`
+	// When it is nowhere, the first of these that is there is found instead.
+	OrGuids       []uint64 `protobuf:"varint,3,rep,packed,name=or_guids,json=orGuids,proto3" json:"or_guids,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1005,12 +1007,21 @@ func (x *FindSnapshotRequest) GetHints() []string {
 	return nil
 }
 
+func (x *FindSnapshotRequest) GetOrGuids() []uint64 {
+	if x != nil {
+		return x.OrGuids
+	}
+	return nil
+}
+
 type CreateSnapshotsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Datasets      []string               `protobuf:"bytes,1,rep,name=datasets,proto3" json:"datasets,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Properties    map[string]string      `protobuf:"bytes,3,rep,name=properties,proto3" json:"properties,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Hold          string                 `protobuf:"bytes,4,opt,name=hold,proto3" json:"hold,omitempty"` // hold tag to place, "" for none
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Datasets   []string               `protobuf:"bytes,1,rep,name=datasets,proto3" json:"datasets,omitempty"`
+	Name       string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Properties map[string]string      `protobuf:"bytes,3,rep,name=properties,proto3" json:"properties,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Hold       string                 `protobuf:"bytes,4,opt,name=hold,proto3" json:"hold,omitempty"` // hold tag to place, "" for none
+	// Take what cannot be of one instant pool by pool, and say how far apart.
+	AllowSkew     bool `protobuf:"varint,5,opt,name=allow_skew,json=allowSkew,proto3" json:"allow_skew,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1073,9 +1084,20 @@ func (x *CreateSnapshotsRequest) GetHold() string {
 	return ""
 }
 
+func (x *CreateSnapshotsRequest) GetAllowSkew() bool {
+	if x != nil {
+		return x.AllowSkew
+	}
+	return false
+}
+
 type CreateSnapshotsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Snapshots     []*Version             `protobuf:"bytes,1,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Snapshots []*Version             `protobuf:"bytes,1,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	// All snapshots are of one instant: one pool, one transaction.
+	Atomic bool `protobuf:"varint,2,opt,name=atomic,proto3" json:"atomic,omitempty"`
+	// Otherwise at most this lies between the first and the last of them.
+	SkewMs        uint64 `protobuf:"varint,3,opt,name=skew_ms,json=skewMs,proto3" json:"skew_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1115,6 +1137,20 @@ func (x *CreateSnapshotsResponse) GetSnapshots() []*Version {
 		return x.Snapshots
 	}
 	return nil
+}
+
+func (x *CreateSnapshotsResponse) GetAtomic() bool {
+	if x != nil {
+		return x.Atomic
+	}
+	return false
+}
+
+func (x *CreateSnapshotsResponse) GetSkewMs() uint64 {
+	if x != nil {
+		return x.SkewMs
+	}
+	return 0
 }
 
 type DestroySnapshotRequest struct {
@@ -1178,9 +1214,11 @@ func (x *DestroySnapshotRequest) GetGuid() uint64 {
 }
 
 type DestroySnapshotResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Existed       bool                   `protobuf:"varint,1,opt,name=existed,proto3" json:"existed,omitempty"`
-	KeptBookmark  bool                   `protobuf:"varint,2,opt,name=kept_bookmark,json=keptBookmark,proto3" json:"kept_bookmark,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Existed      bool                   `protobuf:"varint,1,opt,name=existed,proto3" json:"existed,omitempty"`
+	KeptBookmark bool                   `protobuf:"varint,2,opt,name=kept_bookmark,json=keptBookmark,proto3" json:"kept_bookmark,omitempty"`
+	// What keeps the snapshot for now: it goes with the last of them.
+	WaitsFor      []*Dependent `protobuf:"bytes,3,rep,name=waits_for,json=waitsFor,proto3" json:"waits_for,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1227,6 +1265,13 @@ func (x *DestroySnapshotResponse) GetKeptBookmark() bool {
 		return x.KeptBookmark
 	}
 	return false
+}
+
+func (x *DestroySnapshotResponse) GetWaitsFor() []*Dependent {
+	if x != nil {
+		return x.WaitsFor
+	}
+	return nil
 }
 
 type HoldRequest struct {
@@ -1666,11 +1711,13 @@ func (x *CreateVolumeRequest) GetNative() map[string]string {
 }
 
 type DestroyVolumeRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Dataset       string                 `protobuf:"bytes,1,opt,name=dataset,proto3" json:"dataset,omitempty"`
-	Match         map[string]string      `protobuf:"bytes,2,rep,name=match,proto3" json:"match,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Dataset        string                 `protobuf:"bytes,1,opt,name=dataset,proto3" json:"dataset,omitempty"`
+	Match          map[string]string      `protobuf:"bytes,2,rep,name=match,proto3" json:"match,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // io.kubectl-dr:* that it must have
+	WithDependents bool                   `protobuf:"varint,3,opt,name=with_dependents,json=withDependents,proto3" json:"with_dependents,omitempty"`
+	DryRun         bool                   `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *DestroyVolumeRequest) Reset() {
@@ -1717,9 +1764,25 @@ func (x *DestroyVolumeRequest) GetMatch() map[string]string {
 	return nil
 }
 
+func (x *DestroyVolumeRequest) GetWithDependents() bool {
+	if x != nil {
+		return x.WithDependents
+	}
+	return false
+}
+
+func (x *DestroyVolumeRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
 type DestroyVolumeResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Existed       bool                   `protobuf:"varint,1,opt,name=existed,proto3" json:"existed,omitempty"`
+	Goes          []*Dependent           `protobuf:"bytes,2,rep,name=goes,proto3" json:"goes,omitempty"`     // in the order in which it is destroyed
+	Blocks        []*Dependent           `protobuf:"bytes,3,rep,name=blocks,proto3" json:"blocks,omitempty"` // only of a dry run: what must be out of the way first
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1761,6 +1824,286 @@ func (x *DestroyVolumeResponse) GetExisted() bool {
 	return false
 }
 
+func (x *DestroyVolumeResponse) GetGoes() []*Dependent {
+	if x != nil {
+		return x.Goes
+	}
+	return nil
+}
+
+func (x *DestroyVolumeResponse) GetBlocks() []*Dependent {
+	if x != nil {
+		return x.Blocks
+	}
+	return nil
+}
+
+// Dependent is something that goes, moves or stands in the way when a dataset or
+// snapshot is changed.
+type Dependent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"` // "filesystem", "volume", "snapshot", "bookmark", "clone" or "hold"
+	Ours          bool                   `protobuf:"varint,3,opt,name=ours,proto3" json:"ours,omitempty"`
+	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"` // why it is in the way
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Dependent) Reset() {
+	*x = Dependent{}
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Dependent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Dependent) ProtoMessage() {}
+
+func (x *Dependent) ProtoReflect() protoreflect.Message {
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Dependent.ProtoReflect.Descriptor instead.
+func (*Dependent) Descriptor() ([]byte, []int) {
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *Dependent) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Dependent) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Dependent) GetOurs() bool {
+	if x != nil {
+		return x.Ours
+	}
+	return false
+}
+
+func (x *Dependent) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type PromoteVolumeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Dataset       string                 `protobuf:"bytes,1,opt,name=dataset,proto3" json:"dataset,omitempty"`
+	Match         map[string]string      `protobuf:"bytes,2,rep,name=match,proto3" json:"match,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Origin        string                 `protobuf:"bytes,3,opt,name=origin,proto3" json:"origin,omitempty"` // the dataset whose snapshots it takes over
+	DryRun        bool                   `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromoteVolumeRequest) Reset() {
+	*x = PromoteVolumeRequest{}
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromoteVolumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromoteVolumeRequest) ProtoMessage() {}
+
+func (x *PromoteVolumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromoteVolumeRequest.ProtoReflect.Descriptor instead.
+func (*PromoteVolumeRequest) Descriptor() ([]byte, []int) {
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *PromoteVolumeRequest) GetDataset() string {
+	if x != nil {
+		return x.Dataset
+	}
+	return ""
+}
+
+func (x *PromoteVolumeRequest) GetMatch() map[string]string {
+	if x != nil {
+		return x.Match
+	}
+	return nil
+}
+
+func (x *PromoteVolumeRequest) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *PromoteVolumeRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type PromoteVolumeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Dataset       *Dataset               `protobuf:"bytes,1,opt,name=dataset,proto3" json:"dataset,omitempty"`
+	Moves         []*Dependent           `protobuf:"bytes,2,rep,name=moves,proto3" json:"moves,omitempty"`
+	Blocks        []*Dependent           `protobuf:"bytes,3,rep,name=blocks,proto3" json:"blocks,omitempty"` // only of a dry run
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromoteVolumeResponse) Reset() {
+	*x = PromoteVolumeResponse{}
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromoteVolumeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromoteVolumeResponse) ProtoMessage() {}
+
+func (x *PromoteVolumeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromoteVolumeResponse.ProtoReflect.Descriptor instead.
+func (*PromoteVolumeResponse) Descriptor() ([]byte, []int) {
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *PromoteVolumeResponse) GetDataset() *Dataset {
+	if x != nil {
+		return x.Dataset
+	}
+	return nil
+}
+
+func (x *PromoteVolumeResponse) GetMoves() []*Dependent {
+	if x != nil {
+		return x.Moves
+	}
+	return nil
+}
+
+func (x *PromoteVolumeResponse) GetBlocks() []*Dependent {
+	if x != nil {
+		return x.Blocks
+	}
+	return nil
+}
+
+type RenameVolumeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Dataset       string                 `protobuf:"bytes,1,opt,name=dataset,proto3" json:"dataset,omitempty"`
+	Guid          uint64                 `protobuf:"varint,2,opt,name=guid,proto3" json:"guid,omitempty"` // of that dataset; checked
+	To            string                 `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	Match         map[string]string      `protobuf:"bytes,4,rep,name=match,proto3" json:"match,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenameVolumeRequest) Reset() {
+	*x = RenameVolumeRequest{}
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenameVolumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenameVolumeRequest) ProtoMessage() {}
+
+func (x *RenameVolumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenameVolumeRequest.ProtoReflect.Descriptor instead.
+func (*RenameVolumeRequest) Descriptor() ([]byte, []int) {
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *RenameVolumeRequest) GetDataset() string {
+	if x != nil {
+		return x.Dataset
+	}
+	return ""
+}
+
+func (x *RenameVolumeRequest) GetGuid() uint64 {
+	if x != nil {
+		return x.Guid
+	}
+	return 0
+}
+
+func (x *RenameVolumeRequest) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *RenameVolumeRequest) GetMatch() map[string]string {
+	if x != nil {
+		return x.Match
+	}
+	return nil
+}
+
 type SetPropertiesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Dataset       string                 `protobuf:"bytes,1,opt,name=dataset,proto3" json:"dataset,omitempty"`
@@ -1771,7 +2114,7 @@ type SetPropertiesRequest struct {
 
 func (x *SetPropertiesRequest) Reset() {
 	*x = SetPropertiesRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[26]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1783,7 +2126,7 @@ func (x *SetPropertiesRequest) String() string {
 func (*SetPropertiesRequest) ProtoMessage() {}
 
 func (x *SetPropertiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[26]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1796,7 +2139,7 @@ func (x *SetPropertiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPropertiesRequest.ProtoReflect.Descriptor instead.
 func (*SetPropertiesRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{26}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SetPropertiesRequest) GetDataset() string {
@@ -1827,7 +2170,7 @@ type ReplicateRequest struct {
 
 func (x *ReplicateRequest) Reset() {
 	*x = ReplicateRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[27]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1839,7 +2182,7 @@ func (x *ReplicateRequest) String() string {
 func (*ReplicateRequest) ProtoMessage() {}
 
 func (x *ReplicateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[27]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1852,7 +2195,7 @@ func (x *ReplicateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicateRequest.ProtoReflect.Descriptor instead.
 func (*ReplicateRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{27}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ReplicateRequest) GetDataset() string {
@@ -1906,7 +2249,7 @@ type GetTransferRequest struct {
 
 func (x *GetTransferRequest) Reset() {
 	*x = GetTransferRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[28]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1918,7 +2261,7 @@ func (x *GetTransferRequest) String() string {
 func (*GetTransferRequest) ProtoMessage() {}
 
 func (x *GetTransferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[28]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1931,7 +2274,7 @@ func (x *GetTransferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTransferRequest.ProtoReflect.Descriptor instead.
 func (*GetTransferRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{28}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *GetTransferRequest) GetId() string {
@@ -1968,7 +2311,7 @@ type Transfer struct {
 
 func (x *Transfer) Reset() {
 	*x = Transfer{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[29]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1980,7 +2323,7 @@ func (x *Transfer) String() string {
 func (*Transfer) ProtoMessage() {}
 
 func (x *Transfer) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[29]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1993,7 +2336,7 @@ func (x *Transfer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transfer.ProtoReflect.Descriptor instead.
 func (*Transfer) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{29}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Transfer) GetId() string {
@@ -2096,7 +2439,7 @@ type ReceiveStateRequest struct {
 
 func (x *ReceiveStateRequest) Reset() {
 	*x = ReceiveStateRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[30]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2108,7 +2451,7 @@ func (x *ReceiveStateRequest) String() string {
 func (*ReceiveStateRequest) ProtoMessage() {}
 
 func (x *ReceiveStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[30]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2121,7 +2464,7 @@ func (x *ReceiveStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveStateRequest.ProtoReflect.Descriptor instead.
 func (*ReceiveStateRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{30}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ReceiveStateRequest) GetDataset() string {
@@ -2150,7 +2493,7 @@ type ReceiveStateResponse struct {
 
 func (x *ReceiveStateResponse) Reset() {
 	*x = ReceiveStateResponse{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[31]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2162,7 +2505,7 @@ func (x *ReceiveStateResponse) String() string {
 func (*ReceiveStateResponse) ProtoMessage() {}
 
 func (x *ReceiveStateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[31]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2175,7 +2518,7 @@ func (x *ReceiveStateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveStateResponse.ProtoReflect.Descriptor instead.
 func (*ReceiveStateResponse) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{31}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ReceiveStateResponse) GetExists() bool {
@@ -2241,7 +2584,7 @@ type ReceiveRequest struct {
 
 func (x *ReceiveRequest) Reset() {
 	*x = ReceiveRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[32]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2253,7 +2596,7 @@ func (x *ReceiveRequest) String() string {
 func (*ReceiveRequest) ProtoMessage() {}
 
 func (x *ReceiveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[32]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2266,7 +2609,7 @@ func (x *ReceiveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveRequest.ProtoReflect.Descriptor instead.
 func (*ReceiveRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{32}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ReceiveRequest) GetPart() isReceiveRequest_Part {
@@ -2345,7 +2688,7 @@ type ReceiveHeader struct {
 
 func (x *ReceiveHeader) Reset() {
 	*x = ReceiveHeader{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[33]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2357,7 +2700,7 @@ func (x *ReceiveHeader) String() string {
 func (*ReceiveHeader) ProtoMessage() {}
 
 func (x *ReceiveHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[33]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2370,7 +2713,7 @@ func (x *ReceiveHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveHeader.ProtoReflect.Descriptor instead.
 func (*ReceiveHeader) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{33}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ReceiveHeader) GetDataset() string {
@@ -2438,7 +2781,7 @@ type ReceiveEnd struct {
 
 func (x *ReceiveEnd) Reset() {
 	*x = ReceiveEnd{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[34]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2450,7 +2793,7 @@ func (x *ReceiveEnd) String() string {
 func (*ReceiveEnd) ProtoMessage() {}
 
 func (x *ReceiveEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[34]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2463,7 +2806,7 @@ func (x *ReceiveEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveEnd.ProtoReflect.Descriptor instead.
 func (*ReceiveEnd) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{34}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ReceiveEnd) GetBytes() uint64 {
@@ -2483,7 +2826,7 @@ type ReceiveResponse struct {
 
 func (x *ReceiveResponse) Reset() {
 	*x = ReceiveResponse{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[35]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2495,7 +2838,7 @@ func (x *ReceiveResponse) String() string {
 func (*ReceiveResponse) ProtoMessage() {}
 
 func (x *ReceiveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[35]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2508,7 +2851,7 @@ func (x *ReceiveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveResponse.ProtoReflect.Descriptor instead.
 func (*ReceiveResponse) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{35}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ReceiveResponse) GetSnapshot() *Version {
@@ -2614,29 +2957,35 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"referenced\x12\x18\n" +
 	"\awritten\x18\t \x01(\x04R\awritten\x12\x1a\n" +
 	"\buserrefs\x18\n" +
-	" \x01(\x04R\buserrefs\"?\n" +
+	" \x01(\x04R\buserrefs\"Z\n" +
 	"\x13FindSnapshotRequest\x12\x12\n" +
 	"\x04guid\x18\x01 \x01(\x04R\x04guid\x12\x14\n" +
-	"\x05hints\x18\x02 \x03(\tR\x05hints\"\xf7\x01\n" +
+	"\x05hints\x18\x02 \x03(\tR\x05hints\x12\x19\n" +
+	"\bor_guids\x18\x03 \x03(\x04R\aorGuids\"\x96\x02\n" +
 	"\x16CreateSnapshotsRequest\x12\x1a\n" +
 	"\bdatasets\x18\x01 \x03(\tR\bdatasets\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12Z\n" +
 	"\n" +
 	"properties\x18\x03 \x03(\v2:.kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntryR\n" +
 	"properties\x12\x12\n" +
-	"\x04hold\x18\x04 \x01(\tR\x04hold\x1a=\n" +
+	"\x04hold\x18\x04 \x01(\tR\x04hold\x12\x1d\n" +
+	"\n" +
+	"allow_skew\x18\x05 \x01(\bR\tallowSkew\x1a=\n" +
 	"\x0fPropertiesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"T\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x85\x01\n" +
 	"\x17CreateSnapshotsResponse\x129\n" +
-	"\tsnapshots\x18\x01 \x03(\v2\x1b.kubectldr.agent.v1.VersionR\tsnapshots\"Z\n" +
+	"\tsnapshots\x18\x01 \x03(\v2\x1b.kubectldr.agent.v1.VersionR\tsnapshots\x12\x16\n" +
+	"\x06atomic\x18\x02 \x01(\bR\x06atomic\x12\x17\n" +
+	"\askew_ms\x18\x03 \x01(\x04R\x06skewMs\"Z\n" +
 	"\x16DestroySnapshotRequest\x12\x18\n" +
 	"\adataset\x18\x01 \x01(\tR\adataset\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
-	"\x04guid\x18\x03 \x01(\x04R\x04guid\"X\n" +
+	"\x04guid\x18\x03 \x01(\x04R\x04guid\"\x94\x01\n" +
 	"\x17DestroySnapshotResponse\x12\x18\n" +
 	"\aexisted\x18\x01 \x01(\bR\aexisted\x12#\n" +
-	"\rkept_bookmark\x18\x02 \x01(\bR\fkeptBookmark\"\x88\x01\n" +
+	"\rkept_bookmark\x18\x02 \x01(\bR\fkeptBookmark\x12:\n" +
+	"\twaits_for\x18\x03 \x03(\v2\x1d.kubectldr.agent.v1.DependentR\bwaitsFor\"\x88\x01\n" +
 	"\vHoldRequest\x12\x1a\n" +
 	"\bsnapshot\x18\x01 \x01(\tR\bsnapshot\x12\x10\n" +
 	"\x03tag\x18\x02 \x01(\tR\x03tag\x12\x14\n" +
@@ -2679,16 +3028,47 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
 	"\vNativeEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb5\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf7\x01\n" +
 	"\x14DestroyVolumeRequest\x12\x18\n" +
 	"\adataset\x18\x01 \x01(\tR\adataset\x12I\n" +
-	"\x05match\x18\x02 \x03(\v23.kubectldr.agent.v1.DestroyVolumeRequest.MatchEntryR\x05match\x1a8\n" +
+	"\x05match\x18\x02 \x03(\v23.kubectldr.agent.v1.DestroyVolumeRequest.MatchEntryR\x05match\x12'\n" +
+	"\x0fwith_dependents\x18\x03 \x01(\bR\x0ewithDependents\x12\x17\n" +
+	"\adry_run\x18\x04 \x01(\bR\x06dryRun\x1a8\n" +
 	"\n" +
 	"MatchEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"1\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9b\x01\n" +
 	"\x15DestroyVolumeResponse\x12\x18\n" +
-	"\aexisted\x18\x01 \x01(\bR\aexisted\"\xc9\x01\n" +
+	"\aexisted\x18\x01 \x01(\bR\aexisted\x121\n" +
+	"\x04goes\x18\x02 \x03(\v2\x1d.kubectldr.agent.v1.DependentR\x04goes\x125\n" +
+	"\x06blocks\x18\x03 \x03(\v2\x1d.kubectldr.agent.v1.DependentR\x06blocks\"_\n" +
+	"\tDependent\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04ours\x18\x03 \x01(\bR\x04ours\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xe6\x01\n" +
+	"\x14PromoteVolumeRequest\x12\x18\n" +
+	"\adataset\x18\x01 \x01(\tR\adataset\x12I\n" +
+	"\x05match\x18\x02 \x03(\v23.kubectldr.agent.v1.PromoteVolumeRequest.MatchEntryR\x05match\x12\x16\n" +
+	"\x06origin\x18\x03 \x01(\tR\x06origin\x12\x17\n" +
+	"\adry_run\x18\x04 \x01(\bR\x06dryRun\x1a8\n" +
+	"\n" +
+	"MatchEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xba\x01\n" +
+	"\x15PromoteVolumeResponse\x125\n" +
+	"\adataset\x18\x01 \x01(\v2\x1b.kubectldr.agent.v1.DatasetR\adataset\x123\n" +
+	"\x05moves\x18\x02 \x03(\v2\x1d.kubectldr.agent.v1.DependentR\x05moves\x125\n" +
+	"\x06blocks\x18\x03 \x03(\v2\x1d.kubectldr.agent.v1.DependentR\x06blocks\"\xd7\x01\n" +
+	"\x13RenameVolumeRequest\x12\x18\n" +
+	"\adataset\x18\x01 \x01(\tR\adataset\x12\x12\n" +
+	"\x04guid\x18\x02 \x01(\x04R\x04guid\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\tR\x02to\x12H\n" +
+	"\x05match\x18\x04 \x03(\v22.kubectldr.agent.v1.RenameVolumeRequest.MatchEntryR\x05match\x1a8\n" +
+	"\n" +
+	"MatchEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc9\x01\n" +
 	"\x14SetPropertiesRequest\x12\x18\n" +
 	"\adataset\x18\x01 \x01(\tR\adataset\x12X\n" +
 	"\n" +
@@ -2766,7 +3146,7 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\"`\n" +
 	"\x0fReceiveResponse\x127\n" +
 	"\bsnapshot\x18\x01 \x01(\v2\x1b.kubectldr.agent.v1.VersionR\bsnapshot\x12\x14\n" +
-	"\x05bytes\x18\x02 \x01(\x04R\x05bytes2\x89\x0e\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes2\xc5\x0f\n" +
 	"\x05Agent\x12I\n" +
 	"\x04Info\x12\x1f.kubectldr.agent.v1.InfoRequest\x1a .kubectldr.agent.v1.InfoResponse\x12O\n" +
 	"\x06Doctor\x12!.kubectldr.agent.v1.DoctorRequest\x1a\".kubectldr.agent.v1.DoctorResponse\x12X\n" +
@@ -2781,7 +3161,9 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\tListHolds\x12$.kubectldr.agent.v1.ListHoldsRequest\x1a%.kubectldr.agent.v1.ListHoldsResponse\x12X\n" +
 	"\tReapHolds\x12$.kubectldr.agent.v1.ListHoldsRequest\x1a%.kubectldr.agent.v1.ListHoldsResponse\x12T\n" +
 	"\fCreateVolume\x12'.kubectldr.agent.v1.CreateVolumeRequest\x1a\x1b.kubectldr.agent.v1.Dataset\x12d\n" +
-	"\rDestroyVolume\x12(.kubectldr.agent.v1.DestroyVolumeRequest\x1a).kubectldr.agent.v1.DestroyVolumeResponse\x12V\n" +
+	"\rDestroyVolume\x12(.kubectldr.agent.v1.DestroyVolumeRequest\x1a).kubectldr.agent.v1.DestroyVolumeResponse\x12d\n" +
+	"\rPromoteVolume\x12(.kubectldr.agent.v1.PromoteVolumeRequest\x1a).kubectldr.agent.v1.PromoteVolumeResponse\x12T\n" +
+	"\fRenameVolume\x12'.kubectldr.agent.v1.RenameVolumeRequest\x1a\x1b.kubectldr.agent.v1.Dataset\x12V\n" +
 	"\rSetProperties\x12(.kubectldr.agent.v1.SetPropertiesRequest\x1a\x1b.kubectldr.agent.v1.Dataset\x12O\n" +
 	"\tReplicate\x12$.kubectldr.agent.v1.ReplicateRequest\x1a\x1c.kubectldr.agent.v1.Transfer\x12S\n" +
 	"\vGetTransfer\x12&.kubectldr.agent.v1.GetTransferRequest\x1a\x1c.kubectldr.agent.v1.Transfer\x12V\n" +
@@ -2802,7 +3184,7 @@ func file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_zfssnap_agent_agentpb_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_zfssnap_agent_agentpb_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_zfssnap_agent_agentpb_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_zfssnap_agent_agentpb_agent_proto_goTypes = []any{
 	(Transfer_State)(0),             // 0: kubectldr.agent.v1.Transfer.State
 	(*InfoRequest)(nil),             // 1: kubectldr.agent.v1.InfoRequest
@@ -2831,92 +3213,110 @@ var file_zfssnap_agent_agentpb_agent_proto_goTypes = []any{
 	(*CreateVolumeRequest)(nil),     // 24: kubectldr.agent.v1.CreateVolumeRequest
 	(*DestroyVolumeRequest)(nil),    // 25: kubectldr.agent.v1.DestroyVolumeRequest
 	(*DestroyVolumeResponse)(nil),   // 26: kubectldr.agent.v1.DestroyVolumeResponse
-	(*SetPropertiesRequest)(nil),    // 27: kubectldr.agent.v1.SetPropertiesRequest
-	(*ReplicateRequest)(nil),        // 28: kubectldr.agent.v1.ReplicateRequest
-	(*GetTransferRequest)(nil),      // 29: kubectldr.agent.v1.GetTransferRequest
-	(*Transfer)(nil),                // 30: kubectldr.agent.v1.Transfer
-	(*ReceiveStateRequest)(nil),     // 31: kubectldr.agent.v1.ReceiveStateRequest
-	(*ReceiveStateResponse)(nil),    // 32: kubectldr.agent.v1.ReceiveStateResponse
-	(*ReceiveRequest)(nil),          // 33: kubectldr.agent.v1.ReceiveRequest
-	(*ReceiveHeader)(nil),           // 34: kubectldr.agent.v1.ReceiveHeader
-	(*ReceiveEnd)(nil),              // 35: kubectldr.agent.v1.ReceiveEnd
-	(*ReceiveResponse)(nil),         // 36: kubectldr.agent.v1.ReceiveResponse
-	nil,                             // 37: kubectldr.agent.v1.Dataset.PropertiesEntry
-	nil,                             // 38: kubectldr.agent.v1.Dataset.NativeEntry
-	nil,                             // 39: kubectldr.agent.v1.ListDatasetsRequest.MatchEntry
-	nil,                             // 40: kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntry
-	nil,                             // 41: kubectldr.agent.v1.CreateVolumeRequest.PropertiesEntry
-	nil,                             // 42: kubectldr.agent.v1.CreateVolumeRequest.NativeEntry
-	nil,                             // 43: kubectldr.agent.v1.DestroyVolumeRequest.MatchEntry
-	nil,                             // 44: kubectldr.agent.v1.SetPropertiesRequest.PropertiesEntry
-	nil,                             // 45: kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntry
+	(*Dependent)(nil),               // 27: kubectldr.agent.v1.Dependent
+	(*PromoteVolumeRequest)(nil),    // 28: kubectldr.agent.v1.PromoteVolumeRequest
+	(*PromoteVolumeResponse)(nil),   // 29: kubectldr.agent.v1.PromoteVolumeResponse
+	(*RenameVolumeRequest)(nil),     // 30: kubectldr.agent.v1.RenameVolumeRequest
+	(*SetPropertiesRequest)(nil),    // 31: kubectldr.agent.v1.SetPropertiesRequest
+	(*ReplicateRequest)(nil),        // 32: kubectldr.agent.v1.ReplicateRequest
+	(*GetTransferRequest)(nil),      // 33: kubectldr.agent.v1.GetTransferRequest
+	(*Transfer)(nil),                // 34: kubectldr.agent.v1.Transfer
+	(*ReceiveStateRequest)(nil),     // 35: kubectldr.agent.v1.ReceiveStateRequest
+	(*ReceiveStateResponse)(nil),    // 36: kubectldr.agent.v1.ReceiveStateResponse
+	(*ReceiveRequest)(nil),          // 37: kubectldr.agent.v1.ReceiveRequest
+	(*ReceiveHeader)(nil),           // 38: kubectldr.agent.v1.ReceiveHeader
+	(*ReceiveEnd)(nil),              // 39: kubectldr.agent.v1.ReceiveEnd
+	(*ReceiveResponse)(nil),         // 40: kubectldr.agent.v1.ReceiveResponse
+	nil,                             // 41: kubectldr.agent.v1.Dataset.PropertiesEntry
+	nil,                             // 42: kubectldr.agent.v1.Dataset.NativeEntry
+	nil,                             // 43: kubectldr.agent.v1.ListDatasetsRequest.MatchEntry
+	nil,                             // 44: kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntry
+	nil,                             // 45: kubectldr.agent.v1.CreateVolumeRequest.PropertiesEntry
+	nil,                             // 46: kubectldr.agent.v1.CreateVolumeRequest.NativeEntry
+	nil,                             // 47: kubectldr.agent.v1.DestroyVolumeRequest.MatchEntry
+	nil,                             // 48: kubectldr.agent.v1.PromoteVolumeRequest.MatchEntry
+	nil,                             // 49: kubectldr.agent.v1.RenameVolumeRequest.MatchEntry
+	nil,                             // 50: kubectldr.agent.v1.SetPropertiesRequest.PropertiesEntry
+	nil,                             // 51: kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntry
 }
 var file_zfssnap_agent_agentpb_agent_proto_depIdxs = []int32{
 	3,  // 0: kubectldr.agent.v1.InfoResponse.pools:type_name -> kubectldr.agent.v1.Pool
 	6,  // 1: kubectldr.agent.v1.DoctorResponse.findings:type_name -> kubectldr.agent.v1.Finding
-	37, // 2: kubectldr.agent.v1.Dataset.properties:type_name -> kubectldr.agent.v1.Dataset.PropertiesEntry
-	38, // 3: kubectldr.agent.v1.Dataset.native:type_name -> kubectldr.agent.v1.Dataset.NativeEntry
-	39, // 4: kubectldr.agent.v1.ListDatasetsRequest.match:type_name -> kubectldr.agent.v1.ListDatasetsRequest.MatchEntry
+	41, // 2: kubectldr.agent.v1.Dataset.properties:type_name -> kubectldr.agent.v1.Dataset.PropertiesEntry
+	42, // 3: kubectldr.agent.v1.Dataset.native:type_name -> kubectldr.agent.v1.Dataset.NativeEntry
+	43, // 4: kubectldr.agent.v1.ListDatasetsRequest.match:type_name -> kubectldr.agent.v1.ListDatasetsRequest.MatchEntry
 	8,  // 5: kubectldr.agent.v1.ListDatasetsResponse.datasets:type_name -> kubectldr.agent.v1.Dataset
 	13, // 6: kubectldr.agent.v1.ListVersionsResponse.versions:type_name -> kubectldr.agent.v1.Version
-	40, // 7: kubectldr.agent.v1.CreateSnapshotsRequest.properties:type_name -> kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntry
+	44, // 7: kubectldr.agent.v1.CreateSnapshotsRequest.properties:type_name -> kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntry
 	13, // 8: kubectldr.agent.v1.CreateSnapshotsResponse.snapshots:type_name -> kubectldr.agent.v1.Version
-	23, // 9: kubectldr.agent.v1.ListHoldsResponse.holds:type_name -> kubectldr.agent.v1.SnapshotHold
-	41, // 10: kubectldr.agent.v1.CreateVolumeRequest.properties:type_name -> kubectldr.agent.v1.CreateVolumeRequest.PropertiesEntry
-	42, // 11: kubectldr.agent.v1.CreateVolumeRequest.native:type_name -> kubectldr.agent.v1.CreateVolumeRequest.NativeEntry
-	43, // 12: kubectldr.agent.v1.DestroyVolumeRequest.match:type_name -> kubectldr.agent.v1.DestroyVolumeRequest.MatchEntry
-	44, // 13: kubectldr.agent.v1.SetPropertiesRequest.properties:type_name -> kubectldr.agent.v1.SetPropertiesRequest.PropertiesEntry
-	0,  // 14: kubectldr.agent.v1.Transfer.state:type_name -> kubectldr.agent.v1.Transfer.State
-	13, // 15: kubectldr.agent.v1.ReceiveStateResponse.versions:type_name -> kubectldr.agent.v1.Version
-	34, // 16: kubectldr.agent.v1.ReceiveRequest.header:type_name -> kubectldr.agent.v1.ReceiveHeader
-	35, // 17: kubectldr.agent.v1.ReceiveRequest.end:type_name -> kubectldr.agent.v1.ReceiveEnd
-	45, // 18: kubectldr.agent.v1.ReceiveHeader.snapshot_properties:type_name -> kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntry
-	13, // 19: kubectldr.agent.v1.ReceiveResponse.snapshot:type_name -> kubectldr.agent.v1.Version
-	1,  // 20: kubectldr.agent.v1.Agent.Info:input_type -> kubectldr.agent.v1.InfoRequest
-	4,  // 21: kubectldr.agent.v1.Agent.Doctor:input_type -> kubectldr.agent.v1.DoctorRequest
-	7,  // 22: kubectldr.agent.v1.Agent.ResolveDataset:input_type -> kubectldr.agent.v1.ResolveDatasetRequest
-	9,  // 23: kubectldr.agent.v1.Agent.ListDatasets:input_type -> kubectldr.agent.v1.ListDatasetsRequest
-	11, // 24: kubectldr.agent.v1.Agent.ListVersions:input_type -> kubectldr.agent.v1.ListVersionsRequest
-	14, // 25: kubectldr.agent.v1.Agent.FindSnapshot:input_type -> kubectldr.agent.v1.FindSnapshotRequest
-	15, // 26: kubectldr.agent.v1.Agent.CreateSnapshots:input_type -> kubectldr.agent.v1.CreateSnapshotsRequest
-	17, // 27: kubectldr.agent.v1.Agent.DestroySnapshot:input_type -> kubectldr.agent.v1.DestroySnapshotRequest
-	19, // 28: kubectldr.agent.v1.Agent.Hold:input_type -> kubectldr.agent.v1.HoldRequest
-	19, // 29: kubectldr.agent.v1.Agent.Release:input_type -> kubectldr.agent.v1.HoldRequest
-	21, // 30: kubectldr.agent.v1.Agent.ListHolds:input_type -> kubectldr.agent.v1.ListHoldsRequest
-	21, // 31: kubectldr.agent.v1.Agent.ReapHolds:input_type -> kubectldr.agent.v1.ListHoldsRequest
-	24, // 32: kubectldr.agent.v1.Agent.CreateVolume:input_type -> kubectldr.agent.v1.CreateVolumeRequest
-	25, // 33: kubectldr.agent.v1.Agent.DestroyVolume:input_type -> kubectldr.agent.v1.DestroyVolumeRequest
-	27, // 34: kubectldr.agent.v1.Agent.SetProperties:input_type -> kubectldr.agent.v1.SetPropertiesRequest
-	28, // 35: kubectldr.agent.v1.Agent.Replicate:input_type -> kubectldr.agent.v1.ReplicateRequest
-	29, // 36: kubectldr.agent.v1.Agent.GetTransfer:input_type -> kubectldr.agent.v1.GetTransferRequest
-	29, // 37: kubectldr.agent.v1.Agent.CancelTransfer:input_type -> kubectldr.agent.v1.GetTransferRequest
-	31, // 38: kubectldr.agent.v1.Agent.ReceiveState:input_type -> kubectldr.agent.v1.ReceiveStateRequest
-	33, // 39: kubectldr.agent.v1.Agent.Receive:input_type -> kubectldr.agent.v1.ReceiveRequest
-	2,  // 40: kubectldr.agent.v1.Agent.Info:output_type -> kubectldr.agent.v1.InfoResponse
-	5,  // 41: kubectldr.agent.v1.Agent.Doctor:output_type -> kubectldr.agent.v1.DoctorResponse
-	8,  // 42: kubectldr.agent.v1.Agent.ResolveDataset:output_type -> kubectldr.agent.v1.Dataset
-	10, // 43: kubectldr.agent.v1.Agent.ListDatasets:output_type -> kubectldr.agent.v1.ListDatasetsResponse
-	12, // 44: kubectldr.agent.v1.Agent.ListVersions:output_type -> kubectldr.agent.v1.ListVersionsResponse
-	13, // 45: kubectldr.agent.v1.Agent.FindSnapshot:output_type -> kubectldr.agent.v1.Version
-	16, // 46: kubectldr.agent.v1.Agent.CreateSnapshots:output_type -> kubectldr.agent.v1.CreateSnapshotsResponse
-	18, // 47: kubectldr.agent.v1.Agent.DestroySnapshot:output_type -> kubectldr.agent.v1.DestroySnapshotResponse
-	20, // 48: kubectldr.agent.v1.Agent.Hold:output_type -> kubectldr.agent.v1.HoldResponse
-	20, // 49: kubectldr.agent.v1.Agent.Release:output_type -> kubectldr.agent.v1.HoldResponse
-	22, // 50: kubectldr.agent.v1.Agent.ListHolds:output_type -> kubectldr.agent.v1.ListHoldsResponse
-	22, // 51: kubectldr.agent.v1.Agent.ReapHolds:output_type -> kubectldr.agent.v1.ListHoldsResponse
-	8,  // 52: kubectldr.agent.v1.Agent.CreateVolume:output_type -> kubectldr.agent.v1.Dataset
-	26, // 53: kubectldr.agent.v1.Agent.DestroyVolume:output_type -> kubectldr.agent.v1.DestroyVolumeResponse
-	8,  // 54: kubectldr.agent.v1.Agent.SetProperties:output_type -> kubectldr.agent.v1.Dataset
-	30, // 55: kubectldr.agent.v1.Agent.Replicate:output_type -> kubectldr.agent.v1.Transfer
-	30, // 56: kubectldr.agent.v1.Agent.GetTransfer:output_type -> kubectldr.agent.v1.Transfer
-	30, // 57: kubectldr.agent.v1.Agent.CancelTransfer:output_type -> kubectldr.agent.v1.Transfer
-	32, // 58: kubectldr.agent.v1.Agent.ReceiveState:output_type -> kubectldr.agent.v1.ReceiveStateResponse
-	36, // 59: kubectldr.agent.v1.Agent.Receive:output_type -> kubectldr.agent.v1.ReceiveResponse
-	40, // [40:60] is the sub-list for method output_type
-	20, // [20:40] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	27, // 9: kubectldr.agent.v1.DestroySnapshotResponse.waits_for:type_name -> kubectldr.agent.v1.Dependent
+	23, // 10: kubectldr.agent.v1.ListHoldsResponse.holds:type_name -> kubectldr.agent.v1.SnapshotHold
+	45, // 11: kubectldr.agent.v1.CreateVolumeRequest.properties:type_name -> kubectldr.agent.v1.CreateVolumeRequest.PropertiesEntry
+	46, // 12: kubectldr.agent.v1.CreateVolumeRequest.native:type_name -> kubectldr.agent.v1.CreateVolumeRequest.NativeEntry
+	47, // 13: kubectldr.agent.v1.DestroyVolumeRequest.match:type_name -> kubectldr.agent.v1.DestroyVolumeRequest.MatchEntry
+	27, // 14: kubectldr.agent.v1.DestroyVolumeResponse.goes:type_name -> kubectldr.agent.v1.Dependent
+	27, // 15: kubectldr.agent.v1.DestroyVolumeResponse.blocks:type_name -> kubectldr.agent.v1.Dependent
+	48, // 16: kubectldr.agent.v1.PromoteVolumeRequest.match:type_name -> kubectldr.agent.v1.PromoteVolumeRequest.MatchEntry
+	8,  // 17: kubectldr.agent.v1.PromoteVolumeResponse.dataset:type_name -> kubectldr.agent.v1.Dataset
+	27, // 18: kubectldr.agent.v1.PromoteVolumeResponse.moves:type_name -> kubectldr.agent.v1.Dependent
+	27, // 19: kubectldr.agent.v1.PromoteVolumeResponse.blocks:type_name -> kubectldr.agent.v1.Dependent
+	49, // 20: kubectldr.agent.v1.RenameVolumeRequest.match:type_name -> kubectldr.agent.v1.RenameVolumeRequest.MatchEntry
+	50, // 21: kubectldr.agent.v1.SetPropertiesRequest.properties:type_name -> kubectldr.agent.v1.SetPropertiesRequest.PropertiesEntry
+	0,  // 22: kubectldr.agent.v1.Transfer.state:type_name -> kubectldr.agent.v1.Transfer.State
+	13, // 23: kubectldr.agent.v1.ReceiveStateResponse.versions:type_name -> kubectldr.agent.v1.Version
+	38, // 24: kubectldr.agent.v1.ReceiveRequest.header:type_name -> kubectldr.agent.v1.ReceiveHeader
+	39, // 25: kubectldr.agent.v1.ReceiveRequest.end:type_name -> kubectldr.agent.v1.ReceiveEnd
+	51, // 26: kubectldr.agent.v1.ReceiveHeader.snapshot_properties:type_name -> kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntry
+	13, // 27: kubectldr.agent.v1.ReceiveResponse.snapshot:type_name -> kubectldr.agent.v1.Version
+	1,  // 28: kubectldr.agent.v1.Agent.Info:input_type -> kubectldr.agent.v1.InfoRequest
+	4,  // 29: kubectldr.agent.v1.Agent.Doctor:input_type -> kubectldr.agent.v1.DoctorRequest
+	7,  // 30: kubectldr.agent.v1.Agent.ResolveDataset:input_type -> kubectldr.agent.v1.ResolveDatasetRequest
+	9,  // 31: kubectldr.agent.v1.Agent.ListDatasets:input_type -> kubectldr.agent.v1.ListDatasetsRequest
+	11, // 32: kubectldr.agent.v1.Agent.ListVersions:input_type -> kubectldr.agent.v1.ListVersionsRequest
+	14, // 33: kubectldr.agent.v1.Agent.FindSnapshot:input_type -> kubectldr.agent.v1.FindSnapshotRequest
+	15, // 34: kubectldr.agent.v1.Agent.CreateSnapshots:input_type -> kubectldr.agent.v1.CreateSnapshotsRequest
+	17, // 35: kubectldr.agent.v1.Agent.DestroySnapshot:input_type -> kubectldr.agent.v1.DestroySnapshotRequest
+	19, // 36: kubectldr.agent.v1.Agent.Hold:input_type -> kubectldr.agent.v1.HoldRequest
+	19, // 37: kubectldr.agent.v1.Agent.Release:input_type -> kubectldr.agent.v1.HoldRequest
+	21, // 38: kubectldr.agent.v1.Agent.ListHolds:input_type -> kubectldr.agent.v1.ListHoldsRequest
+	21, // 39: kubectldr.agent.v1.Agent.ReapHolds:input_type -> kubectldr.agent.v1.ListHoldsRequest
+	24, // 40: kubectldr.agent.v1.Agent.CreateVolume:input_type -> kubectldr.agent.v1.CreateVolumeRequest
+	25, // 41: kubectldr.agent.v1.Agent.DestroyVolume:input_type -> kubectldr.agent.v1.DestroyVolumeRequest
+	28, // 42: kubectldr.agent.v1.Agent.PromoteVolume:input_type -> kubectldr.agent.v1.PromoteVolumeRequest
+	30, // 43: kubectldr.agent.v1.Agent.RenameVolume:input_type -> kubectldr.agent.v1.RenameVolumeRequest
+	31, // 44: kubectldr.agent.v1.Agent.SetProperties:input_type -> kubectldr.agent.v1.SetPropertiesRequest
+	32, // 45: kubectldr.agent.v1.Agent.Replicate:input_type -> kubectldr.agent.v1.ReplicateRequest
+	33, // 46: kubectldr.agent.v1.Agent.GetTransfer:input_type -> kubectldr.agent.v1.GetTransferRequest
+	33, // 47: kubectldr.agent.v1.Agent.CancelTransfer:input_type -> kubectldr.agent.v1.GetTransferRequest
+	35, // 48: kubectldr.agent.v1.Agent.ReceiveState:input_type -> kubectldr.agent.v1.ReceiveStateRequest
+	37, // 49: kubectldr.agent.v1.Agent.Receive:input_type -> kubectldr.agent.v1.ReceiveRequest
+	2,  // 50: kubectldr.agent.v1.Agent.Info:output_type -> kubectldr.agent.v1.InfoResponse
+	5,  // 51: kubectldr.agent.v1.Agent.Doctor:output_type -> kubectldr.agent.v1.DoctorResponse
+	8,  // 52: kubectldr.agent.v1.Agent.ResolveDataset:output_type -> kubectldr.agent.v1.Dataset
+	10, // 53: kubectldr.agent.v1.Agent.ListDatasets:output_type -> kubectldr.agent.v1.ListDatasetsResponse
+	12, // 54: kubectldr.agent.v1.Agent.ListVersions:output_type -> kubectldr.agent.v1.ListVersionsResponse
+	13, // 55: kubectldr.agent.v1.Agent.FindSnapshot:output_type -> kubectldr.agent.v1.Version
+	16, // 56: kubectldr.agent.v1.Agent.CreateSnapshots:output_type -> kubectldr.agent.v1.CreateSnapshotsResponse
+	18, // 57: kubectldr.agent.v1.Agent.DestroySnapshot:output_type -> kubectldr.agent.v1.DestroySnapshotResponse
+	20, // 58: kubectldr.agent.v1.Agent.Hold:output_type -> kubectldr.agent.v1.HoldResponse
+	20, // 59: kubectldr.agent.v1.Agent.Release:output_type -> kubectldr.agent.v1.HoldResponse
+	22, // 60: kubectldr.agent.v1.Agent.ListHolds:output_type -> kubectldr.agent.v1.ListHoldsResponse
+	22, // 61: kubectldr.agent.v1.Agent.ReapHolds:output_type -> kubectldr.agent.v1.ListHoldsResponse
+	8,  // 62: kubectldr.agent.v1.Agent.CreateVolume:output_type -> kubectldr.agent.v1.Dataset
+	26, // 63: kubectldr.agent.v1.Agent.DestroyVolume:output_type -> kubectldr.agent.v1.DestroyVolumeResponse
+	29, // 64: kubectldr.agent.v1.Agent.PromoteVolume:output_type -> kubectldr.agent.v1.PromoteVolumeResponse
+	8,  // 65: kubectldr.agent.v1.Agent.RenameVolume:output_type -> kubectldr.agent.v1.Dataset
+	8,  // 66: kubectldr.agent.v1.Agent.SetProperties:output_type -> kubectldr.agent.v1.Dataset
+	34, // 67: kubectldr.agent.v1.Agent.Replicate:output_type -> kubectldr.agent.v1.Transfer
+	34, // 68: kubectldr.agent.v1.Agent.GetTransfer:output_type -> kubectldr.agent.v1.Transfer
+	34, // 69: kubectldr.agent.v1.Agent.CancelTransfer:output_type -> kubectldr.agent.v1.Transfer
+	36, // 70: kubectldr.agent.v1.Agent.ReceiveState:output_type -> kubectldr.agent.v1.ReceiveStateResponse
+	40, // 71: kubectldr.agent.v1.Agent.Receive:output_type -> kubectldr.agent.v1.ReceiveResponse
+	50, // [50:72] is the sub-list for method output_type
+	28, // [28:50] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_zfssnap_agent_agentpb_agent_proto_init() }
@@ -2928,7 +3328,7 @@ func file_zfssnap_agent_agentpb_agent_proto_init() {
 		(*ResolveDatasetRequest_Name)(nil),
 		(*ResolveDatasetRequest_Mountpoint)(nil),
 	}
-	file_zfssnap_agent_agentpb_agent_proto_msgTypes[32].OneofWrappers = []any{
+	file_zfssnap_agent_agentpb_agent_proto_msgTypes[36].OneofWrappers = []any{
 		(*ReceiveRequest_Header)(nil),
 		(*ReceiveRequest_Data)(nil),
 		(*ReceiveRequest_End)(nil),
@@ -2939,7 +3339,7 @@ func file_zfssnap_agent_agentpb_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_zfssnap_agent_agentpb_agent_proto_rawDesc), len(file_zfssnap_agent_agentpb_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   45,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

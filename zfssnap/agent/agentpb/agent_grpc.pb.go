@@ -37,6 +37,8 @@ const (
 	Agent_ReapHolds_FullMethodName       = "/kubectldr.agent.v1.Agent/ReapHolds"
 	Agent_CreateVolume_FullMethodName    = "/kubectldr.agent.v1.Agent/CreateVolume"
 	Agent_DestroyVolume_FullMethodName   = "/kubectldr.agent.v1.Agent/DestroyVolume"
+	Agent_PromoteVolume_FullMethodName   = "/kubectldr.agent.v1.Agent/PromoteVolume"
+	Agent_RenameVolume_FullMethodName    = "/kubectldr.agent.v1.Agent/RenameVolume"
 	Agent_SetProperties_FullMethodName   = "/kubectldr.agent.v1.Agent/SetProperties"
 	Agent_Replicate_FullMethodName       = "/kubectldr.agent.v1.Agent/Replicate"
 	Agent_GetTransfer_FullMethodName     = "/kubectldr.agent.v1.Agent/GetTransfer"
@@ -64,10 +66,12 @@ type AgentClient interface {
 	// FindSnapshot finds a snapshot by guid, wherever it lies on this host.
 	FindSnapshot(ctx context.Context, in *FindSnapshotRequest, opts ...grpc.CallOption) (*Version, error)
 	// CreateSnapshots takes one atomic snapshot of a group of datasets of one
-	// pool. Idempotent: a dataset that already has a snapshot of that name with
-	// the same io.kubectl-dr:backup property is left as it is. The hold is placed
-	// while the answer is under way, until it succeeds; what the end of the agent
-	// leaves unheld is held when it starts again.
+	// pool. Idempotent: a group that has snapshots of that name already, with the
+	// same io.kubectl-dr:backup property, is left as it is. A group that cannot be
+	// of one instant, because it spans pools or is there in part, is refused
+	// unless allow_skew is set. The hold is placed while the answer is under way,
+	// until it succeeds; what the end of the agent leaves unheld is held when it
+	// starts again.
 	CreateSnapshots(ctx context.Context, in *CreateSnapshotsRequest, opts ...grpc.CallOption) (*CreateSnapshotsResponse, error)
 	// DestroySnapshot destroys a snapshot that is ours, after releasing our holds
 	// on it; the bookmark that the next incremental starts from is kept. A
@@ -88,8 +92,18 @@ type AgentClient interface {
 	// clone or by copy. Idempotent for the same snapshot, name and properties.
 	CreateVolume(ctx context.Context, in *CreateVolumeRequest, opts ...grpc.CallOption) (*Dataset, error)
 	// DestroyVolume destroys a dataset that is ours (io.kubectl-dr:managed is
-	// local and true), refusing when it has dependents. Missing is success.
+	// local and true), refusing when it has dependents. With with_dependents its
+	// children and snapshots go along if each of them is ours, not held, and not
+	// cloned elsewhere. With dry_run nothing is done: the answer says what would go
+	// and what is in the way. Missing is success.
 	DestroyVolume(ctx context.Context, in *DestroyVolumeRequest, opts ...grpc.CallOption) (*DestroyVolumeResponse, error)
+	// PromoteVolume makes a clone that is ours independent of its origin, whose
+	// snapshots up to that point become the volume's. The dataset that loses them
+	// must be named; a replica that still receives is refused. Idempotent.
+	PromoteVolume(ctx context.Context, in *PromoteVolumeRequest, opts ...grpc.CallOption) (*PromoteVolumeResponse, error)
+	// RenameVolume renames a volume that is ours, within its pool. Idempotent for
+	// the same guid.
+	RenameVolume(ctx context.Context, in *RenameVolumeRequest, opts ...grpc.CallOption) (*Dataset, error)
 	// SetProperties sets user properties (io.kubectl-dr:*) on a dataset;
 	// an empty value removes the property.
 	SetProperties(ctx context.Context, in *SetPropertiesRequest, opts ...grpc.CallOption) (*Dataset, error)
@@ -260,6 +274,26 @@ func (c *agentClient) DestroyVolume(ctx context.Context, in *DestroyVolumeReques
 	return out, nil
 }
 
+func (c *agentClient) PromoteVolume(ctx context.Context, in *PromoteVolumeRequest, opts ...grpc.CallOption) (*PromoteVolumeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PromoteVolumeResponse)
+	err := c.cc.Invoke(ctx, Agent_PromoteVolume_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *agentClient) RenameVolume(ctx context.Context, in *RenameVolumeRequest, opts ...grpc.CallOption) (*Dataset, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Dataset)
+	err := c.cc.Invoke(ctx, Agent_RenameVolume_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *agentClient) SetProperties(ctx context.Context, in *SetPropertiesRequest, opts ...grpc.CallOption) (*Dataset, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Dataset)
@@ -342,10 +376,12 @@ type AgentServer interface {
 	// FindSnapshot finds a snapshot by guid, wherever it lies on this host.
 	FindSnapshot(context.Context, *FindSnapshotRequest) (*Version, error)
 	// CreateSnapshots takes one atomic snapshot of a group of datasets of one
-	// pool. Idempotent: a dataset that already has a snapshot of that name with
-	// the same io.kubectl-dr:backup property is left as it is. The hold is placed
-	// while the answer is under way, until it succeeds; what the end of the agent
-	// leaves unheld is held when it starts again.
+	// pool. Idempotent: a group that has snapshots of that name already, with the
+	// same io.kubectl-dr:backup property, is left as it is. A group that cannot be
+	// of one instant, because it spans pools or is there in part, is refused
+	// unless allow_skew is set. The hold is placed while the answer is under way,
+	// until it succeeds; what the end of the agent leaves unheld is held when it
+	// starts again.
 	CreateSnapshots(context.Context, *CreateSnapshotsRequest) (*CreateSnapshotsResponse, error)
 	// DestroySnapshot destroys a snapshot that is ours, after releasing our holds
 	// on it; the bookmark that the next incremental starts from is kept. A
@@ -366,8 +402,18 @@ type AgentServer interface {
 	// clone or by copy. Idempotent for the same snapshot, name and properties.
 	CreateVolume(context.Context, *CreateVolumeRequest) (*Dataset, error)
 	// DestroyVolume destroys a dataset that is ours (io.kubectl-dr:managed is
-	// local and true), refusing when it has dependents. Missing is success.
+	// local and true), refusing when it has dependents. With with_dependents its
+	// children and snapshots go along if each of them is ours, not held, and not
+	// cloned elsewhere. With dry_run nothing is done: the answer says what would go
+	// and what is in the way. Missing is success.
 	DestroyVolume(context.Context, *DestroyVolumeRequest) (*DestroyVolumeResponse, error)
+	// PromoteVolume makes a clone that is ours independent of its origin, whose
+	// snapshots up to that point become the volume's. The dataset that loses them
+	// must be named; a replica that still receives is refused. Idempotent.
+	PromoteVolume(context.Context, *PromoteVolumeRequest) (*PromoteVolumeResponse, error)
+	// RenameVolume renames a volume that is ours, within its pool. Idempotent for
+	// the same guid.
+	RenameVolume(context.Context, *RenameVolumeRequest) (*Dataset, error)
 	// SetProperties sets user properties (io.kubectl-dr:*) on a dataset;
 	// an empty value removes the property.
 	SetProperties(context.Context, *SetPropertiesRequest) (*Dataset, error)
@@ -439,6 +485,12 @@ func (UnimplementedAgentServer) CreateVolume(context.Context, *CreateVolumeReque
 }
 func (UnimplementedAgentServer) DestroyVolume(context.Context, *DestroyVolumeRequest) (*DestroyVolumeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DestroyVolume not implemented")
+}
+func (UnimplementedAgentServer) PromoteVolume(context.Context, *PromoteVolumeRequest) (*PromoteVolumeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PromoteVolume not implemented")
+}
+func (UnimplementedAgentServer) RenameVolume(context.Context, *RenameVolumeRequest) (*Dataset, error) {
+	return nil, status.Error(codes.Unimplemented, "method RenameVolume not implemented")
 }
 func (UnimplementedAgentServer) SetProperties(context.Context, *SetPropertiesRequest) (*Dataset, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetProperties not implemented")
@@ -731,6 +783,42 @@ func _Agent_DestroyVolume_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Agent_PromoteVolume_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PromoteVolumeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).PromoteVolume(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_PromoteVolume_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).PromoteVolume(ctx, req.(*PromoteVolumeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Agent_RenameVolume_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RenameVolumeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).RenameVolume(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_RenameVolume_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).RenameVolume(ctx, req.(*RenameVolumeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Agent_SetProperties_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(SetPropertiesRequest)
 	if err := dec(in); err != nil {
@@ -890,6 +978,14 @@ var Agent_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DestroyVolume",
 			Handler:    _Agent_DestroyVolume_Handler,
+		},
+		{
+			MethodName: "PromoteVolume",
+			Handler:    _Agent_PromoteVolume_Handler,
+		},
+		{
+			MethodName: "RenameVolume",
+			Handler:    _Agent_RenameVolume_Handler,
 		},
 		{
 			MethodName: "SetProperties",
