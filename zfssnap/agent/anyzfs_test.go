@@ -22,10 +22,6 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs/zfstest"
 )
 
-// envReplicaPool names the pool for replicas where zfstest.EnvPool names that of
-// their sources.
-const envReplicaPool = "ZFS_TEST_REPLICA_POOL"
-
 // cutting is a Runner whose next receive gets no more than some bytes.
 type cutting struct {
 	zfs.Runner
@@ -53,8 +49,8 @@ func TestReplicationOnAnyZFS(t *testing.T) {
 	if from, ok := zfstest.RealTarget(); ok {
 		t.Run("real", func(t *testing.T) {
 			to := from
-			to.Pool = os.Getenv(envReplicaPool)
-			require.NotEmpty(t, to.Pool, envReplicaPool)
+			to.Pool = os.Getenv(zfstest.EnvReplicaPool)
+			require.NotEmpty(t, to.Pool, zfstest.EnvReplicaPool)
 			replicationOn(t, from, to)
 		})
 	}

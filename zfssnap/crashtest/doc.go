@@ -11,7 +11,7 @@
 // After each fault both sides must be consistent, what was asked for must come
 // about when it is asked for again, and after a further backup nothing may be
 // left of it. A test run breaks each story at a few steps from its beginning to
-// its end; with -everything at all of them. [zfstest.EnvPool] chooses real pools
+// its end; with -faults=0 at all of them. [zfstest.EnvPool] chooses real pools
 // instead of those in memory; agents then are processes of their own, and signals
 // real ones.
 //

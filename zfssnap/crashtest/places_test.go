@@ -34,15 +34,11 @@ type place interface {
 	parallel(t *testing.T)
 }
 
-// envTargetPool names the pool of the target, where pools are real; that of
-// zfstest.EnvPool is the source's.
-const envTargetPool = "ZFS_TEST_TARGET_POOL"
-
 func newPlace(t *testing.T) place {
 	t.Helper()
 	if source := os.Getenv(zfstest.EnvPool); source != "" {
 		require.Empty(t, os.Getenv(zfstest.EnvRunner), "agents run where the pools are")
-		target := os.Getenv(envTargetPool)
+		target := os.Getenv(zfstest.EnvReplicaPool)
 		if target == "" {
 			target = source
 		}

@@ -24,10 +24,13 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
 )
 
-// Environment that points the conformance suite at a real pool.
+// Environment that points tests at real pools.
 const (
 	// EnvPool names a pool that the suite may create a dataset on.
 	EnvPool = "ZFS_TEST_POOL"
+	// EnvReplicaPool names the pool for replicas of what is on that of EnvPool,
+	// where a test has them.
+	EnvReplicaPool = "ZFS_TEST_REPLICA_POOL"
 	// EnvRunner is a command to put before every command, where the pool is on
 	// another host: "ssh root@host". It is split at spaces and must pass stdin
 	// and stdout through.
