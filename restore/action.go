@@ -132,6 +132,9 @@ func (a *Action) Execute(input *velero.RestoreItemActionExecuteInput) (*velero.R
 	if result.Drop {
 		return velero.NewRestoreItemActionExecuteOutput(input.Item).WithoutRestore(), nil
 	}
+	if ns := claimNamespace(obj); ns != "" && obj.GetKind() == "PersistentVolume" && claimNamespace(result.Object) != "" {
+		setClaimNamespace(result.Object, ns)
+	}
 	result.Object.SetOwnerReferences(obj.GetOwnerReferences())
 	if _, ok := obj.Object["status"]; !ok {
 		delete(result.Object.Object, "status")
@@ -139,8 +142,19 @@ func (a *Action) Execute(input *velero.RestoreItemActionExecuteInput) (*velero.R
 	return velero.NewRestoreItemActionExecuteOutput(result.Object), nil
 }
 
+// claimNamespace is the namespace of the claim that a PersistentVolume is bound to.
+func claimNamespace(obj *unstructured.Unstructured) string {
+	ns, _, _ := unstructured.NestedString(obj.Object, "spec", "claimRef", "namespace")
+	return ns
+}
+
+func setClaimNamespace(obj *unstructured.Unstructured, ns string) {
+	obj.Object["spec"].(map[string]any)["claimRef"].(map[string]any)["namespace"] = ns
+}
+
 // asBackedUp puts the owners and the status back that Velero has taken out of an
-// item: the engine looks at them.
+// item, and the namespace of a volume's claim that it has mapped already: the
+// engine looks at them.
 func asBackedUp(item *unstructured.Unstructured, fromBackup runtime.Unstructured) *unstructured.Unstructured {
 	if fromBackup == nil {
 		return item
@@ -153,6 +167,10 @@ func asBackedUp(item *unstructured.Unstructured, fromBackup runtime.Unstructured
 	full.SetOwnerReferences(from.GetOwnerReferences())
 	if status, ok := from.Object["status"]; ok {
 		full.Object["status"] = status
+	}
+	if ns := claimNamespace(from); ns != "" && item.GetKind() == "PersistentVolume" && claimNamespace(item) != "" {
+		full = full.DeepCopy()
+		setClaimNamespace(full, ns)
 	}
 	return full
 }

@@ -238,6 +238,32 @@ func TestAction_Execute_followsTheMappingOfNamespaces(t *testing.T) {
 	assert.Equal(t, want, out.UpdatedItem, "the object's own namespace is left to Velero")
 }
 
+func TestAction_Execute_matchesVolumesByTheirClaimsOwnNamespace(t *testing.T) {
+	t.Parallel()
+	log, _ := logrustest.NewNullLogger()
+	a := NewAction(log, &configMaps{items: []corev1api.ConfigMap{configMap("a", `
+apiVersion: rewrite.kubectl-dr.io/v1alpha1
+kind: RewriteProfiles
+profiles: [{name: drill, match: {namespaces: [wordpress]}, storageClasses: {fast: fast-dr}}]
+`)}}, "velero")
+	fromBackup := item("PersistentVolume", "v1", map[string]any{
+		"storageClassName": "fast", "claimRef": map[string]any{"namespace": "wordpress", "name": "db"},
+	})
+	fromBackup.SetNamespace("")
+	mapped := fromBackup.DeepCopy()
+	setClaimNamespace(mapped, "wordpress-drill")
+	before := mapped.DeepCopy()
+	restore := restoreOf("drill")
+	restore.Spec.NamespaceMapping = map[string]string{"wordpress": "wordpress-drill"}
+
+	out, err := a.Execute(&velero.RestoreItemActionExecuteInput{Item: mapped, ItemFromBackup: fromBackup, Restore: restore})
+	require.NoError(t, err)
+	want := before.DeepCopy()
+	want.Object["spec"].(map[string]any)["storageClassName"] = "fast-dr"
+	assert.Equal(t, want, out.UpdatedItem, "Velero has mapped the claim's namespace already, and so it stays")
+	assert.Equal(t, before, mapped, "the item is as it was")
+}
+
 func TestAction_Execute_logsEveryChange(t *testing.T) {
 	t.Parallel()
 	log, hook := logrustest.NewNullLogger()

@@ -49,6 +49,7 @@ var profiles = map[string]string{
   affinity: {remove: [nodeAffinity, podAntiAffinity, topologySpreadConstraints]}
   images: {registry.example.org: registry.dr.example.org}
   imagePullSecrets: {regcred: regcred-dr}`,
+	"renamed":   `  names: {Secret: {"*": "*-dr"}, ConfigMap: {"*": "dr-*"}, PersistentVolumeClaim: {"*": "*-dr"}, Service: {"*": "*-dr"}, ServiceAccount: {"*": "*-dr"}}`,
 	"zones":     `  nodeLabels: {topology.kubernetes.io/zone: {a: z}}`,
 	"relabeled": "  labelValues: {app: {web: web-dr}}\n  gitOps: strip\n  labels: {set: {site: dr}}\n  annotations: {set: {example.org/site: dr}}",
 }
