@@ -39,6 +39,7 @@ var definitions = []struct{ module, files string }{
 	{"github.com/cert-manager/cert-manager@v1.21.2", "deploy/crds/*.yaml"},
 	{"istio.io/api@v1.31.1", "kubernetes/customresourcedefinitions.gen.yaml"},
 	{"sigs.k8s.io/external-dns@v0.22.0", "config/crd/standard/*.yaml"},
+	{"github.com/vmware-tanzu/velero@v1.18.3", "config/crd/v*/bases/*.yaml"},
 	{"github.com/openshift/api@v0.0.0-20251015095338-264e80a2b6e7", "route/v1/zz_generated.crd-manifests/routes.crd.yaml"},
 }
 
@@ -48,22 +49,16 @@ const startTimeout = 1 * time.Minute
 // cluster is a real kube-apiserver with a real etcd and the definitions. Nothing
 // runs in it.
 type cluster struct {
+	kubeconfig string
 	objects   dynamic.Interface
 	discovery *discovery.DiscoveryClient
 	mapper    meta.RESTMapper
 }
 
-// startCluster starts one of processes of its own. The programs are the rig's;
-// those that were never built are built first.
+// startCluster starts one of processes of its own.
 func startCluster(t *testing.T) *cluster {
 	t.Helper()
-	build := exec.CommandContext(t.Context(), "go", "run", ".", "build", "etcd", "kube-apiserver")
-	build.Dir, build.Stderr = filepath.Join("..", "lab"), os.Stderr
-	out, err := build.Output()
-	require.NoError(t, err, "build etcd and kube-apiserver")
-	programs := strings.Fields(string(out))
-	require.Len(t, programs, 2)
-
+	programs := build(t, "etcd", "kube-apiserver")
 	dir := t.TempDir()
 	etcd, peers, port := "http://"+freeAddress(t), "http://"+freeAddress(t), freeAddress(t)
 	key, token := filepath.Join(dir, "key.pem"), rand.Text()
@@ -87,8 +82,16 @@ func startCluster(t *testing.T) *cluster {
 		Host: "https://" + port, BearerToken: token, QPS: -1,
 		TLSClientConfig: rest.TLSClientConfig{CAFile: filepath.Join(dir, "apiserver.crt"), ServerName: "kubernetes"},
 	}
-	c := &cluster{}
-	eventually(t, "the server is ready", func(ctx context.Context) error {
+	c := &cluster{kubeconfig: filepath.Join(dir, "kubeconfig")}
+	require.NoError(t, os.WriteFile(c.kubeconfig, fmt.Appendf(nil, `
+apiVersion: v1
+kind: Config
+current-context: test
+contexts: [{name: test, context: {cluster: test, user: admin}}]
+clusters: [{name: test, cluster: {server: %q, certificate-authority: %q, tls-server-name: kubernetes}}]
+users: [{name: admin, user: {token: %q}}]
+`, config.Host, config.CAFile, token), 0o600))
+	eventually(t, startTimeout, "the server is ready", func(ctx context.Context) error {
 		if c.discovery, err = discovery.NewDiscoveryClientForConfig(config); err != nil {
 			return err
 		}
@@ -100,12 +103,32 @@ func startCluster(t *testing.T) *cluster {
 	return c
 }
 
+// build returns where programs of the rig are. Those that were never built are
+// built first.
+func build(t *testing.T, names ...string) []string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", append([]string{"run", ".", "build"}, names...)...)
+	cmd.Dir, cmd.Stderr = filepath.Join("..", "lab"), os.Stderr
+	out, err := cmd.Output()
+	require.NoError(t, err, "build %s", names)
+	programs := strings.Fields(string(out))
+	require.Len(t, programs, len(names))
+	return programs
+}
+
 // start starts a program that ends with the test. What it said is shown when the
 // test fails.
 func start(t *testing.T, program string, args ...string) {
 	t.Helper()
+	startIn(t, nil, program, args...)
+}
+
+// startIn is start with further environment variables.
+func startIn(t *testing.T, env []string, program string, args ...string) {
+	t.Helper()
 	var said bytes.Buffer
 	cmd := exec.Command(program, args...)
+	cmd.Env = append(os.Environ(), env...)
 	cmd.Stdout, cmd.Stderr = &said, &said
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	require.NoError(t, cmd.Start())
@@ -139,9 +162,9 @@ func writeKey(t *testing.T, file string) {
 }
 
 // eventually tries until there is no error.
-func eventually(t *testing.T, what string, try func(context.Context) error) {
+func eventually(t *testing.T, timeout time.Duration, what string, try func(context.Context) error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
@@ -179,7 +202,7 @@ func (c *cluster) define(t *testing.T) {
 			}
 		}
 	}
-	eventually(t, "the definitions are served", func(context.Context) error {
+	eventually(t, startTimeout, "the definitions are served", func(context.Context) error {
 		resources, err := restmapper.GetAPIGroupResources(c.discovery)
 		if err != nil {
 			return err
