@@ -18,7 +18,7 @@ import (
 
 const (
 	restoredObjects = 5000
-	rounds          = 3
+	rounds          = 2
 	// bar is how much longer a restore by a profile may take.
 	bar = 1.15
 )

@@ -50,9 +50,9 @@ const startTimeout = 1 * time.Minute
 // runs in it.
 type cluster struct {
 	kubeconfig string
-	objects   dynamic.Interface
-	discovery *discovery.DiscoveryClient
-	mapper    meta.RESTMapper
+	objects    dynamic.Interface
+	discovery  *discovery.DiscoveryClient
+	mapper     meta.RESTMapper
 }
 
 // startCluster starts one of processes of its own.
