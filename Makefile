@@ -24,13 +24,16 @@ demo: build ## the whole story on real parts: back up, replicate, drill, lose th
 	$(BIN)/demo
 
 .PHONY: test
-test: lint unit e2e ## lint, unit tests, then everything on the rig
+test: lint unit oracles e2e ## lint, unit tests, others' verdicts, then everything on the rig
 
 .PHONY: unit
 unit: ## unit tests alone; they need no rig
 	go test -race ./...
 	cd test/lab && go test -race ./...
-	cd test/oracles && go test ./...
+
+.PHONY: oracles
+oracles: ## rewritten objects before Traefik's router, a real kube-apiserver and a real Velero, which are built first
+	cd test/oracles && go test -timeout 40m ./...
 
 .PHONY: e2e
 e2e: build ## end-to-end tests on a rig of their own
@@ -46,18 +49,19 @@ soak: build crash ## the crash matrix, all end-to-end tests, then the whole stor
 	$(BIN)/demo
 
 .PHONY: bench
-bench: build ## speed on real OpenZFS beside what one would otherwise use, as ratios with their bars
+bench: build ## speed on real OpenZFS beside what one would otherwise use, and of a restore by a profile, as ratios with their bars
 	test/bench/run
+	cd test/oracles && go test -tags bench -timeout 60m -run HardlyLonger -v .
 
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "not gofmt'ed:"; echo "$$out"; exit 1; }
 	go vet ./...
 	cd test/lab && go vet -tags e2e ./...
-	cd test/oracles && go vet ./...
+	cd test/oracles && go vet -tags bench ./...
 	go run $(STATICCHECK) ./...
 	cd test/lab && go run $(STATICCHECK) -tags e2e ./...
-	cd test/oracles && go run $(STATICCHECK) ./...
+	cd test/oracles && go run $(STATICCHECK) -tags bench ./...
 
 .PHONY: fmt
 fmt: ## format the Go files

@@ -73,25 +73,36 @@ func newScheme() (*runtime.Scheme, error) {
 	return scheme, velerov1api.AddToScheme(scheme)
 }
 
-// configMaps lists ConfigMaps for the restore action, which may be asked for
-// none at all.
-type configMaps struct {
+// rewriting is what the restore action looks at in the cluster, which may be
+// nothing at all.
+type rewriting struct {
 	kube func() (client.Client, error)
 }
 
-var _ restore.ConfigLister = configMaps{}
+var _ restore.Cluster = rewriting{}
 
-// ListConfigMaps implements restore.ConfigLister.
-func (c configMaps) ListConfigMaps(ctx context.Context, namespace, selector string) ([]corev1api.ConfigMap, error) {
+// ListConfigMaps implements restore.Cluster.
+func (r rewriting) ListConfigMaps(ctx context.Context, namespace, selector string) ([]corev1api.ConfigMap, error) {
 	parsed, err := labels.Parse(selector)
 	if err != nil {
 		return nil, err
 	}
-	kube, err := c.kube()
+	kube, err := r.kube()
 	if err != nil {
 		return nil, err
 	}
 	list := &corev1api.ConfigMapList{}
 	err = kube.List(ctx, list, client.InNamespace(namespace), client.MatchingLabelsSelector{Selector: parsed})
+	return list.Items, err
+}
+
+// ListRestores implements restore.Cluster.
+func (r rewriting) ListRestores(ctx context.Context, namespace string) ([]velerov1api.Restore, error) {
+	kube, err := r.kube()
+	if err != nil {
+		return nil, err
+	}
+	list := &velerov1api.RestoreList{}
+	err = kube.List(ctx, list, client.InNamespace(namespace))
 	return list.Items, err
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	corev1api "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -13,7 +14,7 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/restore/rules"
 )
 
-func TestConfigMaps(t *testing.T) {
+func TestRewriting(t *testing.T) {
 	t.Parallel()
 	configMap := func(namespace, name string, labels map[string]string) *corev1api.ConfigMap {
 		return &corev1api.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: labels}}
@@ -25,10 +26,17 @@ func TestConfigMaps(t *testing.T) {
 		configMap("velero", "profiles", ours),
 		configMap("velero", "other", map[string]string{"velero.io/plugin-config": ""}),
 		configMap("default", "profiles", ours),
+		&velerov1api.Restore{ObjectMeta: metav1.ObjectMeta{Namespace: "velero", Name: "mine"}},
+		&velerov1api.Restore{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "other"}},
 	).Build()
-	lister := configMaps{func() (client.Client, error) { return kube, nil }}
-	found, err := lister.ListConfigMaps(t.Context(), "velero", rules.ConfigMapSelector)
+	cluster := rewriting{func() (client.Client, error) { return kube, nil }}
+	found, err := cluster.ListConfigMaps(t.Context(), "velero", rules.ConfigMapSelector)
 	require.NoError(t, err)
 	require.Len(t, found, 1)
 	assert.Equal(t, "profiles", found[0].Name)
+
+	restores, err := cluster.ListRestores(t.Context(), "velero")
+	require.NoError(t, err)
+	require.Len(t, restores, 1)
+	assert.Equal(t, "mine", restores[0].Name)
 }

@@ -95,6 +95,9 @@ func TestPlugin_throughVelero(t *testing.T) {
 	t.Run("rewrite", func(t *testing.T) {
 		action, err := manager.GetRestoreItemActionV2(RewriteName)
 		require.NoError(t, err)
+		selector, err := action.AppliesTo()
+		require.NoError(t, err)
+		assert.Equal(t, velero.ResourceSelector{}, selector, "there is no cluster here to ask for restores")
 		item := object(t, openEBSPV)
 		run := &velerov1api.Restore{ObjectMeta: metav1.ObjectMeta{Namespace: "velero", Name: "run"}}
 		out, err := action.Execute(&velero.RestoreItemActionExecuteInput{Item: item, ItemFromBackup: item, Restore: run})

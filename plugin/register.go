@@ -24,7 +24,7 @@ func Register(server framework.Server, flags *pflag.FlagSet) framework.Server {
 		RegisterVolumeSnapshotter(SnapshotterName, func(log logrus.FieldLogger) (any, error) {
 			return &zfssnap.Snapshotter{
 				Sites: sites, Namespace: c.namespace, Log: log, Groups: groups,
-				Admit: restore.NewAction(log, configMaps{c.kube}).Admit,
+				Admit: restore.NewAction(log, rewriting{c.kube}, c.namespace).Admit,
 			}, nil
 		}).
 		RegisterBackupItemActionV2(ReplicationName, func(log logrus.FieldLogger) (any, error) {
@@ -34,6 +34,6 @@ func Register(server framework.Server, flags *pflag.FlagSet) framework.Server {
 			return NewGroupAction(sites, groups, log), nil
 		}).
 		RegisterRestoreItemActionV2(RewriteName, func(log logrus.FieldLogger) (any, error) {
-			return restore.NewAction(log, configMaps{c.kube}), nil
+			return restore.NewAction(log, rewriting{c.kube}, c.namespace), nil
 		})
 }

@@ -2,6 +2,7 @@ package restore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -34,17 +35,19 @@ const (
 // The configuration is read once for each restore, so that a change to it never
 // splits a restore in two.
 type Action struct {
-	log    logrus.FieldLogger
-	lister ConfigLister
+	log       logrus.FieldLogger
+	cluster   Cluster
+	namespace string
 
 	mu     sync.Mutex
-	recent []loaded // the latest last
+	recent []*loaded // the latest last
 }
 
-// loaded is the profile of one restore.
+// loaded is the profile of one restore, and what it has done so far.
 type loaded struct {
 	restore string
 	profile *rules.Profile
+	tally   tally
 }
 
 // keptProfiles is how many restores' profiles are kept. Velero runs one restore
@@ -53,41 +56,84 @@ const keptProfiles = 8
 
 var _ riav2.RestoreItemAction = (*Action)(nil)
 
-// NewAction returns the action.
-func NewAction(log logrus.FieldLogger, lister ConfigLister) *Action {
-	return &Action{log: log, lister: lister}
+// NewAction returns the action of the Velero in a namespace.
+func NewAction(log logrus.FieldLogger, cluster Cluster, namespace string) *Action {
+	return &Action{log: log, cluster: cluster, namespace: namespace}
 }
 
 // Name returns the name the action is registered under.
 func (*Action) Name() string { return PluginName }
 
-// AppliesTo selects every object.
-func (*Action) AppliesTo() (velero.ResourceSelector, error) { return velero.ResourceSelector{}, nil }
+// nothing is a label selector that no object fits.
+const nothing = ProfileKey + ",!" + ProfileKey
+
+// AppliesTo selects every object, since a profile may drop or label any, or
+// nothing when the restore names no profile. Velero asks at the start of a
+// restore, and an error ends it before anything is created: there is one when the
+// profile that a restore in progress asks for can't be used.
+//
+// Velero doesn't say which restore it asks for. Where it can't be found out, every
+// object is selected and judged by itself.
+func (a *Action) AppliesTo() (velero.ResourceSelector, error) {
+	running, err := a.restoresInProgress(context.Background())
+	if err != nil {
+		a.log.WithError(err).Warn("profiles are not looked at before the restore begins")
+		return velero.ResourceSelector{}, nil
+	}
+	var errs []error
+	wanted := len(running) == 0
+	for _, restore := range running {
+		wanted = wanted || profileName(restore) != ""
+		errs = append(errs, a.Admit(restore))
+	}
+	if wanted {
+		return velero.ResourceSelector{}, errors.Join(errs...)
+	}
+	return velero.ResourceSelector{LabelSelector: nothing}, nil
+}
+
+// restoresInProgress are those that Velero works on.
+func (a *Action) restoresInProgress(ctx context.Context) ([]*velerov1api.Restore, error) {
+	all, err := a.cluster.ListRestores(ctx, a.namespace)
+	if err != nil {
+		return nil, fmt.Errorf("list restores in namespace %s: %w", a.namespace, err)
+	}
+	var running []*velerov1api.Restore
+	for i := range all {
+		if all[i].Status.Phase == velerov1api.RestorePhaseInProgress {
+			running = append(running, &all[i])
+		}
+	}
+	return running, nil
+}
 
 // Execute rewrites one object. It leaves the namespace to Velero, which maps it
 // afterwards.
 func (a *Action) Execute(input *velero.RestoreItemActionExecuteInput) (*velero.RestoreItemActionExecuteOutput, error) {
-	profile, err := a.profile(input.Restore)
+	of, err := a.load(input.Restore)
 	if err != nil {
 		return nil, err
 	}
-	if profile == nil {
+	if of == nil {
 		return velero.NewRestoreItemActionExecuteOutput(input.Item), nil
 	}
 	obj := &unstructured.Unstructured{Object: input.Item.UnstructuredContent()}
-	result, err := profile.Apply(asBackedUp(obj, input.ItemFromBackup))
+	log := a.log.WithFields(logrus.Fields{"restore": input.Restore.Name, "profile": of.profile.Name})
+	a.sumUp(log, of, obj.GetKind())
+	result, err := of.profile.Apply(asBackedUp(obj, input.ItemFromBackup))
 	if err != nil {
 		return nil, err
 	}
-	log := a.log.WithFields(logrus.Fields{
-		"restore": input.Restore.Name, "profile": profile.Name,
-		"kind": obj.GetKind(), "namespace": obj.GetNamespace(), "name": obj.GetName(),
-	})
+	a.count(of, result)
+	log = log.WithFields(logrus.Fields{"kind": obj.GetKind(), "namespace": obj.GetNamespace(), "name": obj.GetName()})
 	for _, change := range result.Changes {
 		log.Info(change.String())
 	}
 	if result.Drop {
 		return velero.NewRestoreItemActionExecuteOutput(input.Item).WithoutRestore(), nil
+	}
+	if ns := claimNamespace(obj); ns != "" && obj.GetKind() == "PersistentVolume" && claimNamespace(result.Object) != "" {
+		setClaimNamespace(result.Object, ns)
 	}
 	result.Object.SetOwnerReferences(obj.GetOwnerReferences())
 	if _, ok := obj.Object["status"]; !ok {
@@ -96,8 +142,19 @@ func (a *Action) Execute(input *velero.RestoreItemActionExecuteInput) (*velero.R
 	return velero.NewRestoreItemActionExecuteOutput(result.Object), nil
 }
 
+// claimNamespace is the namespace of the claim that a PersistentVolume is bound to.
+func claimNamespace(obj *unstructured.Unstructured) string {
+	ns, _, _ := unstructured.NestedString(obj.Object, "spec", "claimRef", "namespace")
+	return ns
+}
+
+func setClaimNamespace(obj *unstructured.Unstructured, ns string) {
+	obj.Object["spec"].(map[string]any)["claimRef"].(map[string]any)["namespace"] = ns
+}
+
 // asBackedUp puts the owners and the status back that Velero has taken out of an
-// item: the engine looks at them.
+// item, and the namespace of a volume's claim that it has mapped already: the
+// engine looks at them.
 func asBackedUp(item *unstructured.Unstructured, fromBackup runtime.Unstructured) *unstructured.Unstructured {
 	if fromBackup == nil {
 		return item
@@ -111,33 +168,42 @@ func asBackedUp(item *unstructured.Unstructured, fromBackup runtime.Unstructured
 	if status, ok := from.Object["status"]; ok {
 		full.Object["status"] = status
 	}
+	if ns := claimNamespace(from); ns != "" && item.GetKind() == "PersistentVolume" && claimNamespace(item) != "" {
+		full = full.DeepCopy()
+		setClaimNamespace(full, ns)
+	}
 	return full
 }
 
 // Admit returns why the profile that a restore asks for can't be used.
 func (a *Action) Admit(restore *velerov1api.Restore) error {
-	_, err := a.profile(restore)
+	_, err := a.load(restore)
 	return err
 }
 
-// profile returns the profile a restore asks for, nil when it asks for none.
-func (a *Action) profile(restore *velerov1api.Restore) (*rules.Profile, error) {
-	name := restore.Annotations[ProfileKey]
-	if name == "" {
-		name = restore.Labels[ProfileKey]
+// profileName is the profile a restore asks for, empty when it asks for none.
+func profileName(restore *velerov1api.Restore) string {
+	if name := restore.Annotations[ProfileKey]; name != "" {
+		return name
 	}
+	return restore.Labels[ProfileKey]
+}
+
+// load returns the profile a restore asks for, nil when it asks for none.
+func (a *Action) load(restore *velerov1api.Restore) (*loaded, error) {
+	name := profileName(restore)
 	if name == "" {
 		return nil, nil
 	}
 	id := string(restore.UID) + " " + restore.Namespace + "/" + restore.Name + " " + name
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if i := slices.IndexFunc(a.recent, func(l loaded) bool { return l.restore == id }); i >= 0 {
+	if i := slices.IndexFunc(a.recent, func(l *loaded) bool { return l.restore == id }); i >= 0 {
 		hit := a.recent[i]
 		a.recent = append(slices.Delete(a.recent, i, i+1), hit)
-		return hit.profile, nil
+		return hit, nil
 	}
-	set, configMap, err := LoadProfiles(context.Background(), a.lister, restore.Namespace)
+	set, configMap, err := LoadProfiles(context.Background(), a.cluster, restore.Namespace)
 	if err != nil {
 		return nil, fmt.Errorf("find profile %q of restore %s: %w", name, restore.Name, err)
 	}
@@ -146,12 +212,13 @@ func (a *Action) profile(restore *velerov1api.Restore) (*rules.Profile, error) {
 		return nil, fmt.Errorf("find profile of restore %s in ConfigMap %s/%s: %w", restore.Name, restore.Namespace, configMap, err)
 	}
 	profile = profile.InNamespaces(restore.Spec.NamespaceMapping)
-	a.recent = append(a.recent, loaded{id, profile})
+	of := &loaded{restore: id, profile: profile}
+	a.recent = append(a.recent, of)
 	if len(a.recent) > keptProfiles {
 		a.recent = slices.Delete(a.recent, 0, 1)
 	}
 	a.log.WithFields(logrus.Fields{"restore": restore.Name, "profile": name, "configMap": configMap}).Info("rewriting by profile")
-	return profile, nil
+	return of, nil
 }
 
 // Progress errs: the action starts no operations.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/sirupsen/logrus"
@@ -17,7 +18,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes/fake"
 
 	"github.com/kubectl-dr/kubectl-dr/restore/rules"
 )
@@ -33,11 +33,19 @@ profiles:
 - name: production
 `
 
-// configMaps is a ConfigLister that counts.
+// configMaps is a Cluster that counts how often it is asked for ConfigMaps.
 type configMaps struct {
-	items []corev1api.ConfigMap
-	err   error
-	calls int
+	items    []corev1api.ConfigMap
+	restores []velerov1api.Restore
+	err      error
+	calls    int
+}
+
+func (c *configMaps) ListRestores(_ context.Context, namespace string) ([]velerov1api.Restore, error) {
+	if namespace != "velero" {
+		return nil, nil
+	}
+	return c.restores, c.err
 }
 
 func (c *configMaps) ListConfigMaps(_ context.Context, namespace, selector string) ([]corev1api.ConfigMap, error) {
@@ -161,7 +169,7 @@ func TestAction_Execute(t *testing.T) {
 			t.Parallel()
 			log, _ := logrustest.NewNullLogger()
 			before := tt.item.DeepCopy()
-			out, err := NewAction(log, &configMaps{items: tt.configs}).Execute(&velero.RestoreItemActionExecuteInput{
+			out, err := NewAction(log, &configMaps{items: tt.configs}, "velero").Execute(&velero.RestoreItemActionExecuteInput{
 				Item: tt.item, ItemFromBackup: tt.item.DeepCopy(), Restore: tt.restore,
 			})
 			assert.Equal(t, before, tt.item, "the item is as it was")
@@ -181,7 +189,7 @@ func TestAction_Execute(t *testing.T) {
 func TestAction_Execute_dropsPodsTheirControllerMakesAgain(t *testing.T) {
 	t.Parallel()
 	log, _ := logrustest.NewNullLogger()
-	a := NewAction(log, &configMaps{items: []corev1api.ConfigMap{configMap("a", profiles)}})
+	a := NewAction(log, &configMaps{items: []corev1api.ConfigMap{configMap("a", profiles)}}, "velero")
 	pod := item("Pod", "v1", map[string]any{})
 	fromBackup := pod.DeepCopy()
 	yes := true
@@ -200,7 +208,7 @@ func TestAction_Execute_dropsPodsTheirControllerMakesAgain(t *testing.T) {
 func TestAction_Execute_dropsJobsThatHaveFinished(t *testing.T) {
 	t.Parallel()
 	log, _ := logrustest.NewNullLogger()
-	a := NewAction(log, &configMaps{items: []corev1api.ConfigMap{configMap("a", profiles)}})
+	a := NewAction(log, &configMaps{items: []corev1api.ConfigMap{configMap("a", profiles)}}, "velero")
 	job := item("Job", "batch/v1", map[string]any{})
 	running, failed := job.DeepCopy(), job.DeepCopy()
 	running.Object["status"] = map[string]any{"active": int64(1)}
@@ -219,7 +227,7 @@ func TestAction_Execute_dropsJobsThatHaveFinished(t *testing.T) {
 func TestAction_Execute_followsTheMappingOfNamespaces(t *testing.T) {
 	t.Parallel()
 	log, _ := logrustest.NewNullLogger()
-	a := NewAction(log, &configMaps{items: []corev1api.ConfigMap{configMap("a", profiles)}})
+	a := NewAction(log, &configMaps{items: []corev1api.ConfigMap{configMap("a", profiles)}}, "velero")
 	restore := restoreOf("production")
 	restore.Spec.NamespaceMapping = map[string]string{"wordpress": "wordpress-drill"}
 	service := item("Service", "v1", map[string]any{"type": "ExternalName", "externalName": "db.wordpress.svc.cluster.local"})
@@ -230,10 +238,36 @@ func TestAction_Execute_followsTheMappingOfNamespaces(t *testing.T) {
 	assert.Equal(t, want, out.UpdatedItem, "the object's own namespace is left to Velero")
 }
 
+func TestAction_Execute_matchesVolumesByTheirClaimsOwnNamespace(t *testing.T) {
+	t.Parallel()
+	log, _ := logrustest.NewNullLogger()
+	a := NewAction(log, &configMaps{items: []corev1api.ConfigMap{configMap("a", `
+apiVersion: rewrite.kubectl-dr.io/v1alpha1
+kind: RewriteProfiles
+profiles: [{name: drill, match: {namespaces: [wordpress]}, storageClasses: {fast: fast-dr}}]
+`)}}, "velero")
+	fromBackup := item("PersistentVolume", "v1", map[string]any{
+		"storageClassName": "fast", "claimRef": map[string]any{"namespace": "wordpress", "name": "db"},
+	})
+	fromBackup.SetNamespace("")
+	mapped := fromBackup.DeepCopy()
+	setClaimNamespace(mapped, "wordpress-drill")
+	before := mapped.DeepCopy()
+	restore := restoreOf("drill")
+	restore.Spec.NamespaceMapping = map[string]string{"wordpress": "wordpress-drill"}
+
+	out, err := a.Execute(&velero.RestoreItemActionExecuteInput{Item: mapped, ItemFromBackup: fromBackup, Restore: restore})
+	require.NoError(t, err)
+	want := before.DeepCopy()
+	want.Object["spec"].(map[string]any)["storageClassName"] = "fast-dr"
+	assert.Equal(t, want, out.UpdatedItem, "Velero has mapped the claim's namespace already, and so it stays")
+	assert.Equal(t, before, mapped, "the item is as it was")
+}
+
 func TestAction_Execute_logsEveryChange(t *testing.T) {
 	t.Parallel()
 	log, hook := logrustest.NewNullLogger()
-	a := NewAction(log, &configMaps{items: []corev1api.ConfigMap{configMap("a", profiles)}})
+	a := NewAction(log, &configMaps{items: []corev1api.ConfigMap{configMap("a", profiles)}}, "velero")
 	_, err := a.Execute(&velero.RestoreItemActionExecuteInput{
 		Item: item("Deployment", "apps/v1", map[string]any{"replicas": int64(1)}), Restore: restoreOf("drill"),
 	})
@@ -255,7 +289,7 @@ func TestAction_readsItsConfigurationOncePerRestore(t *testing.T) {
 	t.Parallel()
 	log, _ := logrustest.NewNullLogger()
 	config := &configMaps{items: []corev1api.ConfigMap{configMap("a", profiles)}}
-	a := NewAction(log, config)
+	a := NewAction(log, config, "velero")
 	execute := func(uid string) error {
 		r := restoreOf("drill")
 		r.UID = types.UID(uid)
@@ -284,7 +318,7 @@ func TestAction_readsItsConfigurationOncePerRestore(t *testing.T) {
 func TestAction_Admit(t *testing.T) {
 	t.Parallel()
 	log, _ := logrustest.NewNullLogger()
-	a := NewAction(log, &configMaps{items: []corev1api.ConfigMap{configMap("a", profiles)}})
+	a := NewAction(log, &configMaps{items: []corev1api.ConfigMap{configMap("a", profiles)}}, "velero")
 	require.NoError(t, a.Admit(restoreOf("drill")))
 	require.NoError(t, a.Admit(restoreOf("")), "it asks for no profile")
 	require.ErrorIs(t, a.Admit(restoreOf("nope")), rules.ErrUnknownProfile)
@@ -293,12 +327,9 @@ func TestAction_Admit(t *testing.T) {
 func TestAction_startsNoOperations(t *testing.T) {
 	t.Parallel()
 	log, _ := logrustest.NewNullLogger()
-	a := NewAction(log, &configMaps{})
+	a := NewAction(log, &configMaps{}, "velero")
 	assert.Equal(t, "kubectl-dr.io/rewrite", a.Name())
-	selector, err := a.AppliesTo()
-	require.NoError(t, err)
-	assert.Equal(t, velero.ResourceSelector{}, selector)
-	_, err = a.Progress("x", nil)
+	_, err := a.Progress("x", nil)
 	require.Error(t, err)
 	require.NoError(t, a.Cancel("x", nil))
 	ready, err := a.AreAdditionalItemsReady(nil, nil)
@@ -306,12 +337,77 @@ func TestAction_startsNoOperations(t *testing.T) {
 	assert.True(t, ready)
 }
 
-func TestClusterConfig_ListConfigMaps(t *testing.T) {
+// running is a restore in progress that asks for a profile.
+func running(profile string) velerov1api.Restore {
+	r := *restoreOf(profile)
+	r.Status.Phase = velerov1api.RestorePhaseInProgress
+	return r
+}
+
+func TestAction_AppliesTo(t *testing.T) {
 	t.Parallel()
-	mine, other := configMap("mine", profiles), configMap("other", profiles)
-	other.Labels["kubectl-dr.io/rewrite"] = "BackupItemAction"
-	c := ClusterConfig{Client: fake.NewClientset(&mine, &other).CoreV1()}
-	found, err := c.ListConfigMaps(t.Context(), "velero", rules.ConfigMapSelector)
-	require.NoError(t, err)
-	assert.Equal(t, []corev1api.ConfigMap{mine}, found)
+	done := running("nope")
+	done.Status.Phase = velerov1api.RestorePhaseCompleted
+	tests := []struct {
+		name     string
+		restores []velerov1api.Restore
+		config   string
+		listErr  error
+		selected bool
+		wantErr  string
+	}{
+		{name: "every object of a restore that names a profile", restores: []velerov1api.Restore{done, running("drill")}, config: profiles, selected: true},
+		{name: "no object of a restore that names none", restores: []velerov1api.Restore{running("")}, config: "broken"},
+		{name: "every object when another restore's profile may be meant", restores: []velerov1api.Restore{running(""), running("drill")}, config: profiles, selected: true},
+		{name: "every object when no restore is found", restores: []velerov1api.Restore{done}, config: profiles, selected: true},
+		{name: "every object when restores can't be listed", listErr: errors.New("forbidden"), config: profiles, selected: true},
+		{
+			name: "a file with a fault ends the restore, and the fault is located", restores: []velerov1api.Restore{running("drill")},
+			config:  "apiVersion: rewrite.kubectl-dr.io/v1alpha1\nkind: RewriteProfiles\nprofiles:\n- name: drill\n  host: []\n",
+			wantErr: `find profile "drill" of restore r: load ConfigMap velero/a: profiles.yaml:5: profiles[0].host: unknown field; did you mean "hosts"?`,
+		},
+		{
+			name: "so does a profile that isn't there", restores: []velerov1api.Restore{running("dril")}, config: profiles,
+			wantErr: `find profile of restore r in ConfigMap velero/a: unknown profile "dril"; there are: drill, production`,
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			log, _ := logrustest.NewNullLogger()
+			c := &configMaps{items: []corev1api.ConfigMap{configMap("a", tt.config)}, restores: tt.restores, err: tt.listErr}
+			got, err := NewAction(log, c, "velero").AppliesTo()
+			if tt.wantErr != "" {
+				require.EqualError(t, err, tt.wantErr)
+				return
+			}
+			require.NoError(t, err)
+			selector, err := labels.Parse(got.LabelSelector)
+			require.NoError(t, err)
+			for _, set := range []labels.Set{nil, {ProfileKey: "drill"}} {
+				assert.Equal(t, tt.selected, selector.Matches(set))
+			}
+			assert.Equal(t, velero.ResourceSelector{LabelSelector: got.LabelSelector}, got, "whatever its kind and namespace")
+		})
+	}
+}
+
+func TestAction_Execute_sumsUpBeforeEachKind(t *testing.T) {
+	t.Parallel()
+	log, hook := logrustest.NewNullLogger()
+	a := NewAction(log, &configMaps{items: []corev1api.ConfigMap{configMap("a", profiles)}}, "velero")
+	for _, kind := range []string{"Service", "Service", "Event", "ConfigMap"} {
+		_, err := a.Execute(&velero.RestoreItemActionExecuteInput{Item: item(kind, "v1", nil), Restore: restoreOf("drill")})
+		require.NoError(t, err)
+	}
+	var summaries []string
+	for _, entry := range hook.AllEntries() {
+		if strings.HasPrefix(entry.Message, "so far ") {
+			summaries = append(summaries, entry.Message)
+		}
+	}
+	assert.Equal(t, []string{
+		"so far 2 of 2 objects changed, 0 not restored: labels 2; nothing yet for drop[0], state",
+		"so far 2 of 3 objects changed, 1 not restored: drop[0] 1, labels 2; nothing yet for state",
+	}, summaries)
 }

@@ -6,9 +6,8 @@ import (
 	"fmt"
 	"strings"
 
+	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	corev1api "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 
 	"github.com/kubectl-dr/kubectl-dr/restore/expr"
 	"github.com/kubectl-dr/kubectl-dr/restore/rules"
@@ -26,20 +25,11 @@ type ConfigLister interface {
 	ListConfigMaps(ctx context.Context, namespace, selector string) ([]corev1api.ConfigMap, error)
 }
 
-// ClusterConfig lists ConfigMaps in a cluster.
-type ClusterConfig struct {
-	Client corev1client.ConfigMapsGetter
-}
-
-var _ ConfigLister = ClusterConfig{}
-
-// ListConfigMaps implements ConfigLister.
-func (c ClusterConfig) ListConfigMaps(ctx context.Context, namespace, selector string) ([]corev1api.ConfigMap, error) {
-	list, err := c.Client.ConfigMaps(namespace).List(ctx, metav1.ListOptions{LabelSelector: selector})
-	if err != nil {
-		return nil, err
-	}
-	return list.Items, nil
+// Cluster is what the action looks at in the cluster that Velero works on.
+type Cluster interface {
+	ConfigLister
+	// ListRestores lists the Restores in a namespace.
+	ListRestores(ctx context.Context, namespace string) ([]velerov1api.Restore, error)
 }
 
 // LoadProfiles loads the profiles from the one ConfigMap in a namespace that

@@ -140,6 +140,7 @@ type edit struct {
 	kind schema.GroupKind
 	// namespaces are those that the restore maps.
 	namespaces map[string]string
+	around     *Match    // the profile's
 	p          *Rewrites // what applies to the object
 	rule       string    // the rule at work
 	inside     bool      // the profile is for the object
@@ -152,7 +153,7 @@ type edit struct {
 }
 
 func newEdit(p *Profile, obj *unstructured.Unstructured) *edit {
-	return &edit{orig: obj, obj: obj.DeepCopy(), kind: obj.GroupVersionKind().GroupKind(), p: &p.Rewrites, namespaces: p.namespaces,
+	return &edit{orig: obj, obj: obj.DeepCopy(), kind: obj.GroupVersionKind().GroupKind(), p: &p.Rewrites, namespaces: p.namespaces, around: p.Match,
 		way: make(path, 0, 16)}
 }
 
@@ -276,7 +277,7 @@ func store(in, value any, remove bool, at path) any {
 func (e *edit) record(at path, before, after any) {
 	e.use(e.rule)
 	change := Change{Rule: e.rule, Path: at.String(), Before: runtime.DeepCopyJSONValue(before), After: runtime.DeepCopyJSONValue(after)}
-	if e.in(core, "Secret") || slices.Contains(at, any("kubectl.kubernetes.io/last-applied-configuration")) {
+	if e.in(core, "Secret") && change.Path != "metadata.name" || slices.Contains(at, any("kubectl.kubernetes.io/last-applied-configuration")) {
 		change.Before, change.After = hide(before), hide(after)
 	}
 	e.changes = append(e.changes, change)

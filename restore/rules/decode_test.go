@@ -114,6 +114,17 @@ func TestLoad_refuses(t *testing.T) {
 			want: `rules.yaml:5: profiles[1]: a profile named "p" is at rules.yaml:4 already`,
 		},
 		{
+			name: "names that can't be followed or applied twice",
+			file: profile("  match: {names: [a], excludeKinds: [secret]}\n  names:\n    Secret: {\"*\": dr, \"a*\": b}\n    Sercice: {\"*\": \"*-dr\"}\n    ConfigMap: {\"*\": \"*-dr\", a-dr: b}\n  rules:\n  - match: {kinds: [Secret]}\n    names: {Secret: {a: b}}\n"),
+			want: "rules.yaml:12: profiles[0].rules[0].names: references to an object are in others, which the rule may not select; write names on the profile\n" +
+				"rules.yaml:5: profiles[0].match: names follow references, so this may only say which namespaces and kinds to leave out\n" +
+				"rules.yaml:5: profiles[0].match.excludeKinds[0]: names renames objects of this kind\n" +
+				"rules.yaml:9: profiles[0].names[ConfigMap][a-dr]: \"a-dr\" looks like what \"*\" maps to; a second restore would carry it further\n" +
+				"rules.yaml:7: profiles[0].names[Secret][*]: want an asterisk for the name with something before or after it, such as *-dr; got \"dr\"\n" +
+				"rules.yaml:7: profiles[0].names[Secret][a*]: an asterisk stands for every name alone, and in what it maps to\n" +
+				"rules.yaml:8: profiles[0].names[Sercice]: unknown value \"Sercice\"; did you mean \"Service\"?",
+		},
+		{
 			name: "an unknown state, and says which was meant",
 			file: profile("  state: stanby\n"),
 			want: `rules.yaml:5: profiles[0].state: unknown value "stanby"; did you mean "standby"?`,

@@ -12,7 +12,7 @@
 //     condition of a match looks at what the profile itself rewrites;
 //   - the same object and profile give the same result and the same changes in
 //     the same order;
-//   - metadata.namespace and metadata.name are never touched;
+//   - metadata.namespace is never touched, and metadata.name only by names;
 //   - an object of a kind that no rewriter knows passes untouched, except for
 //     labels, annotations and the class, pool and DNS annotations that a
 //     profile maps, which are rewritten on every kind.

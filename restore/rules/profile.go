@@ -76,7 +76,8 @@ type Match struct {
 }
 
 // Patch changes what it selects in a way of its own: exactly one of JSONPatch,
-// MergePatch and CEL. Metadata.name and metadata.namespace stay.
+// MergePatch and CEL. Metadata.name and metadata.namespace stay as the rewrites
+// leave them.
 type Patch struct {
 	// Match selects the objects as they were in the backup.
 	Match Match `json:"match"`
@@ -176,6 +177,11 @@ type Rewrites struct {
 	// LabelValues maps values of labels, by label, on objects and pod templates and
 	// in the selectors that look for them.
 	LabelValues map[string]map[string]string `json:"labelValues,omitempty"`
+	// Names maps names of objects, by kind: ConfigMap, PersistentVolumeClaim, Secret,
+	// Service and ServiceAccount, and follows references to them. The name "*" stands
+	// for all others, and an asterisk in what it maps to for the name: "*-dr". Only
+	// the profile as a whole may have it, since references are anywhere.
+	Names map[string]map[string]string `json:"names,omitempty"`
 	// GitOps is "keep" (the default) or "strip": takes away the labels and
 	// annotations by which Argo CD, Flux and Fleet know what is theirs to prune.
 	GitOps GitOps `json:"gitOps,omitempty"`

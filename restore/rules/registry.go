@@ -40,6 +40,7 @@ var rewriters = []rewriter{
 	{"nodeSelector", rewriteNodeSelector},
 	{"tolerations", rewriteTolerations},
 	{"namespaces", rewriteNamespaces},
+	naming("ConfigMap"), naming("PersistentVolumeClaim"), naming("Secret"), naming("Service"), naming("ServiceAccount"),
 	{"labelValues", rewriteLabelValues},
 	{"gitOps", rewriteGitOps},
 	{"labels", rewriteLabels},

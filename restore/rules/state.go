@@ -345,16 +345,15 @@ func merge(value, patch any) any {
 	return v
 }
 
+// tellsAuthority are the ConfigMaps with which a cluster tells its own certificate
+// authority.
+var tellsAuthority = []string{"kube-root-ca.crt", "openshift-service-ca.crt", "istio-ca-root-cert"}
+
 // leaveToTheCluster drops what every cluster puts into each namespace by itself:
 // restored, it would say that the other cluster is the one to trust, or at best
 // be reported as a conflict.
 func leaveToTheCluster(e *edit, _ *Rewrites) error {
-	if e.in(core, "ConfigMap") {
-		switch e.orig.GetName() {
-		case "kube-root-ca.crt", "openshift-service-ca.crt", "istio-ca-root-cert":
-			e.drop = true
-		}
-	}
+	e.drop = e.in(core, "ConfigMap") && slices.Contains(tellsAuthority, e.orig.GetName())
 	return nil
 }
 

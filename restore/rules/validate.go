@@ -59,7 +59,11 @@ func (v validator) profile(p *Profile) {
 	for i := range p.Rules {
 		v.at(".rules[%d].match", i).matchSome(&p.Rules[i].Match)
 		v.at(".rules[%d]", i).rewrites(&p.Rules[i].Rewrites)
+		if p.Rules[i].Names != nil {
+			v.at(".rules[%d].names", i).fault("references to an object are in others, which the rule may not select; write names on the profile")
+		}
 	}
+	v.names(p)
 	v.across(p)
 	for i := range p.Patches {
 		v.at(".patches[%d]", i).patch(&p.Patches[i])
@@ -324,6 +328,47 @@ func (v validator) mapping(m map[string]string) {
 			at.fault("it maps %q to itself", from)
 		case again:
 			at.fault("%q is both mapped to and mapped from, so a second restore would carry %q further; use two profiles", to, from)
+		}
+	}
+}
+
+// names checks the mappings of names, which follow references and so must not
+// leave out what is referred to.
+func (v validator) names(p *Profile) {
+	if len(p.Names) == 0 {
+		return
+	}
+	if m := p.Match; m != nil {
+		if len(m.Kinds)+len(m.Names) > 0 || m.LabelSelector != "" || m.Condition != "" {
+			v.at(".match").fault("names follow references, so this may only say which namespaces and kinds to leave out")
+		}
+		for i, kind := range m.ExcludeKinds {
+			if name, _, _ := strings.Cut(kind, "."); slices.ContainsFunc(namedKinds, func(named string) bool {
+				return p.Names[named] != nil && strings.EqualFold(name, named)
+			}) {
+				v.at(".match.excludeKinds[%d]", i).fault("names renames objects of this kind")
+			}
+		}
+	}
+	for _, kind := range sortedKeys(p.Names) {
+		at, names := v.at(".names[%s]", kind), p.Names[kind]
+		at.oneOf(kind, append([]string{""}, namedKinds...)...)
+		at.mapping(names)
+		for _, from := range sortedKeys(names) {
+			to := names[from]
+			switch {
+			case from == "*" && (strings.Count(to, "*") != 1 || to == "*"):
+				at.at("[*]").fault("want an asterisk for the name with something before or after it, such as *-dr; got %q", to)
+			case from != "*" && strings.Contains(from+to, "*"):
+				at.at("[%s]", from).fault("an asterisk stands for every name alone, and in what it maps to")
+			default:
+				if problems := validation.IsDNS1123Subdomain(strings.Replace(to, "*", "a", 1)); len(problems) > 0 {
+					at.at("[%s]", from).fault("%q is no name: %s", to, problems[0])
+				}
+				if from != "*" && names["*"] != "" && wildcard(names["*"], from) {
+					at.at("[%s]", from).fault("%q looks like what \"*\" maps to; a second restore would carry it further", from)
+				}
+			}
 		}
 	}
 }

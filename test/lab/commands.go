@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kubectl-dr/kubectl-dr/test/lab/build"
 	"github.com/kubectl-dr/kubectl-dr/test/lab/rig"
 )
 
@@ -204,6 +205,27 @@ func newStart(which *selection) *cobra.Command {
 				return err
 			}
 			return r.Start(cmd.Context(), cmd.ErrOrStderr(), args...)
+		},
+	}
+}
+
+func newBuild() *cobra.Command {
+	return &cobra.Command{
+		Use:     "build PROGRAM...",
+		Short:   "Build programs that rigs are made of, and print where each is",
+		Example: `  lab build etcd kube-apiserver`,
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			files, err := build.Programs(cmd.Context(), build.Options{
+				Tell: func(step, what string) { fmt.Fprintf(cmd.ErrOrStderr(), "%s: %s\n", step, what) },
+			}, args...)
+			if err != nil {
+				return err
+			}
+			for _, name := range args {
+				fmt.Fprintln(cmd.OutOrStdout(), files[name])
+			}
+			return nil
 		},
 	}
 }

@@ -48,6 +48,6 @@ Any number of rigs may run at once under different names.`,
 	root.PersistentFlags().StringVar(&which.name, "name", "default", "name of the rig")
 	root.PersistentFlags().StringVar(&which.dir, "dir", "", "folder of the rig")
 	root.AddCommand(newUp(&which), newDown(&which), newStatus(&which), newEnv(&which),
-		newExec(&which), newStop(&which), newStart(&which))
+		newExec(&which), newStop(&which), newStart(&which), newBuild())
 	return root
 }

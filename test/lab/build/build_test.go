@@ -125,6 +125,12 @@ func TestParts_NameAModuleThatRequiresThem(t *testing.T) {
 	}
 }
 
+func TestPrograms_RefusesUnknownOnes(t *testing.T) {
+	t.Parallel()
+	_, err := Programs(t.Context(), Options{Cache: t.TempDir()}, "kube-apisrver")
+	assert.EqualError(t, err, `no part of the rig has a program "kube-apisrver"`)
+}
+
 func TestLoadOrder(t *testing.T) {
 	t.Parallel()
 	const dep = `kernel/drivers/virtio/virtio_pci.ko: kernel/drivers/virtio/virtio.ko kernel/drivers/virtio/virtio_ring.ko

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -82,6 +83,28 @@ func (b *builder) programs(ctx context.Context) (map[string]string, error) {
 			return nil, err
 		}
 		maps.Copy(files, built)
+	}
+	return files, nil
+}
+
+// Programs builds programs of upstreams alone, with everything else of the same
+// ones, and returns the file of each by name.
+func Programs(ctx context.Context, o Options, names ...string) (map[string]string, error) {
+	b, err := newBuilder(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	files := map[string]string{}
+	for _, name := range names {
+		i := slices.IndexFunc(parts, func(p part) bool { return slices.Contains(slices.Collect(maps.Values(p.programs)), name) })
+		if i < 0 {
+			return nil, fmt.Errorf("no part of the rig has a program %q", name)
+		}
+		built, err := b.part(ctx, parts[i])
+		if err != nil {
+			return nil, err
+		}
+		files[name] = built[name]
 	}
 	return files, nil
 }

@@ -1,0 +1,74 @@
+package restore
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/kubectl-dr/kubectl-dr/restore/rules"
+)
+
+// tally is what a profile has done in a restore so far.
+type tally struct {
+	kind                      string // the last object's
+	objects, changed, dropped int
+	byRule                    map[string]int // objects that a rule changed
+	usage                     rules.Usage
+}
+
+// count adds what became of an object.
+func (a *Action) count(of *loaded, r rules.Result) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	t := &of.tally
+	t.objects++
+	t.usage.Add(r)
+	switch {
+	case r.Drop:
+		t.dropped++
+	case len(r.Changes) > 0:
+		t.changed++
+	}
+	changedBy := map[string]bool{}
+	for _, change := range r.Changes {
+		changedBy[change.Rule] = true
+	}
+	if t.byRule == nil {
+		t.byRule = map[string]int{}
+	}
+	for rule := range changedBy {
+		t.byRule[rule]++
+	}
+}
+
+// sumUp logs what was done so far when Velero goes on to another kind. Velero
+// doesn't tell an action that a restore ends, so nothing is said after the last.
+func (a *Action) sumUp(log logrus.FieldLogger, of *loaded, kind string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	t := &of.tally
+	if t.kind != kind && t.objects > 0 {
+		log.Info(t.summary(of.profile))
+	}
+	t.kind = kind
+}
+
+// summary says how many objects were changed, by which rules, and what in the
+// profile found nothing to do.
+func (t *tally) summary(profile *rules.Profile) string {
+	var by []string
+	for _, rule := range slices.Sorted(maps.Keys(t.byRule)) {
+		by = append(by, fmt.Sprintf("%s %d", rule, t.byRule[rule]))
+	}
+	text := fmt.Sprintf("so far %d of %d objects changed, %d not restored", t.changed, t.objects, t.dropped)
+	if len(by) > 0 {
+		text += ": " + strings.Join(by, ", ")
+	}
+	if unused := profile.Unused(t.usage); len(unused) > 0 {
+		text += "; nothing yet for " + strings.Join(unused, ", ")
+	}
+	return text
+}

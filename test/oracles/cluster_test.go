@@ -1,0 +1,269 @@
+package oracles
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/restmapper"
+	"sigs.k8s.io/yaml"
+)
+
+// definitions are where modules keep their custom resource definitions.
+var definitions = []struct{ module, files string }{
+	{"github.com/traefik/traefik/v3@v3.7.13", "docs/content/reference/dynamic-configuration/traefik.io_*.yaml"},
+	{"sigs.k8s.io/gateway-api@v1.6.3", "config/crd/standard/*.yaml"},
+	{"github.com/cert-manager/cert-manager@v1.21.2", "deploy/crds/*.yaml"},
+	{"istio.io/api@v1.31.1", "kubernetes/customresourcedefinitions.gen.yaml"},
+	{"sigs.k8s.io/external-dns@v0.22.0", "config/crd/standard/*.yaml"},
+	{"github.com/vmware-tanzu/velero@v1.18.3", "config/crd/v*/bases/*.yaml"},
+	{"github.com/openshift/api@v0.0.0-20251015095338-264e80a2b6e7", "route/v1/zz_generated.crd-manifests/routes.crd.yaml"},
+}
+
+// startTimeout is for a busy machine; a server is ready within seconds.
+const startTimeout = 1 * time.Minute
+
+// cluster is a real kube-apiserver with a real etcd and the definitions. Nothing
+// runs in it.
+type cluster struct {
+	kubeconfig string
+	objects    dynamic.Interface
+	discovery  *discovery.DiscoveryClient
+	mapper     meta.RESTMapper
+}
+
+// startCluster starts one of processes of its own.
+func startCluster(t *testing.T) *cluster {
+	t.Helper()
+	programs := build(t, "etcd", "kube-apiserver")
+	dir := t.TempDir()
+	etcd, peers, port := "http://"+freeAddress(t), "http://"+freeAddress(t), freeAddress(t)
+	key, token := filepath.Join(dir, "key.pem"), rand.Text()
+	writeKey(t, key)
+	tokens := filepath.Join(dir, "tokens.csv")
+	require.NoError(t, os.WriteFile(tokens, fmt.Appendf(nil, "%s,admin,1,system:masters\n", token), 0o600))
+	start(t, programs[0], "--data-dir="+filepath.Join(dir, "etcd"), "--unsafe-no-fsync",
+		"--listen-client-urls="+etcd, "--advertise-client-urls="+etcd,
+		"--listen-peer-urls="+peers, "--initial-advertise-peer-urls="+peers, "--initial-cluster=default="+peers)
+	_, number, err := net.SplitHostPort(port)
+	require.NoError(t, err)
+	start(t, programs[1], "--etcd-servers="+etcd, "--bind-address=127.0.0.1", "--secure-port="+number, "--cert-dir="+dir,
+		"--token-auth-file="+tokens, "--authorization-mode=RBAC",
+		"--service-account-key-file="+key, "--service-account-signing-key-file="+key,
+		"--service-account-issuer=https://kubernetes.default.svc",
+		"--service-cluster-ip-range=10.0.0.0/24,fd00:10::/112", "--endpoint-reconciler-type=none",
+		// Nobody here makes the accounts that it would ask for.
+		"--disable-admission-plugins=ServiceAccount")
+
+	config := &rest.Config{
+		Host: "https://" + port, BearerToken: token, QPS: -1,
+		TLSClientConfig: rest.TLSClientConfig{CAFile: filepath.Join(dir, "apiserver.crt"), ServerName: "kubernetes"},
+	}
+	c := &cluster{kubeconfig: filepath.Join(dir, "kubeconfig")}
+	require.NoError(t, os.WriteFile(c.kubeconfig, fmt.Appendf(nil, `
+apiVersion: v1
+kind: Config
+current-context: test
+contexts: [{name: test, context: {cluster: test, user: admin}}]
+clusters: [{name: test, cluster: {server: %q, certificate-authority: %q, tls-server-name: kubernetes}}]
+users: [{name: admin, user: {token: %q}}]
+`, config.Host, config.CAFile, token), 0o600))
+	eventually(t, startTimeout, "the server is ready", func(ctx context.Context) error {
+		if c.discovery, err = discovery.NewDiscoveryClientForConfig(config); err != nil {
+			return err
+		}
+		return c.discovery.RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
+	})
+	c.objects, err = dynamic.NewForConfig(config)
+	require.NoError(t, err)
+	c.define(t)
+	return c
+}
+
+// build returns where programs of the rig are. Those that were never built are
+// built first.
+func build(t *testing.T, names ...string) []string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", append([]string{"run", ".", "build"}, names...)...)
+	cmd.Dir, cmd.Stderr = filepath.Join("..", "lab"), os.Stderr
+	out, err := cmd.Output()
+	require.NoError(t, err, "build %s", names)
+	programs := strings.Fields(string(out))
+	require.Len(t, programs, len(names))
+	return programs
+}
+
+// start starts a program that ends with the test. What it said is shown when the
+// test fails.
+func start(t *testing.T, program string, args ...string) {
+	t.Helper()
+	startIn(t, nil, program, args...)
+}
+
+// startIn is start with further environment variables.
+func startIn(t *testing.T, env []string, program string, args ...string) {
+	t.Helper()
+	var said bytes.Buffer
+	cmd := exec.Command(program, args...)
+	cmd.Env = append(os.Environ(), env...)
+	cmd.Stdout, cmd.Stderr = &said, &said
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() {
+		require.NoError(t, cmd.Process.Kill())
+		_ = cmd.Wait() // it was killed
+		if t.Failed() {
+			lines := strings.Split(said.String(), "\n")
+			t.Logf("%s said last:\n%s", filepath.Base(program), strings.Join(lines[max(0, len(lines)-30):], "\n"))
+		}
+	})
+}
+
+// freeAddress is one on this machine that nothing listens on.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// writeKey writes a key for tokens of service accounts.
+func writeKey(t *testing.T, file string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	der, err := x509.MarshalECPrivateKey(key)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), 0o600))
+}
+
+// eventually tries until there is no error.
+func eventually(t *testing.T, timeout time.Duration, what string, try func(context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	var err error
+	for ctx.Err() == nil {
+		if err = try(ctx); err == nil {
+			return
+		}
+		<-tick.C
+	}
+	require.NoError(t, err, what)
+}
+
+// define creates the definitions and waits until their kinds are served.
+func (c *cluster) define(t *testing.T) {
+	t.Helper()
+	crds := c.objects.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
+	var kinds []schema.GroupVersionKind
+	for _, d := range definitions {
+		out, err := exec.CommandContext(t.Context(), "go", "mod", "download", "-json", d.module).Output()
+		require.NoError(t, err, d.module)
+		var module struct{ Dir string }
+		require.NoError(t, json.Unmarshal(out, &module))
+		files, err := filepath.Glob(filepath.Join(module.Dir, d.files))
+		require.NoError(t, err)
+		require.NotEmpty(t, files, "%s has no %s", d.module, d.files)
+		for _, file := range files {
+			for _, crd := range readObjects(t, file) {
+				if crd.GetKind() != "CustomResourceDefinition" {
+					continue
+				}
+				_, err := crds.Create(t.Context(), crd, metav1.CreateOptions{})
+				require.NoError(t, err, file)
+				kinds = append(kinds, servedKinds(t, crd)...)
+			}
+		}
+	}
+	eventually(t, startTimeout, "the definitions are served", func(context.Context) error {
+		resources, err := restmapper.GetAPIGroupResources(c.discovery)
+		if err != nil {
+			return err
+		}
+		c.mapper = restmapper.NewDiscoveryRESTMapper(resources)
+		for _, kind := range kinds {
+			if _, err := c.mapper.RESTMapping(kind.GroupKind(), kind.Version); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// servedKinds are those that a definition defines.
+func servedKinds(t *testing.T, crd *unstructured.Unstructured) (kinds []schema.GroupVersionKind) {
+	t.Helper()
+	group, _, err := unstructured.NestedString(crd.Object, "spec", "group")
+	require.NoError(t, err)
+	kind, _, err := unstructured.NestedString(crd.Object, "spec", "names", "kind")
+	require.NoError(t, err)
+	versions, _, err := unstructured.NestedSlice(crd.Object, "spec", "versions")
+	require.NoError(t, err)
+	for _, v := range versions {
+		if version := v.(map[string]any); version["served"] == true {
+			kinds = append(kinds, schema.GroupVersionKind{Group: group, Version: version["name"].(string), Kind: kind})
+		}
+	}
+	return kinds
+}
+
+// readObjects reads the objects in a file.
+func readObjects(t *testing.T, file string) (objects []*unstructured.Unstructured) {
+	t.Helper()
+	content, err := os.ReadFile(file)
+	require.NoError(t, err)
+	for doc := range bytes.SplitSeq(content, []byte("\n---")) {
+		raw, err := yaml.YAMLToJSON(doc)
+		require.NoError(t, err, file)
+		if slices.Equal(raw, []byte("null")) {
+			continue
+		}
+		obj := &unstructured.Unstructured{}
+		require.NoError(t, obj.UnmarshalJSON(raw), file)
+		objects = append(objects, obj)
+	}
+	return objects
+}
+
+// accepts errs when the server refuses to create an object, or knows one of its
+// fields not.
+func (c *cluster) accepts(ctx context.Context, obj *unstructured.Unstructured, options ...string) error {
+	gvk := obj.GroupVersionKind()
+	mapping, err := c.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
+	if err != nil {
+		return err
+	}
+	resource := dynamic.ResourceInterface(c.objects.Resource(mapping.Resource))
+	if mapping.Scope.Name() == meta.RESTScopeNameNamespace {
+		resource = c.objects.Resource(mapping.Resource).Namespace(obj.GetNamespace())
+	}
+	_, err = resource.Create(ctx, obj, metav1.CreateOptions{DryRun: options, FieldValidation: metav1.FieldValidationStrict})
+	return err
+}
