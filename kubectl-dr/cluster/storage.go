@@ -26,6 +26,8 @@ type Agent interface {
 	Info(context.Context, *agentpb.InfoRequest, ...grpc.CallOption) (*agentpb.InfoResponse, error)
 	FindSnapshot(context.Context, *agentpb.FindSnapshotRequest, ...grpc.CallOption) (*agentpb.Version, error)
 	ListVersions(context.Context, *agentpb.ListVersionsRequest, ...grpc.CallOption) (*agentpb.ListVersionsResponse, error)
+	ResolveDataset(context.Context, *agentpb.ResolveDatasetRequest, ...grpc.CallOption) (*agentpb.Dataset, error)
+	CreateSnapshots(context.Context, *agentpb.CreateSnapshotsRequest, ...grpc.CallOption) (*agentpb.CreateSnapshotsResponse, error)
 	ListDatasets(context.Context, *agentpb.ListDatasetsRequest, ...grpc.CallOption) (*agentpb.ListDatasetsResponse, error)
 	DestroyVolume(context.Context, *agentpb.DestroyVolumeRequest, ...grpc.CallOption) (*agentpb.DestroyVolumeResponse, error)
 	SetProperties(context.Context, *agentpb.SetPropertiesRequest, ...grpc.CallOption) (*agentpb.Dataset, error)
