@@ -36,18 +36,26 @@ type runFlags struct {
 
 func addRunFlags(c *cobra.Command, e *env, g *globalFlags) *runFlags {
 	f := &runFlags{planFlags: addPlanFlags(c, e, g), out: addOutputFlags(c)}
-	c.Flags().StringVar(&f.backup, "backup", "", "restore point, instead of the newest that is recoverable; may be PartiallyFailed")
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "print the steps and do nothing")
 	c.Flags().BoolVar(&f.resume, "resume", false, "go on with the run in progress, and never begin one")
-	c.Flags().DurationVar(&f.restoreTimeout, "restore-timeout", 30*time.Minute, "for Velero's restore")
-	c.Flags().DurationVar(&f.cleanUpTimeout, "cleanup-timeout", 5*time.Minute, "for cleaning up, or giving the source back what it had, also after an interrupt")
 	return f
 }
 
-func (f *runFlags) target(e *env, s *site, r *plan.RecoveryRun) *run.Target {
+// addPoint adds the choice of a restore point.
+func (f *runFlags) addPoint(c *cobra.Command) {
+	c.Flags().StringVar(&f.backup, "backup", "", "restore point, instead of the newest that is recoverable; may be PartiallyFailed")
+}
+
+// addRestore adds what a run needs that restores.
+func (f *runFlags) addRestore(c *cobra.Command) {
+	c.Flags().DurationVar(&f.restoreTimeout, "restore-timeout", 30*time.Minute, "for Velero's restore")
+	c.Flags().DurationVar(&f.cleanUpTimeout, "cleanup-timeout", 5*time.Minute, "for cleaning up, or giving the site that is left back what it had, also after an interrupt")
+}
+
+func (f *runFlags) target(e *env, c *cluster.Cluster, r *plan.RecoveryRun) *run.Target {
 	return &run.Target{
-		Cluster: s.cluster, Run: r, Hooks: e.hooks(), Interval: e.interval, RestoreTimeout: f.restoreTimeout,
-		Prober: &probe.Prober{Client: s.cluster.Client, Pods: s.cluster.Pods, Interval: e.interval},
+		Cluster: c, Run: r, Hooks: e.hooks(), Interval: e.interval, RestoreTimeout: f.restoreTimeout,
+		Prober: &probe.Prober{Client: c.Client, Pods: c.Pods, Interval: e.interval},
 	}
 }
 
@@ -83,10 +91,7 @@ func (f *runFlags) inProgress(ctx context.Context, c *cluster.Cluster, planName 
 		}
 		return r, nil
 	}
-	verb := "drill"
-	if r.Spec.Kind != plan.RunDrill {
-		verb = "failover"
-	}
+	verb := r.Spec.Kind.Verb()
 	hint := fmt.Sprintf("end it first: kubectl dr %s %s --resume", verb, planName)
 	if verb == "drill" {
 		hint += ", or kubectl dr drill cleanup " + r.Name
@@ -101,14 +106,14 @@ func (s *site) point(ctx context.Context, p *plan.RecoveryPlan, backup string) (
 	return s.finder.Newest(ctx, p.Spec.Source)
 }
 
-// checkProfile refuses to begin a run whose rewrite profile can't be used. Velero
-// would fail object by object, after it has made volumes.
-func (s *site) checkProfile(ctx context.Context, r *plan.RecoveryRun) error {
+// checkProfile refuses to begin a run whose rewrite profile can't be used where it
+// restores. Velero would fail object by object, after it has made volumes.
+func checkProfile(ctx context.Context, c *cluster.Cluster, r *plan.RecoveryRun) error {
 	name := r.Spec.PlanSpec.Profile(r.Spec.Kind)
 	if name == "" {
 		return nil
 	}
-	set, err := s.cluster.Profiles(ctx)
+	set, err := c.Profiles(ctx)
 	if err == nil {
 		_, err = set.Profile(name)
 	}
@@ -159,6 +164,8 @@ plan is in progress at a time.` + exitStatus,
   kubectl dr drill cleanup wordpress-drill-20260102-030405`,
 	}
 	f := addRunFlags(c, e, g)
+	f.addPoint(c)
+	f.addRestore(c)
 	keep := c.Flags().Bool("keep", false, "leave everything in place")
 	c.RunE = g.run(func(ctx context.Context, args []string) error {
 		cl, p, err := f.load(ctx, e, args)
@@ -191,6 +198,9 @@ func (f *runFlags) drill(ctx context.Context, e *env, s *site, p *plan.RecoveryP
 	fresh := r == nil
 	if fresh {
 		point, err := s.point(ctx, p, f.backup)
+		if err == nil {
+			err = s.drillable(point)
+		}
 		if err != nil {
 			return err
 		}
@@ -199,12 +209,12 @@ func (f *runFlags) drill(ctx context.Context, e *env, s *site, p *plan.RecoveryP
 			Kind: plan.RunDrill, Plan: p.Name, PlanSpec: p.Spec, Backup: point.Backup, Keep: keep,
 			NamespaceMapping: drill.Mapping(name, p.Spec.Source.Namespaces),
 		}, nil)
-		if err := s.checkProfile(ctx, r); err != nil {
+		if err := checkProfile(ctx, s.cluster, r); err != nil {
 			return err
 		}
 	}
 	d := &drill.Drill{
-		Target: f.target(e, s, r), Finder: s.finder, CleanUpTimeout: f.cleanUpTimeout,
+		Target: f.target(e, s.cluster, r), Finder: s.finder, CleanUpTimeout: f.cleanUpTimeout,
 		Cleaner: cleaner(e, s),
 	}
 	if fresh {
@@ -303,16 +313,35 @@ func (e *env) cleanUp(ctx context.Context, s *site, name string) error {
 	return nil
 }
 
-// failoverFlags are those of kubectl dr failover.
-type failoverFlags struct {
+// moveFlags are those of commands that work on both sites.
+type moveFlags struct {
 	*runFlags
-	planned, disaster, yes, abandon bool
-	accept                          time.Duration
-	acceptGiven                     bool
-	stopTimeout                     time.Duration
-	backupTimeout                   time.Duration
-	arriveTimeout                   time.Duration
-	syncTimeout                     time.Duration
+	yes, abandon  bool
+	stopTimeout   time.Duration
+	backupTimeout time.Duration
+	arriveTimeout time.Duration
+}
+
+func addMoveFlags(c *cobra.Command, e *env, g *globalFlags) *moveFlags {
+	f := &moveFlags{runFlags: addRunFlags(c, e, g)}
+	fl := c.Flags()
+	fl.BoolVar(&f.yes, "yes", false, "do not ask")
+	fl.BoolVar(&f.abandon, "abandon", false, fmt.Sprintf("end the %s in progress and leave everything as it is", c.Name()))
+	fl.DurationVar(&f.stopTimeout, "stop-timeout", 5*time.Minute, "for workloads to stop")
+	fl.DurationVar(&f.backupTimeout, "backup-timeout", time.Hour, "for the backup and its copies")
+	fl.DurationVar(&f.arriveTimeout, "arrive-timeout", 10*time.Minute, "for Velero of the other site to know the backup")
+	return f
+}
+
+// failoverFlags are those of kubectl dr failover, and of kubectl dr failback.
+type failoverFlags struct {
+	*moveFlags
+	planned, disaster bool
+	// back is a planned failover from the recovery site to the source.
+	back        bool
+	accept      time.Duration
+	acceptGiven bool
+	syncTimeout time.Duration
 }
 
 func newCmdFailover(e *env, g *globalFlags) *cobra.Command {
@@ -349,16 +378,13 @@ repeated. Only one run of a plan is in progress at a time.` + exitStatus,
   # Move while both sites work
   kubectl dr failover wordpress --planned --source-context=primary`,
 	}
-	f := &failoverFlags{runFlags: addRunFlags(c, e, g)}
+	f := &failoverFlags{moveFlags: addMoveFlags(c, e, g)}
+	f.addPoint(c)
+	f.addRestore(c)
 	fl := c.Flags()
 	fl.BoolVar(&f.planned, "planned", false, "the source works: stop it, take a last backup, lose nothing")
 	fl.BoolVar(&f.disaster, "disaster", false, "the source is gone: restore what has arrived")
 	fl.DurationVar(&f.accept, "accept-data-loss", 0, "the most that may be lost, as 15m; refused if it is more")
-	fl.BoolVar(&f.yes, "yes", false, "do not ask")
-	fl.BoolVar(&f.abandon, "abandon", false, "end the failover in progress and leave everything as it is")
-	fl.DurationVar(&f.stopTimeout, "stop-timeout", 5*time.Minute, "for workloads of the source to stop")
-	fl.DurationVar(&f.backupTimeout, "backup-timeout", time.Hour, "for the last backup and its copies")
-	fl.DurationVar(&f.arriveTimeout, "arrive-timeout", 10*time.Minute, "for Velero of the recovery site to know the last backup")
 	fl.DurationVar(&f.syncTimeout, "sync-timeout", 90*time.Second, "for Velero of the recovery site to know a newer backup whose copies have arrived, in a disaster; 0 does not wait")
 	c.RunE = g.run(func(ctx context.Context, args []string) error {
 		f.acceptGiven = fl.Changed("accept-data-loss")
@@ -389,14 +415,17 @@ func (f *failoverFlags) validate() error {
 		return errors.New("--accept-data-loss goes with --disaster: a planned failover loses nothing")
 	case f.planned && f.backup != "":
 		return errors.New("--backup goes with --disaster: a planned failover takes a backup of its own")
-	case f.planned && *f.global.source.Context == "" && *f.global.source.KubeConfig == "":
+	case f.planned && !f.global.hasSource():
 		return withHint("if the source can't be reached any more, it is a --disaster", "--planned needs --source-context or --source-kubeconfig")
 	}
 	return nil
 }
 
 func (f *failoverFlags) kind() plan.RunKind {
-	if f.planned {
+	switch {
+	case f.back:
+		return plan.RunFailback
+	case f.planned:
 		return plan.RunPlannedFailover
 	}
 	return plan.RunFailover
@@ -412,34 +441,37 @@ func (f *failoverFlags) failover(ctx context.Context, e *env, s *site, p *plan.R
 		ctx = locked
 	}
 	kinds := []plan.RunKind{f.kind()}
-	if f.abandon {
-		f.resume, kinds = true, []plan.RunKind{plan.RunFailover, plan.RunPlannedFailover}
+	if f.abandon && !f.back {
+		kinds = []plan.RunKind{plan.RunFailover, plan.RunPlannedFailover}
 	}
-	r, err := f.inProgress(ctx, s.cluster, p.Name, kinds...)
-	if err != nil {
+	r, err := f.toGoOn(ctx, e, s, p.Name, kinds...)
+	if err != nil || f.abandon {
 		return err
 	}
-	if f.abandon {
-		j := &run.Journal{Run: r, Client: s.cluster.Client, Now: e.now, Hooks: e.hooks()}
-		return errors.Join(j.Finish(ctx, plan.PhaseAborted, "abandoned"), f.out.result(e, typed(r)))
+	runs, err := run.Runs(ctx, s.cluster.Client, s.cluster.Namespace, p.Name)
+	if err != nil {
+		return err
 	}
 	fresh := r == nil
 	var loss failover.Loss
 	if fresh {
-		if r, loss, err = f.fresh(ctx, e, s, p); err != nil {
+		if r, loss, err = f.fresh(ctx, e, s, p, runs); err != nil {
 			return err
 		}
 	}
-	fo := &failover.Failover{Target: f.target(e, s, r), Finder: s.finder, Fencer: s.storage, RollBackTimeout: f.cleanUpTimeout}
+	fo := &failover.Failover{Target: f.target(e, s.cluster, r), Finder: s.finder, Fencer: s.storage, RollBackTimeout: f.cleanUpTimeout}
 	j := &run.Journal{Run: r, Client: s.cluster.Client, Now: e.now, Hooks: e.hooks()}
-	if f.planned && !j.Done(failover.StepFence) {
-		if fo.Source, err = f.source(ctx, e, s, r); err != nil {
+	if f.back || f.planned && !j.Done(failover.StepFence) {
+		if err := f.sides(ctx, e, s, runs, fo); err != nil {
 			return err
 		}
 	}
 	if fresh {
+		if err := f.makeRoom(ctx, fo); err != nil {
+			return err
+		}
 		r.Status = run.NewRun(r.Name, r.Namespace, r.Spec, fo.Steps()).Status
-		if err := f.agreed(ctx, e, s, fo, loss); err != nil || f.dryRun {
+		if err := f.agreed(ctx, e, fo, loss); err != nil || f.dryRun {
 			return err
 		}
 	} else if f.dryRun {
@@ -449,11 +481,72 @@ func (f *failoverFlags) failover(ctx context.Context, e *env, s *site, p *plan.R
 	return errors.Join(fo.Execute(ctx, j), f.out.result(e, typed(r)))
 }
 
+// toGoOn returns the run of one of the kinds that is in progress, or ends it when
+// that was asked for.
+func (f *moveFlags) toGoOn(ctx context.Context, e *env, s *site, planName string, kinds ...plan.RunKind) (*plan.RecoveryRun, error) {
+	f.resume = f.resume || f.abandon
+	r, err := f.inProgress(ctx, s.cluster, planName, kinds...)
+	if err != nil || !f.abandon {
+		return r, err
+	}
+	j := &run.Journal{Run: r, Client: s.cluster.Client, Now: e.now, Hooks: e.hooks()}
+	return r, errors.Join(j.Finish(ctx, plan.PhaseAborted, "abandoned"), f.out.result(e, typed(r)))
+}
+
+// sides makes the two sides of a planned failover, or those of a failback: that
+// goes to the source.
+func (f *failoverFlags) sides(ctx context.Context, e *env, s *site, runs []plan.RecoveryRun, fo *failover.Failover) error {
+	source, err := f.sourceCluster(ctx, e, s, fo.Run)
+	if err != nil {
+		return err
+	}
+	if !f.back {
+		fo.Source = f.side(e, fo.Run, source, s.cluster)
+		return nil
+	}
+	fo.Target, fo.Finder = f.target(e, source, fo.Run), finder(source, s.storage)
+	fo.Source = f.side(e, fo.Run, s.cluster, source)
+	fo.Source.Site, fo.Source.There = failover.RecoverySite, "at the source"
+	if move := run.Named(runs, fo.Run.Spec.Follows); move != nil {
+		fo.Unfence = failover.Replicas(move)
+	}
+	return nil
+}
+
+// side returns the side that is left for another.
+func (f *moveFlags) side(e *env, r *plan.RecoveryRun, from, to *cluster.Cluster) *failover.Source {
+	return &failover.Source{
+		Cluster: from, Recovery: to, Run: r, Hooks: e.hooks(), Interval: e.interval, Site: failover.SourceSite, There: "here",
+		StopTimeout: f.stopTimeout, BackupTimeout: f.backupTimeout, ArriveTimeout: f.arriveTimeout,
+	}
+}
+
+// sourceCluster opens the cluster that the application was installed in.
+func (f *moveFlags) sourceCluster(ctx context.Context, e *env, s *site, r *plan.RecoveryRun) (*cluster.Cluster, error) {
+	c, err := e.open(f.global.source, f.global.namespace(&plan.RecoveryPlan{Spec: r.Spec.PlanSpec}))
+	if err != nil {
+		return nil, fmt.Errorf("source cluster: %w", err)
+	}
+	return c, failover.CheckSides(ctx, c.Client, s.cluster.Client)
+}
+
+// hasSource reports whether the flags name a source cluster.
+func (g *globalFlags) hasSource() bool {
+	return *g.source.Context != "" || *g.source.KubeConfig != ""
+}
+
 // fresh returns a run to begin, and what it would lose.
-func (f *failoverFlags) fresh(ctx context.Context, e *env, s *site, p *plan.RecoveryPlan) (*plan.RecoveryRun, failover.Loss, error) {
-	name := failover.Name(p.Name, e.now())
-	spec := plan.RecoveryRunSpec{Kind: f.kind(), Plan: p.Name, PlanSpec: p.Spec, Backup: name}
+func (f *failoverFlags) fresh(ctx context.Context, e *env, s *site, p *plan.RecoveryPlan, runs []plan.RecoveryRun) (*plan.RecoveryRun, failover.Loss, error) {
+	name := failover.Name(p.Name, f.kind(), e.now())
+	spec := plan.RecoveryRunSpec{Kind: f.kind(), Plan: p.Name, PlanSpec: p.Spec, Backup: name, Epoch: run.Epoch(runs) + 1}
 	var loss failover.Loss
+	if f.back {
+		move, err := protected(p.Name, runs)
+		if err != nil {
+			return nil, loss, err
+		}
+		spec.Follows = move.Name
+	}
 	if f.disaster {
 		point, err := s.point(ctx, p, f.backup)
 		if err == nil && f.backup == "" {
@@ -465,6 +558,24 @@ func (f *failoverFlags) fresh(ctx context.Context, e *env, s *site, p *plan.Reco
 		loss, spec.Backup = failover.Preview(point, e.now()), point.Backup
 	}
 	return run.NewRun(name, s.cluster.Namespace, spec, nil), loss, nil
+}
+
+// makeRoom refuses a target in which the application would not fit, and has the
+// run set aside what an earlier one stopped there.
+func (f *failoverFlags) makeRoom(ctx context.Context, fo *failover.Failover) error {
+	err := failover.CheckTarget(ctx, fo.Cluster.Client, fo.Namespaces())
+	var occupied *failover.OccupiedError
+	if !f.back && !errors.As(err, &occupied) {
+		return err
+	}
+	if stopped := failover.CheckStopped(ctx, fo.Cluster.Client, fo.Namespaces()); stopped != nil {
+		if err != nil && !f.back {
+			return err
+		}
+		return stopped
+	}
+	fo.Run.Spec.SetAside = true
+	return nil
 }
 
 // sync waits for Velero to know a backup that is newer than a point and whose
@@ -494,27 +605,10 @@ func (f *failoverFlags) sync(ctx context.Context, e *env, s *site, p *plan.Recov
 	return s.point(ctx, p, "")
 }
 
-func (f *failoverFlags) source(ctx context.Context, e *env, s *site, r *plan.RecoveryRun) (*failover.Source, error) {
-	c, err := e.open(f.global.source, f.global.namespace(&plan.RecoveryPlan{Spec: r.Spec.PlanSpec}))
-	if err != nil {
-		return nil, fmt.Errorf("source cluster: %w", err)
-	}
-	if err := failover.CheckSides(ctx, c.Client, s.cluster.Client); err != nil {
-		return nil, err
-	}
-	return &failover.Source{
-		Cluster: c, Recovery: s.cluster, Run: r, Hooks: e.hooks(), Interval: e.interval,
-		StopTimeout: f.stopTimeout, BackupTimeout: f.backupTimeout, ArriveTimeout: f.arriveTimeout,
-	}, nil
-}
-
 // agreed shows what would be lost and done, and returns nil when that may
 // begin. A dry run ends with it.
-func (f *failoverFlags) agreed(ctx context.Context, e *env, s *site, fo *failover.Failover, loss failover.Loss) error {
-	if err := failover.CheckTarget(ctx, s.cluster.Client, fo.Namespaces()); err != nil {
-		return err
-	}
-	if err := s.checkProfile(ctx, fo.Run); err != nil {
+func (f *failoverFlags) agreed(ctx context.Context, e *env, fo *failover.Failover, loss failover.Loss) error {
+	if err := checkProfile(ctx, fo.Cluster, fo.Run); err != nil {
 		return err
 	}
 	if f.disaster {
@@ -528,13 +622,19 @@ func (f *failoverFlags) agreed(ctx context.Context, e *env, s *site, fo *failove
 			return err
 		}
 	}
+	return f.confirm(ctx, e, fo.Run, fo.Steps())
+}
+
+// confirm shows what would be done and asks for the plan's name, unless it was
+// agreed to.
+func (f *moveFlags) confirm(ctx context.Context, e *env, r *plan.RecoveryRun, steps []run.Step) error {
 	if f.yes {
 		return nil
 	}
-	for i, step := range fo.Steps() {
+	for i, step := range steps {
 		fmt.Fprintf(e.ErrOut, "%2d. %s: %s\n", i+1, step.Name, step.About)
 	}
-	return e.confirm(ctx, fo.Run.Spec.Plan)
+	return e.confirm(ctx, r.Spec.Plan)
 }
 
 // confirm asks for the plan's name.

@@ -23,6 +23,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/run"
 	"github.com/kubectl-dr/kubectl-dr/restore/rules"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
@@ -247,7 +248,7 @@ func TestWrongInput(t *testing.T) {
 		{"a failover that is not confirmed", "failover --disaster --accept-data-loss=10m", func(w *world) { w.tty, w.stdin = true, "yes\n" }, 1, `"yes" is not the plan's name`, ""},
 		{"a failover over data that is there", "failover --disaster --accept-data-loss=10m --yes", func(w *world) {
 			require.NoError(w.t, w.recovery.Client.Create(w.t.Context(), &corev1api.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "wordpress", Name: "wordpress-db"}}))
-		}, 1, "namespace wordpress of the recovery cluster holds claims already: wordpress-db", "delete the namespace first"},
+		}, 1, "namespace wordpress, where the application goes, holds claims already: wordpress-db", "delete the namespace first"},
 		{"a drill with an unknown field in the profiles", "drill", func(w *world) { w.profiles("- name: drill\n  storageClass: {a: b}\n") }, 1,
 			`read rewrite profiles: load ConfigMap rewrite: wordpress.yaml:5: profiles[0].storageClass: unknown field`, "kubectl dr check wordpress"},
 		{"a failover with two profiles of one name", "failover --disaster --accept-data-loss=10m --yes", func(w *world) { w.profiles("- name: failover\n- name: failover\n") }, 1,
@@ -316,12 +317,12 @@ func (w *world) assertNothingLeft(t *testing.T) {
 	assert.Empty(t, w.clones())
 }
 
-func (w *world) lastRun(t *testing.T) *plan.RecoveryRun {
+func (w *world) lastRun(t *testing.T) plan.RecoveryRun {
 	t.Helper()
-	var runs plan.RecoveryRunList
-	require.NoError(t, w.recovery.Client.List(context.Background(), &runs))
-	require.Len(t, runs.Items, 1)
-	return &runs.Items[0]
+	runs, err := run.Runs(t.Context(), w.recovery.Client, veleroNS, "")
+	require.NoError(t, err)
+	require.NotEmpty(t, runs)
+	return runs[0]
 }
 
 func TestDrill_dryRunDoesNothing(t *testing.T) {

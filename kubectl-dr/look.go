@@ -3,6 +3,7 @@ package kubectldr
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/check"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/failover"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/rpo"
@@ -119,10 +121,17 @@ func newCmdStatus(e *env, g *globalFlags) *cobra.Command {
 		Use:     "status [PLAN | -f FILE]",
 		Short:   "Show where a plan stands",
 		GroupID: groupCheck,
-		Long: `Show where a plan stands: the role of the recovery site, the run in progress, the
-last drill and failover, the newest restore point, the RPO, and what to do next.
-Nothing is changed.` + exitStatus,
-		Example: `  kubectl dr status wordpress`,
+		Long: `Show where a plan stands: which site is active, the role of the recovery site, the
+run in progress, the last drill and failover, the newest restore point, the RPO,
+and what to do next. Nothing is changed.
+
+After a failover it is looked at whether the application runs at both sites, which
+ends with status 2: by the pods in both clusters with --source-context, otherwise
+by what the other site's agent says of the volumes that were left.` + exitStatus,
+		Example: `  kubectl dr status wordpress
+
+  # Look at the pods of both clusters
+  kubectl dr status wordpress --source-context=primary`,
 	}
 	plans := addPlanFlags(c, e, g)
 	out := addOutputFlags(c)
@@ -139,7 +148,14 @@ Nothing is changed.` + exitStatus,
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		return out.result(e, e.status(p, runs, r, err))
+		s := e.status(p, runs, r, err)
+		active := &sides{env: e, global: g, plan: p, recovery: cl}
+		active.compare(ctx, run.LastMove(runs), s)
+		err = out.result(e, s)
+		if err == nil && len(s.BothActive) > 0 {
+			err = &unhealthyError{}
+		}
+		return err
 	})
 	return c
 }
@@ -149,6 +165,7 @@ const (
 	roleStandby     = "standby"
 	roleFailingOver = "failing over"
 	roleActive      = "active"
+	roleFailingBack = "failing back"
 )
 
 func (e *env) status(p *plan.RecoveryPlan, runs []plan.RecoveryRun, r *report.RPO, rpoErr error) *report.Status {
@@ -157,23 +174,35 @@ func (e *env) status(p *plan.RecoveryPlan, runs []plan.RecoveryRun, r *report.RP
 		ObjectMeta: metav1.ObjectMeta{Name: p.Name},
 		At:         metav1.NewTime(e.now()),
 		Role:       roleStandby,
+		Active:     failover.SourceSite,
+		Epoch:      run.Epoch(runs),
+	}
+	move := run.LastMove(runs)
+	if move != nil && move.Spec.Kind != plan.RunFailback {
+		s.Role, s.Active = roleActive, failover.RecoverySite
+		if back := run.LastReprotect(runs); back != nil && back.Spec.Follows == move.Name {
+			s.LastReprotect = summary(back)
+		}
 	}
 	for i := range runs {
 		r := &runs[i]
 		switch {
 		case r.InProgress() && s.Running == nil:
 			s.Running = summary(r)
-			if r.Spec.Kind != plan.RunDrill {
+			switch {
+			case r.Spec.Kind == plan.RunFailback:
+				s.Role = roleFailingBack
+			case r.Spec.Kind.Moves():
 				s.Role = roleFailingOver
+			}
+			if r.Spec.Kind != plan.RunDrill {
+				s.Next = append(s.Next, fmt.Sprintf("kubectl dr %s %s --resume (plus the flags it was begun with)", r.Spec.Kind.Verb(), p.Name))
 			}
 		case r.InProgress():
 		case r.Spec.Kind == plan.RunDrill && s.LastDrill == nil:
 			s.LastDrill = summary(r)
-		case r.Spec.Kind != plan.RunDrill && s.LastFailover == nil:
+		case r.Spec.Kind.Moves() && s.LastFailover == nil:
 			s.LastFailover = summary(r)
-			if r.Status.Phase == plan.PhasePassed && s.Role == roleStandby {
-				s.Role = roleActive
-			}
 		}
 	}
 	if r != nil {
@@ -181,6 +210,11 @@ func (e *env) status(p *plan.RecoveryPlan, runs []plan.RecoveryRun, r *report.RP
 		s.RPO = &report.RPOSummary{State: r.State, Objective: r.Objective, Message: r.Message}
 	} else if rpoErr != nil {
 		s.RPO = &report.RPOSummary{State: report.Problem, Objective: p.Spec.Objectives.RPO, Message: rpoErr.Error()}
+	}
+	if s.Role == roleActive && s.LastReprotect == nil {
+		s.RestorePoint = nil
+		s.RPO = &report.RPOSummary{State: report.Problem, Objective: p.Spec.Objectives.RPO,
+			Message: "nothing is replicated that was written here since " + move.Name}
 	}
 	s.Next = e.next(p, s)
 	return s
@@ -192,12 +226,15 @@ func summary(r *plan.RecoveryRun) *report.RunSummary {
 
 // next says what to do, most urgent first.
 func (e *env) next(p *plan.RecoveryPlan, s *report.Status) []string {
-	var next []string
+	next := s.Next
 	switch {
-	case s.Role == roleFailingOver:
-		next = append(next, "kubectl dr failover "+p.Name+" --resume (plus the flags it was begun with)")
+	case len(next) > 0:
 	case s.Running != nil:
 		next = append(next, "kubectl dr drill "+p.Name+" --resume")
+	case s.Role == roleActive && s.LastReprotect == nil:
+		next = append(next, "kubectl dr reprotect "+p.Name+" --source-context=…, once the source is back")
+	case s.Role == roleActive:
+		next = append(next, "kubectl dr failback "+p.Name+" --source-context=…")
 	}
 	if s.Role == roleActive {
 		return append(next, "kubectl dr report "+s.LastFailover.Name)
@@ -271,12 +308,18 @@ func newCmdReport(e *env, g *globalFlags) *cobra.Command {
 		GroupID: groupCheck,
 		Long: `Show a drill or failover step by step: what was done and what was not, how long
 it took, what was measured, and which copies were used. Without a name it is the
-newest run.` + exitStatus,
+newest run.
+
+-o html is one page without anything from elsewhere: timeline, RPO and RTO against
+the objectives, and the trend over the plan's runs. -o markdown is the same as
+text, and -o junit makes a test of every step and objective.` + exitStatus,
 		Example: `  kubectl dr report
+  kubectl dr report -o html > report.html
   kubectl dr report wordpress-drill-20260102-030405 -o yaml`,
 		Args: cobra.MaximumNArgs(1),
 	}
 	out := addOutputFlags(c)
+	c.Flags().Lookup("output").Usage += "; or html, markdown or junit"
 	c.ValidArgsFunction = func(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 		return names(c.Context(), e, g, runNames)
 	}
@@ -285,6 +328,7 @@ newest run.` + exitStatus,
 		if err != nil {
 			return err
 		}
+		r := &plan.RecoveryRun{}
 		if len(args) == 0 {
 			runs, err := run.Runs(ctx, cl.Client, cl.Namespace, "")
 			if err != nil {
@@ -293,16 +337,25 @@ newest run.` + exitStatus,
 			if len(runs) == 0 {
 				return withHint("kubectl dr drill rehearses a plan", "there was no run yet in namespace %s", cl.Namespace)
 			}
-			return out.result(e, typed(&runs[0]))
-		}
-		r := &plan.RecoveryRun{}
-		if err := cl.Client.Get(ctx, client.ObjectKey{Namespace: cl.Namespace, Name: args[0]}, r); err != nil {
+			r = &runs[0]
+		} else if err := cl.Client.Get(ctx, client.ObjectKey{Namespace: cl.Namespace, Name: args[0]}, r); err != nil {
 			return fmt.Errorf("get run %q in namespace %s: %w", args[0], cl.Namespace, err)
 		}
-		return out.result(e, typed(r))
+		format := *out.print.OutputFormat
+		if !slices.Contains(documents, format) {
+			return out.result(e, typed(r))
+		}
+		runs, err := run.Runs(ctx, cl.Client, cl.Namespace, r.Spec.Plan)
+		if err != nil {
+			return err
+		}
+		return report.Document(e.Out, format, r, runs)
 	})
 	return c
 }
+
+// documents are what -o of a report knows beside what other commands do.
+var documents = []string{report.FormatHTML, report.FormatMarkdown, report.FormatJUnit}
 
 func newCmdVersion(e *env, g *globalFlags) *cobra.Command {
 	c := &cobra.Command{

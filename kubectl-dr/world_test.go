@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -62,11 +61,15 @@ type world struct {
 	t        *testing.T
 	recovery *cluster.Cluster
 	source   *cluster.Cluster
-	host     *host
+	host     *host                        // remote, at the recovery site
+	old      *host                        // hassio, at the source
+	volumes  map[string]map[string]string // the dataset of a claim, by node
+	backups  map[string][]zfssnap.SnapshotID
 	files    files
 	web      *httptest.Server
 	answer   func(w http.ResponseWriter, r *http.Request)
 
+	guids int
 	mu    sync.Mutex
 	clock time.Time
 	stdin string
@@ -103,6 +106,8 @@ func (w *world) pass(d time.Duration) {
 
 const veleroNS = "velero"
 
+var claims = []string{"wordpress-db", "wordpress-html"}
+
 func testPlan() *plan.RecoveryPlan {
 	content, err := os.ReadFile("testdata/plan.yaml")
 	if err != nil {
@@ -127,7 +132,14 @@ func newWorld(t *testing.T) *world {
 		w.answer(rw, r)
 	}))
 	t.Cleanup(w.web.Close)
-	w.host = &host{now: w.now, snapshots: map[uint64]*agentpb.Version{}, datasets: map[string]map[string]string{}, skew: 40 * time.Millisecond}
+	w.host, w.old = newHost(w, "remote"), newHost(w, "hassio")
+	w.host.skew, w.old.absent = 40*time.Millisecond, true
+	w.backups = map[string][]zfssnap.SnapshotID{}
+	w.volumes = map[string]map[string]string{"hassio": {}, "remote": {}}
+	for _, claim := range claims {
+		w.volumes["hassio"][claim] = "znvm/k3s/" + claim
+		w.old.datasets["znvm/k3s/"+claim] = map[string]string{}
+	}
 	w.recovery = w.cluster("dr", w.recoveryObjects())
 	w.source = w.cluster("primary", w.sourceObjects())
 	w.addBackup("wordpress-1", 20*time.Minute)
@@ -220,7 +232,7 @@ func (w *world) fault(clusterName, verb string, obj client.Object) error {
 func (w *world) recording(r *plan.RecoveryRun) {
 	for _, s := range r.Status.Steps {
 		if s.Name == w.dieAfter && s.EndedAt != nil {
-			w.dead, w.host.down = true, true
+			w.dead, w.host.down, w.old.down = true, true, true
 		}
 	}
 }
@@ -235,7 +247,7 @@ func (w *world) killed() error {
 
 // revive lets the next command live.
 func (w *world) revive() {
-	w.dead, w.host.down, w.dieAfter = false, false, ""
+	w.dead, w.host.down, w.old.down, w.dieAfter = false, false, false, ""
 	w.pass(time.Minute)
 }
 
@@ -257,21 +269,21 @@ func (w *world) created(ctx context.Context, c client.Client, cluster string, ob
 		o.Status = velerov1api.ServerStatusRequestStatus{Phase: velerov1api.ServerStatusRequestPhaseProcessed, ServerVersion: w.serverVersion, Plugins: w.plugins}
 		return c.Update(ctx, o)
 	case *velerov1api.Restore:
-		return w.restore(ctx, c, o)
+		return w.restore(ctx, c, cluster, o)
 	case *velerov1api.Backup:
-		if cluster != "primary" {
-			return nil
+		if o.Status.Phase != "" {
+			return nil // it was synced
 		}
 		o.Status.Phase = w.backupPhase
 		if err := c.Update(ctx, o); err != nil || w.backupPhase != velerov1api.BackupPhaseCompleted {
 			return err
 		}
-		w.addBackup(o.Name, 0)
+		w.backUp(cluster, o)
 	}
 	return nil
 }
 
-func (w *world) restore(ctx context.Context, c client.Client, r *velerov1api.Restore) error {
+func (w *world) restore(ctx context.Context, c client.Client, cluster string, r *velerov1api.Restore) error {
 	w.pass(20 * time.Second)
 	r.Status.Phase = w.restorePhase
 	r.Status.Progress = &velerov1api.RestoreProgress{ItemsRestored: 12, TotalItems: 12}
@@ -289,12 +301,22 @@ func (w *world) restore(ctx context.Context, c client.Client, r *velerov1api.Res
 		_ = c.Create(ctx, &corev1api.Namespace{ObjectMeta: metav1.ObjectMeta{Name: target}})
 	}
 	var pvs []client.Object
-	for _, claim := range []string{"wordpress-db", "wordpress-html"} {
-		dataset := "backup/znvm/k3s/" + claim + "-0a1b2c3d-" + r.Name
-		w.host.datasets[dataset] = map[string]string{zfssnap.PropManaged: "true", zfssnap.PropRestore: r.Name, zfssnap.PropRun: r.Labels[zfssnap.LabelRun]}
+	host, parent := w.host, "backup/znvm/k3s/"
+	if cluster == "primary" {
+		host, parent = w.old, "znvm/k3s/"
+	}
+	for i, claim := range claims {
+		dataset := parent + claim + "-0a1b2c3d-" + r.Name
+		copied := host.snapshots[w.backups[r.Spec.BackupName][i].GUID]
+		host.datasets[dataset] = map[string]string{zfssnap.PropManaged: "true", zfssnap.PropRestore: r.Name, zfssnap.PropRun: r.Labels[zfssnap.LabelRun]}
+		host.origins[dataset] = copied.GetDataset() + "@" + copied.GetName()
+		if r.Spec.NamespaceMapping == nil {
+			w.volumes[host.node][claim] = dataset
+		}
 		pvs = append(pvs, &corev1api.PersistentVolume{ObjectMeta: metav1.ObjectMeta{
 			Name: claim + "-" + r.Name, Labels: map[string]string{velerov1api.RestoreNameLabel: r.Name},
-		}}, &corev1api.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: target, Name: claim}})
+		}}, &corev1api.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: target, Name: claim},
+			Spec: corev1api.PersistentVolumeClaimSpec{VolumeName: claim + "-" + r.Name}})
 	}
 	for _, o := range append(pvs, application(target, 0)...) {
 		if err := c.Create(ctx, o); err != nil {
@@ -378,6 +400,11 @@ func (w *world) recoveryObjects() []client.Object {
 			Spec:       velerov1api.BackupStorageLocationSpec{AccessMode: velerov1api.BackupStorageLocationAccessModeReadOnly},
 			Status:     velerov1api.BackupStorageLocationStatus{Phase: velerov1api.BackupStorageLocationPhaseAvailable},
 		},
+		&velerov1api.BackupStorageLocation{
+			ObjectMeta: metav1.ObjectMeta{Namespace: veleroNS, Name: "dr"},
+			Spec:       velerov1api.BackupStorageLocationSpec{AccessMode: velerov1api.BackupStorageLocationAccessModeReadWrite},
+			Status:     velerov1api.BackupStorageLocationStatus{Phase: velerov1api.BackupStorageLocationPhaseAvailable},
+		},
 		&velerov1api.VolumeSnapshotLocation{
 			ObjectMeta: metav1.ObjectMeta{Namespace: veleroNS, Name: "zfs"},
 			Spec:       velerov1api.VolumeSnapshotLocationSpec{Provider: zfssnap.Provider},
@@ -396,7 +423,16 @@ func (w *world) recoveryObjects() []client.Object {
 }
 
 func (w *world) sourceObjects() []client.Object {
-	return append(application("wordpress", 1),
+	objects := application("wordpress", 1)
+	for _, claim := range claims {
+		objects = append(objects,
+			&corev1api.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "wordpress", Name: claim},
+				Spec: corev1api.PersistentVolumeClaimSpec{VolumeName: claim}},
+			&corev1api.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: claim},
+				Spec: corev1api.PersistentVolumeSpec{PersistentVolumeReclaimPolicy: corev1api.PersistentVolumeReclaimDelete}})
+	}
+	return append(objects,
+		&corev1api.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "wordpress"}},
 		&corev1api.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "kube-system", UID: "primary"}},
 		&velerov1api.Schedule{
 			ObjectMeta: metav1.ObjectMeta{Namespace: veleroNS, Name: "wordpress"},
@@ -404,33 +440,58 @@ func (w *world) sourceObjects() []client.Object {
 		})
 }
 
-// addCopies adds the copies of a backup's volumes to the host.
+// addCopies takes snapshots of a backup's volumes at one side and adds their
+// copies at the other.
 func (w *world) addCopies(backup string, at time.Time) []zfssnap.SnapshotID {
+	return w.copyFrom(w.old, w.host, "backup/replica/", backup, at)
+}
+
+func (w *world) copyFrom(from, to *host, prefix, backup string, at time.Time) []zfssnap.SnapshotID {
 	var ids []zfssnap.SnapshotID
-	for i, claim := range []string{"wordpress-db", "wordpress-html"} {
+	for i, claim := range claims {
 		id := zfssnap.SnapshotID{
-			Node: "hassio", Dataset: "znvm/k3s/" + claim, Snapshot: zfssnap.SnapshotName(backup, ""),
-			GUID: uint64(len(w.host.snapshots) + 100), Created: at.Add(time.Duration(i) * time.Second),
+			Node: from.node, Dataset: w.volumes[from.node][claim], Snapshot: zfssnap.SnapshotName(backup, ""),
+			GUID: uint64(w.guids + 100), Created: at.Add(time.Duration(i) * time.Second),
 		}
-		w.host.snapshots[id.GUID] = &agentpb.Version{Dataset: "backup/replica/" + id.Dataset, Name: id.Snapshot, Guid: id.GUID}
-		w.host.datasets["backup/replica/"+id.Dataset] = map[string]string{zfssnap.PropSource: "hassio:" + id.Dataset}
+		w.guids++
+		from.snapshots[id.GUID] = &agentpb.Version{Dataset: id.Dataset, Name: id.Snapshot, Guid: id.GUID, Written: from.written[id.Dataset]}
+		from.written[id.Dataset] = 0
+		to.snapshots[id.GUID] = &agentpb.Version{Dataset: prefix + id.Dataset, Name: id.Snapshot, Guid: id.GUID}
+		to.datasets[prefix+id.Dataset] = map[string]string{zfssnap.PropSource: from.node + ":" + id.Dataset}
 		ids = append(ids, id)
 	}
+	w.backups[backup] = ids
 	return ids
 }
 
 // addBackup adds a backup to the recovery cluster whose copies are on the host.
 func (w *world) addBackup(name string, age time.Duration) {
 	w.t.Helper()
+	w.synced(w.recovery, name, "default", age, func(at time.Time) []zfssnap.SnapshotID { return w.addCopies(name, at) })
+}
+
+// backUp plays Velero at one side: the other knows the backup soon.
+func (w *world) backUp(cluster string, b *velerov1api.Backup) {
+	if cluster == "primary" {
+		w.addBackup(b.Name, 0)
+		return
+	}
+	w.synced(w.source, b.Name, b.Spec.StorageLocation, 0, func(at time.Time) []zfssnap.SnapshotID {
+		return w.copyFrom(w.host, w.old, "znvm/replica/", b.Name, at)
+	})
+}
+
+func (w *world) synced(to *cluster.Cluster, name, location string, age time.Duration, copies func(at time.Time) []zfssnap.SnapshotID) {
+	w.t.Helper()
 	at := metav1.NewTime(w.now().Add(-age))
 	b := &velerov1api.Backup{
 		ObjectMeta: metav1.ObjectMeta{Namespace: veleroNS, Name: name, Labels: map[string]string{velerov1api.ScheduleNameLabel: "wordpress"}},
-		Spec:       velerov1api.BackupSpec{IncludedNamespaces: []string{"wordpress"}, StorageLocation: "default", VolumeSnapshotLocations: []string{"zfs"}},
+		Spec:       velerov1api.BackupSpec{IncludedNamespaces: []string{"wordpress"}, StorageLocation: location, VolumeSnapshotLocations: []string{"zfs"}},
 		Status: velerov1api.BackupStatus{
 			Phase: velerov1api.BackupPhaseCompleted, StartTimestamp: &at, CompletionTimestamp: ptr.To(metav1.NewTime(at.Add(30 * time.Second))),
 		},
 	}
-	require.NoError(w.t, w.recovery.Client.Create(context.Background(), b))
+	require.NoError(w.t, to.Client.Create(context.Background(), b))
 	type native struct {
 		SnapshotHandle string `json:"snapshotHandle"`
 	}
@@ -441,8 +502,8 @@ func (w *world) addBackup(name string, age time.Duration) {
 		Native       *native `json:"nativeSnapshotInfo"`
 	}
 	var infos []volume
-	for _, id := range w.addCopies(name, at.Time) {
-		infos = append(infos, volume{PVCName: path.Base(id.Dataset), PVCNamespace: "wordpress", BackupMethod: "NativeSnapshot", Native: &native{id.String()}})
+	for i, id := range copies(at.Time) {
+		infos = append(infos, volume{PVCName: claims[i], PVCNamespace: "wordpress", BackupMethod: "NativeSnapshot", Native: &native{id.String()}})
 	}
 	w.files.put(w.t, velerov1api.DownloadTargetKindBackupVolumeInfos, name, infos)
 	w.files.put(w.t, velerov1api.DownloadTargetKindBackupResourceList, name, map[string][]string{
@@ -485,12 +546,17 @@ func (w *world) Exec(context.Context, string, string, string, []string) (cluster
 	return cluster.ExecResult{Output: "post-1: OK\n"}, nil
 }
 
-// host is the recovery site's agent.
+// host is a ZFS host with its agent.
 type host struct {
+	node      string
 	now       func() time.Time
 	snapshots map[uint64]*agentpb.Version
 	datasets  map[string]map[string]string
+	origins   map[string]string // of datasets that are clones
+	written   map[string]uint64 // to datasets since their newest snapshot
+	mounted   map[string]bool
 	skew      time.Duration
+	absent    bool // no agent is known there
 	down      bool
 	busy      int    // how many times a volume is still mounted
 	refuse    string // a dataset that can not be fenced
@@ -499,16 +565,26 @@ type host struct {
 	old       bool               // the agent knows no Doctor
 }
 
-func (h *host) Agent(node string) (cluster.Agent, error) {
-	if node != "remote" {
-		return nil, &zfssnap.NoAgentError{Node: node}
+func newHost(w *world, node string) *host {
+	return &host{
+		node: node, now: w.now, snapshots: map[uint64]*agentpb.Version{}, datasets: map[string]map[string]string{},
+		origins: map[string]string{}, written: map[string]uint64{}, mounted: map[string]bool{},
 	}
-	return h, nil
+}
+
+// Agent plays the agents of both sides.
+func (w *world) Agent(node string) (cluster.Agent, error) {
+	for _, h := range []*host{w.host, w.old} {
+		if h.node == node && !h.absent {
+			return h, nil
+		}
+	}
+	return nil, &zfssnap.NoAgentError{Node: node}
 }
 
 func (h *host) up() error {
 	if h.down {
-		return fmt.Errorf("agent on node remote at 127.0.0.1:31002: %w", agent.ErrUnreachable)
+		return fmt.Errorf("agent on node %s at 127.0.0.1:31002: %w", h.node, agent.ErrUnreachable)
 	}
 	return nil
 }
@@ -530,6 +606,36 @@ func (h *host) FindSnapshot(_ context.Context, req *agentpb.FindSnapshotRequest,
 	return nil, agent.ErrNotFound
 }
 
+func (h *host) ResolveDataset(_ context.Context, req *agentpb.ResolveDatasetRequest, _ ...grpc.CallOption) (*agentpb.Dataset, error) {
+	if err := h.up(); err != nil {
+		return nil, err
+	}
+	name := req.GetName()
+	if _, ok := h.datasets[name]; !ok {
+		return nil, agent.ErrNotFound
+	}
+	return &agentpb.Dataset{Name: name, Origin: h.origins[name], Written: h.written[name], Mounted: h.mounted[name], Properties: h.datasets[name]}, nil
+}
+
+func (h *host) CreateSnapshots(_ context.Context, req *agentpb.CreateSnapshotsRequest, _ ...grpc.CallOption) (*agentpb.CreateSnapshotsResponse, error) {
+	if err := h.up(); err != nil {
+		return nil, err
+	}
+	for _, dataset := range req.GetDatasets() {
+		guid := uint64(1000 + len(h.snapshots))
+		for _, v := range h.snapshots {
+			if v.GetDataset() == dataset && v.GetName() == req.GetName() {
+				guid = v.GetGuid()
+			}
+		}
+		if _, ok := h.snapshots[guid]; !ok {
+			h.snapshots[guid] = &agentpb.Version{Dataset: dataset, Name: req.GetName(), Guid: guid, Written: h.written[dataset]}
+			h.written[dataset] = 0
+		}
+	}
+	return &agentpb.CreateSnapshotsResponse{}, nil
+}
+
 func (h *host) ListVersions(_ context.Context, req *agentpb.ListVersionsRequest, _ ...grpc.CallOption) (*agentpb.ListVersionsResponse, error) {
 	resp := &agentpb.ListVersionsResponse{}
 	for _, guid := range slices.Sorted(maps.Keys(h.snapshots)) {
@@ -548,7 +654,7 @@ func (h *host) ListDatasets(_ context.Context, req *agentpb.ListDatasetsRequest,
 			all = all && h.datasets[name][k] == v
 		}
 		if all {
-			resp.Datasets = append(resp.Datasets, &agentpb.Dataset{Name: name, Properties: h.datasets[name]})
+			resp.Datasets = append(resp.Datasets, &agentpb.Dataset{Name: name, Origin: h.origins[name], Properties: h.datasets[name]})
 		}
 	}
 	return resp, h.up()
@@ -571,6 +677,9 @@ func (h *host) SetProperties(_ context.Context, req *agentpb.SetPropertiesReques
 		return nil, err
 	}
 	d := h.datasets[req.GetDataset()]
+	if d == nil {
+		return nil, agent.ErrNotFound
+	}
 	if req.GetDataset() == h.refuse && req.GetProperties()[zfssnap.PropFenced] != "" {
 		return nil, agent.ErrDenied
 	}
@@ -677,8 +786,9 @@ func (w *world) run(ctx context.Context, args ...string) outcome {
 	e.storage = func(ctx context.Context, c *cluster.Cluster, _ cluster.AgentOptions) (*cluster.Storage, error) {
 		loc := zfssnap.Location{
 			Agents: map[string]string{"hassio": "127.0.0.1:31001", "remote": "127.0.0.1:31002"}, Target: "remote", TargetPrefix: "backup/replica", RestoreNode: "remote",
+			RestoreParents: map[string]string{"znvm/k3s": "backup/znvm/k3s"}, FailbackTarget: "hassio", FailbackPrefix: "replica",
 		}
-		return &cluster.Storage{Locations: []cluster.Location{{Name: "zfs", Location: loc, Agents: w.host}}}, nil
+		return &cluster.Storage{Locations: []cluster.Location{{Name: "zfs", Location: loc, Agents: w}}}, nil
 	}
 	code := execute(ctx, args, e)
 	return outcome{out: out.String(), err: errOut.String(), code: code}

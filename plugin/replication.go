@@ -87,8 +87,11 @@ func (a *ReplicationAction) operation(ctx context.Context, item runtime.Unstruct
 		return nil, nil
 	}
 	vol, ours, err := site.Locate(ctx, item)
-	if err != nil || !ours || !site.Replicates(vol.Node) {
+	if err != nil || !ours {
 		return nil, err
+	}
+	if _, ok := site.Destination(vol.Node, vol.Dataset); !ok {
+		return nil, nil
 	}
 	// Asked last, because it lists pods.
 	taken, err := a.policy.takes(ctx, item, backup)
@@ -180,7 +183,8 @@ func (a *ReplicationAction) progressOf(t *agentpb.Transfer, op operation, site *
 		Started:        time.UnixMilli(t.GetStartedUnixMs()),
 		Updated:        time.UnixMilli(t.GetUpdatedUnixMs()),
 	}
-	what := fmt.Sprintf("%s@%s to %s:%s", op.volume.Dataset, op.snapshot, site.Target, site.Replica(op.volume.Dataset))
+	to, _ := site.Destination(op.volume.Node, op.volume.Dataset)
+	what := fmt.Sprintf("%s@%s to %s:%s", op.volume.Dataset, op.snapshot, to.Node, to.Dataset)
 	switch t.GetState() {
 	case agentpb.Transfer_DONE:
 		p.Completed, p.NCompleted = true, p.NTotal

@@ -59,17 +59,18 @@ func (s *Snapshotter) DeleteSnapshot(snapshotID string) error {
 		return err
 	}
 	ctx := context.Background()
-	if site.External() && site.Replicates(id.Node) {
+	at, ok := site.Destination(id.Node, id.Dataset)
+	if ok && site.External() {
 		return site.deleteForTool(ctx, id)
 	}
 	if err := site.destroySnapshot(ctx, id.Node, id.Dataset, id); err != nil {
 		return err
 	}
-	if !site.Replicates(id.Node) {
+	if !ok {
 		return nil
 	}
-	log := s.Log.WithFields(logrus.Fields{"node": site.Target, "dataset": site.Replica(id.Dataset)})
-	if err := site.deleteCopies(ctx, id, log); err != nil {
+	log := s.Log.WithFields(logrus.Fields{"node": at.Node, "dataset": at.Dataset})
+	if err := site.deleteCopies(ctx, id, at, log); err != nil {
 		log.WithError(err).WithField("guid", id.GUID).Warn("copy of a deleted snapshot stays on the target, and that is not remembered")
 	}
 	return nil
@@ -77,8 +78,8 @@ func (s *Snapshotter) DeleteSnapshot(snapshotID string) error {
 
 // deleteCopies deletes the target's copy of a deleted snapshot, and those that
 // earlier deletions had to leave. What has to stay now is remembered.
-func (s *Site) deleteCopies(ctx context.Context, id SnapshotID, log logrus.FieldLogger) error {
-	remembered, err := s.expired(ctx, id)
+func (s *Site) deleteCopies(ctx context.Context, id SnapshotID, at Destination, log logrus.FieldLogger) error {
+	remembered, err := s.expired(ctx, id, at.Node)
 	if err != nil {
 		log.WithError(err).Warn("copies of snapshots that were deleted before are left for the next deletion")
 	}
@@ -89,7 +90,7 @@ func (s *Site) deleteCopies(ctx context.Context, id SnapshotID, log logrus.Field
 		copied := id
 		copied.GUID = guid
 		prop := names.PropExpired + strconv.FormatUint(guid, 10)
-		deleted, err := s.deleteCopy(ctx, copied)
+		deleted, err := s.deleteCopy(ctx, copied, at)
 		log := log.WithField("guid", guid)
 		switch {
 		case err != nil:
@@ -101,7 +102,7 @@ func (s *Site) deleteCopies(ctx context.Context, id SnapshotID, log logrus.Field
 		case deleted && known:
 			change[prop] = ""
 		case !deleted && !known:
-			change[prop] = s.Target
+			change[prop] = at.Node
 		}
 		if Unreachable(err) {
 			break
@@ -119,9 +120,9 @@ func (s *Site) deleteCopies(ctx context.Context, id SnapshotID, log logrus.Field
 	return err
 }
 
-// expired lists by guid the deleted snapshots of a dataset whose copies are
-// remembered.
-func (s *Site) expired(ctx context.Context, id SnapshotID) ([]uint64, error) {
+// expired lists by guid the deleted snapshots of a dataset whose copies on a node
+// are remembered.
+func (s *Site) expired(ctx context.Context, id SnapshotID, at string) ([]uint64, error) {
 	ds, err := call(ctx, s, id.Node, "look at "+id.Dataset, func(ctx context.Context, a Agent) (*agentpb.Dataset, error) {
 		return a.ResolveDataset(ctx, byName(id.Dataset))
 	})
@@ -130,7 +131,7 @@ func (s *Site) expired(ctx context.Context, id SnapshotID) ([]uint64, error) {
 	}
 	var guids []uint64
 	for name, node := range ds.GetProperties() {
-		if rest, ok := strings.CutPrefix(name, names.PropExpired); ok && node == s.Target {
+		if rest, ok := strings.CutPrefix(name, names.PropExpired); ok && node == at {
 			if guid, err := strconv.ParseUint(rest, 10, 64); err == nil {
 				guids = append(guids, guid)
 			}
@@ -140,9 +141,8 @@ func (s *Site) expired(ctx context.Context, id SnapshotID) ([]uint64, error) {
 }
 
 // deleteCopy deletes the target's copy unless the chain needs it.
-func (s *Site) deleteCopy(ctx context.Context, id SnapshotID) (deleted bool, err error) {
-	replica := s.Replica(id.Dataset)
-	copies, err := s.versions(ctx, s.Target, replica)
+func (s *Site) deleteCopy(ctx context.Context, id SnapshotID, at Destination) (deleted bool, err error) {
+	copies, err := s.versions(ctx, at.Node, at.Dataset)
 	if err != nil {
 		return false, err
 	}
@@ -158,7 +158,7 @@ func (s *Site) deleteCopy(ctx context.Context, id SnapshotID) (deleted bool, err
 		return false, nil
 	}
 	id.Snapshot = copied.GetName()
-	if err := s.destroySnapshot(ctx, s.Target, replica, id); err != nil {
+	if err := s.destroySnapshot(ctx, at.Node, at.Dataset, id); err != nil {
 		return false, err
 	}
 	return true, nil

@@ -59,7 +59,7 @@ func (s *Site) Arrival(ctx context.Context, vol VolumeID, snapshot string) (Arri
 		return Arrival{}, fmt.Errorf("look for %s@%s on node %s: %w", vol.Dataset, snapshot, vol.Node, ErrNoSnapshot)
 	}
 	a := Arrival{Snapshot: want}
-	if a.Newest, err = s.find(ctx, vol.Dataset, append(append([]*agentpb.Version{want}, newer...), older...)); err != nil {
+	if a.Newest, err = s.find(ctx, vol, append(append([]*agentpb.Version{want}, newer...), older...)); err != nil {
 		return a, err
 	}
 	if slices.ContainsFunc(newer, func(v *agentpb.Version) bool { return v.GetGuid() == a.Newest.GetGuid() }) {
@@ -90,15 +90,15 @@ func (s *Site) around(ctx context.Context, vol VolumeID, wanted func(*agentpb.Ve
 }
 
 // find returns the first of some snapshots that the target has, nil for none.
-func (s *Site) find(ctx context.Context, dataset string, versions []*agentpb.Version) (*agentpb.Version, error) {
+func (s *Site) find(ctx context.Context, vol VolumeID, versions []*agentpb.Version) (*agentpb.Version, error) {
 	if len(versions) == 0 {
 		return nil, nil
 	}
-	req := &agentpb.FindSnapshotRequest{Guid: versions[0].GetGuid(), Hints: s.Hints(dataset)}
+	req := &agentpb.FindSnapshotRequest{Guid: versions[0].GetGuid(), Hints: s.Hints(vol.Node, vol.Dataset)}
 	for _, v := range versions[1:] {
 		req.OrGuids = append(req.OrGuids, v.GetGuid())
 	}
-	found, err := call(ctx, s, s.Target, "look for copies of "+dataset, func(ctx context.Context, a Agent) (*agentpb.Version, error) {
+	found, err := call(ctx, s, s.Target, "look for copies of "+vol.Dataset, func(ctx context.Context, a Agent) (*agentpb.Version, error) {
 		return a.FindSnapshot(ctx, req)
 	})
 	if isNotFound(err) {
@@ -116,7 +116,7 @@ func (s *Site) deleteForTool(ctx context.Context, id SnapshotID) error {
 	if err != nil || want == nil {
 		return err
 	}
-	newest, err := s.find(ctx, id.Dataset, append(append(newer, want), older...))
+	newest, err := s.find(ctx, id.Volume(), append(append(newer, want), older...))
 	if err != nil {
 		return fmt.Errorf("delete %s: see what the tool that replicates needs: %w", id.Name(), err)
 	}

@@ -21,6 +21,9 @@ const (
 	KeyReplication        = "replication"
 	KeyTargetAddress      = "targetAddress"
 	KeyTargetPrefix       = "targetPrefix"
+	KeyFailbackTarget     = "failbackTarget"
+	KeyFailbackAddress    = "failbackTargetAddress"
+	KeyFailbackPrefix     = "failbackPrefix"
 	KeyRestoreNode        = "restoreNode"
 	KeyRestoreParents     = "restoreParents"
 	KeyRestoreMode        = "restoreMode"
@@ -72,6 +75,15 @@ type Location struct {
 	// TargetPrefix is the dataset on the target under which replicas lie. With
 	// ReplicationExternal it is a hint, and may be empty.
 	TargetPrefix string
+	// FailbackTarget is the node that holds the copies of volumes which a failover
+	// has made on the target; "" means that those are not replicated.
+	FailbackTarget string
+	// FailbackAddress is its agent as the target reaches it.
+	FailbackAddress string
+	// FailbackPrefix is the dataset, without its pool, under which those copies
+	// lie. Each goes to the pool that its volume came from, so that only what has
+	// changed is sent.
+	FailbackPrefix string
 	// GroupBy says which volumes of a backup are snapshotted together:
 	// GroupByNamespace, GroupByLabel or GroupByVolume.
 	GroupBy string
@@ -134,6 +146,12 @@ var setters = map[string]func(*Location, string) error{
 	KeyTargetAddress: func(l *Location, v string) error { l.TargetAddress = v; return nil },
 	KeyTargetPrefix: func(l *Location, v string) error {
 		l.TargetPrefix = v
+		return checkDataset(v)
+	},
+	KeyFailbackTarget:  func(l *Location, v string) error { l.FailbackTarget = v; return nil },
+	KeyFailbackAddress: func(l *Location, v string) error { l.FailbackAddress = v; return nil },
+	KeyFailbackPrefix: func(l *Location, v string) error {
+		l.FailbackPrefix = v
 		return checkDataset(v)
 	},
 	KeyRestoreNode: func(l *Location, v string) error { l.RestoreNode = v; return nil },
@@ -230,6 +248,9 @@ func ParseLocation(config map[string]string) (Location, error) {
 	if l.TargetAddress == "" && l.Target != "" {
 		l.TargetAddress = l.Agents[l.Target]
 	}
+	if l.FailbackAddress == "" {
+		l.FailbackAddress = l.Agents[l.FailbackTarget]
+	}
 	return l, nil
 }
 
@@ -238,7 +259,7 @@ func (l Location) check() (errs []error) {
 	if len(l.Agents) == 0 {
 		errs = append(errs, fmt.Errorf("%s: is required, as node=host:port[,node=host:port…]", KeyAgents))
 	}
-	for _, ref := range []struct{ key, node string }{{KeyTarget, l.Target}, {KeyRestoreNode, l.RestoreNode}} {
+	for _, ref := range []struct{ key, node string }{{KeyTarget, l.Target}, {KeyRestoreNode, l.RestoreNode}, {KeyFailbackTarget, l.FailbackTarget}} {
 		if _, ok := l.Agents[ref.node]; ref.node != "" && !ok {
 			errs = append(errs, fmt.Errorf("%s: node %q is not in %s", ref.key, ref.node, KeyAgents))
 		}
@@ -257,6 +278,22 @@ func (l Location) check() (errs []error) {
 	if l.Target == "" && l.TargetAddress != "" {
 		errs = append(errs, fmt.Errorf("%s: needs %s", KeyTargetAddress, KeyTarget))
 	}
+	switch {
+	case l.FailbackTarget == "" && (l.FailbackAddress != "" || l.FailbackPrefix != ""):
+		errs = append(errs, fmt.Errorf("%s, %s: need %s", KeyFailbackAddress, KeyFailbackPrefix, KeyFailbackTarget))
+	case l.FailbackTarget == "":
+	case l.Target == "" || l.FailbackTarget == l.Target:
+		errs = append(errs, fmt.Errorf("%s: needs a %s that is another node", KeyFailbackTarget, KeyTarget))
+	case l.External():
+		errs = append(errs, fmt.Errorf("%s: needs %s: %s", KeyFailbackTarget, KeyReplication, ReplicationAgents))
+	case l.FailbackPrefix == "":
+		errs = append(errs, fmt.Errorf("%s: is required with %s", KeyFailbackPrefix, KeyFailbackTarget))
+	}
+	for _, parent := range slices.Sorted(maps.Keys(l.RestoreParents)) {
+		if l.FailbackPrefix != "" && under(path.Join(poolOf(parent), l.FailbackPrefix), parent) {
+			errs = append(errs, fmt.Errorf("%s: volumes lie in %s, where only replicas may be", KeyFailbackPrefix, parent))
+		}
+	}
 	for _, parent := range slices.Sorted(maps.Values(l.RestoreParents)) {
 		if under(l.TargetPrefix, parent) {
 			errs = append(errs, fmt.Errorf("%s: %q lies below %s %q, where only replicas may be", KeyRestoreParents, parent, KeyTargetPrefix, l.TargetPrefix))
@@ -269,18 +306,63 @@ func (l Location) check() (errs []error) {
 // dataset.
 func (l Location) Replica(dataset string) string { return path.Join(l.TargetPrefix, dataset) }
 
-// Hints returns the datasets that are likely to hold a dataset's snapshots,
-// wherever that is asked.
-func (l Location) Hints(dataset string) []string {
-	if l.TargetPrefix == "" {
-		return []string{dataset}
+// Hints returns the datasets that are likely to hold snapshots of a node's
+// dataset, wherever that is asked.
+func (l Location) Hints(node, dataset string) []string {
+	if to, ok := l.Destination(node, dataset); ok && to.Dataset != dataset {
+		return []string{to.Dataset, dataset}
 	}
-	return []string{l.Replica(dataset), dataset}
+	return []string{dataset}
 }
 
-// Replicates reports whether snapshots of a node's volumes are to be copied to
-// the target.
-func (l Location) Replicates(node string) bool { return l.Target != "" && l.Target != node }
+// Destination is where copies of a volume go.
+type Destination struct {
+	Node    string
+	Address string // of its agent, as the volume's node reaches it
+	Dataset string
+}
+
+// Destination returns where copies of a node's dataset go: to the target, and
+// those of the target's own volumes, which a failover has made, back. ok is
+// false for nowhere.
+func (l Location) Destination(node, dataset string) (d Destination, ok bool) {
+	switch {
+	case l.Target == "":
+		return d, false
+	case l.Target != node:
+		return Destination{Node: l.Target, Address: l.TargetAddress, Dataset: l.Replica(dataset)}, true
+	case l.FailbackTarget == "":
+		return d, false
+	}
+	home, err := l.home(dataset)
+	if err != nil {
+		return d, false
+	}
+	return Destination{Node: l.FailbackTarget, Address: l.FailbackAddress, Dataset: path.Join(poolOf(home), l.FailbackPrefix, dataset)}, true
+}
+
+// Returns reports whether the copies of a node's volumes are on the way back: it
+// is the target, which a failover made them on.
+func (l Location) Returns(node string) bool { return l.FailbackTarget != "" && l.Target == node }
+
+// home returns the parent on the failback target for a volume that a failover
+// has made on the target: the one whose volumes are restored to its parent.
+func (l Location) home(dataset string) (string, error) {
+	parent := path.Dir(dataset)
+	if to, ok := l.RestoreParents[parent]; ok {
+		return to, nil
+	}
+	var homes []string
+	for from, to := range l.RestoreParents {
+		if to == parent {
+			homes = append(homes, from)
+		}
+	}
+	if len(homes) != 1 {
+		return "", fmt.Errorf("find where %s came from: %s has %d entries for %q, and one is needed", dataset, KeyRestoreParents, len(homes), parent)
+	}
+	return homes[0], nil
+}
 
 // External reports whether another tool brings snapshots to the target.
 func (l Location) External() bool { return l.Replication == ReplicationExternal }
@@ -289,6 +371,9 @@ func (l Location) External() bool { return l.Replication == ReplicationExternal 
 // snapshot of another one. On its own node a volume goes beside its source,
 // unless restoreNode says that volumes move.
 func (l Location) RestoreParent(snap SnapshotID, node string) (string, error) {
+	if l.Returns(snap.Node) && node == l.FailbackTarget {
+		return l.home(snap.Dataset)
+	}
 	parent := path.Dir(snap.Dataset)
 	if node == snap.Node && l.RestoreNode == "" {
 		return parent, nil

@@ -58,8 +58,46 @@ func TestParseLocation_defaults(t *testing.T) {
 	assert.Equal(t, GroupByNamespace, got.GroupBy)
 	assert.Equal(t, "openebs", got.OpenEBSNamespace)
 	assert.Equal(t, 4*time.Hour, got.ReplicationTimeout)
-	assert.True(t, got.Replicates("hassio"))
-	assert.False(t, got.Replicates("remote"), "the target's own volumes have nowhere to go")
+	to, ok := got.Destination("hassio", "znvm/k3s/pvc-1")
+	assert.True(t, ok)
+	assert.Equal(t, Destination{Node: "remote", Address: "r:1", Dataset: "backup/replica/znvm/k3s/pvc-1"}, to)
+	_, ok = got.Destination("remote", "backup/znvm/k3s/pvc-1")
+	assert.False(t, ok, "the target's own volumes have nowhere to go")
+	assert.False(t, got.Returns("remote"))
+}
+
+func TestLocation_failback(t *testing.T) {
+	t.Parallel()
+	config := map[string]string{
+		"agents": "hassio=h:1,remote=r:1", "target": "remote", "targetPrefix": "backup/replica",
+		"restoreNode": "remote", "restoreParents": "znvm/k3s=backup/znvm/k3s,nas/k3s=backup/nas/k3s",
+		"failbackTarget": "hassio", "failbackPrefix": "replica",
+	}
+	l, err := ParseLocation(config)
+	require.NoError(t, err)
+	assert.True(t, l.Returns("remote"))
+	assert.False(t, l.Returns("hassio"))
+	back, ok := l.Destination("remote", "backup/nas/k3s/pvc-1-0a1b2c3d")
+	assert.True(t, ok)
+	assert.Equal(t, Destination{Node: "hassio", Address: "h:1", Dataset: "nas/replica/backup/nas/k3s/pvc-1-0a1b2c3d"}, back,
+		"it goes to the pool that it came from")
+	_, ok = l.Destination("remote", "backup/elsewhere/pvc-1")
+	assert.False(t, ok, "where that came from is not known")
+	parent, err := l.RestoreParent(SnapshotID{Node: "remote", Dataset: "backup/nas/k3s/pvc-1-0a1b2c3d"}, "hassio")
+	require.NoError(t, err)
+	assert.Equal(t, "nas/k3s", parent)
+
+	config["restoreParents"] = "znvm/k3s=backup/k3s,nas/k3s=backup/k3s"
+	l, err = ParseLocation(config)
+	require.NoError(t, err)
+	_, err = l.RestoreParent(SnapshotID{Node: "remote", Dataset: "backup/k3s/pvc-1"}, "hassio")
+	require.ErrorContains(t, err, "has 2 entries")
+	config["restoreParents"] += ",backup/k3s=znvm/k3s"
+	l, err = ParseLocation(config)
+	require.NoError(t, err)
+	parent, err = l.RestoreParent(SnapshotID{Node: "remote", Dataset: "backup/k3s/pvc-1"}, "hassio")
+	require.NoError(t, err, "an entry for the way back decides")
+	assert.Equal(t, "znvm/k3s", parent)
 }
 
 func TestParseLocation_refuses(t *testing.T) {
@@ -91,6 +129,18 @@ func TestParseLocation_refuses(t *testing.T) {
 		{"a parent that climbs", with("restoreParents", "znvm=backup/../x"), "is not a dataset name"},
 		{"a duration without unit", with("replicationTimeout", "4"), "replicationTimeout: "},
 		{"a negative duration", with("replicationTimeout", "-4h"), "is not positive"},
+		{"a way back without a way there", with("failbackTarget", "hassio"), "failbackTarget: needs a target that is another node"},
+		{"a prefix of the way back alone", with("failbackPrefix", "replica"), "need failbackTarget"},
+		{
+			"a way back to no place",
+			map[string]string{"agents": "h=h:1,r=r:1", "target": "r", "targetPrefix": "backup/replica", "failbackTarget": "h"},
+			"failbackPrefix: is required with failbackTarget",
+		},
+		{
+			"volumes among the replicas of the way back",
+			map[string]string{"agents": "r=r:1", "restoreParents": "znvm/k3s=backup/k3s", "failbackPrefix": "k3s"},
+			"failbackPrefix: volumes lie in znvm/k3s",
+		},
 		{
 			"volumes among the replicas",
 			map[string]string{"agents": "r=r:1", "targetPrefix": "backup/replica", "restoreParents": "znvm=backup/replica/znvm"},

@@ -8,6 +8,9 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
 )
 
+// ErrNoDestination says that the location names no place for a volume's copies.
+var ErrNoDestination = errors.New("there is nowhere to copy it to")
+
 // ErrNoSnapshot says that the snapshot to replicate does not exist.
 var ErrNoSnapshot = errors.New("snapshot does not exist")
 
@@ -16,6 +19,10 @@ var ErrNoSnapshot = errors.New("snapshot does not exist")
 // finds the copy there; what it has to remember lies in ZFS, so any process may
 // ask at any time. The error wraps ErrNoSnapshot when there is nothing to copy.
 func (s *Site) Replicate(ctx context.Context, vol VolumeID, snapshot string) (*agentpb.Transfer, error) {
+	to, ok := s.Destination(vol.Node, vol.Dataset)
+	if !ok {
+		return nil, fmt.Errorf("replicate %s@%s from node %s: %w", vol.Dataset, snapshot, vol.Node, ErrNoDestination)
+	}
 	versions, err := s.versions(ctx, vol.Node, vol.Dataset)
 	if err != nil {
 		return nil, err
@@ -24,14 +31,14 @@ func (s *Site) Replicate(ctx context.Context, vol VolumeID, snapshot string) (*a
 		if v.GetName() != snapshot || v.GetBookmark() {
 			continue
 		}
-		return call(ctx, s, vol.Node, fmt.Sprintf("replicate %s@%s to %s", vol.Dataset, snapshot, s.Target), func(ctx context.Context, a Agent) (*agentpb.Transfer, error) {
+		return call(ctx, s, vol.Node, fmt.Sprintf("replicate %s@%s to %s", vol.Dataset, snapshot, to.Node), func(ctx context.Context, a Agent) (*agentpb.Transfer, error) {
 			return a.Replicate(ctx, &agentpb.ReplicateRequest{
 				Dataset:       vol.Dataset,
 				Snapshot:      snapshot,
 				Guid:          v.GetGuid(),
-				TargetNode:    s.Target,
-				TargetAddress: s.TargetAddress,
-				TargetDataset: s.Replica(vol.Dataset),
+				TargetNode:    to.Node,
+				TargetAddress: to.Address,
+				TargetDataset: to.Dataset,
 			})
 		})
 	}

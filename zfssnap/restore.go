@@ -98,22 +98,28 @@ func (s *Site) createVolume(ctx context.Context, id SnapshotID, vt volumeType, r
 }
 
 // findSnapshot looks for a snapshot by guid on restoreNode, or else on the
-// snapshot's own node and then on the target.
+// snapshot's own node and then on the target. One that a failover's volume was
+// copied back with is looked for where it was copied to.
 func (s *Site) findSnapshot(ctx context.Context, id SnapshotID) (node string, _ *agentpb.Version, _ error) {
-	nodes := []string{s.RestoreNode}
-	if s.RestoreNode == "" {
-		nodes = nil
-		if _, ok := s.Agents[id.Node]; ok {
+	copied, replicated := s.Destination(id.Node, id.Dataset)
+	var nodes []string
+	switch _, known := s.Agents[id.Node]; {
+	case s.Returns(id.Node):
+		nodes = []string{s.FailbackTarget}
+	case s.RestoreNode != "":
+		nodes = []string{s.RestoreNode}
+	default:
+		if known {
 			nodes = append(nodes, id.Node)
 		}
-		if s.Replicates(id.Node) {
-			nodes = append(nodes, s.Target)
+		if replicated {
+			nodes = append(nodes, copied.Node)
 		}
 	}
 	if len(nodes) == 0 {
 		return "", nil, &NoAgentError{Node: id.Node}
 	}
-	req := &agentpb.FindSnapshotRequest{Guid: id.GUID, Hints: s.Hints(id.Dataset)}
+	req := &agentpb.FindSnapshotRequest{Guid: id.GUID, Hints: s.Hints(id.Node, id.Dataset)}
 	var errs []error
 	for _, node := range nodes {
 		v, err := call(ctx, s, node, fmt.Sprintf("find snapshot with guid %d", id.GUID), func(ctx context.Context, a Agent) (*agentpb.Version, error) {

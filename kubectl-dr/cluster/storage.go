@@ -26,6 +26,8 @@ type Agent interface {
 	Info(context.Context, *agentpb.InfoRequest, ...grpc.CallOption) (*agentpb.InfoResponse, error)
 	FindSnapshot(context.Context, *agentpb.FindSnapshotRequest, ...grpc.CallOption) (*agentpb.Version, error)
 	ListVersions(context.Context, *agentpb.ListVersionsRequest, ...grpc.CallOption) (*agentpb.ListVersionsResponse, error)
+	ResolveDataset(context.Context, *agentpb.ResolveDatasetRequest, ...grpc.CallOption) (*agentpb.Dataset, error)
+	CreateSnapshots(context.Context, *agentpb.CreateSnapshotsRequest, ...grpc.CallOption) (*agentpb.CreateSnapshotsResponse, error)
 	ListDatasets(context.Context, *agentpb.ListDatasetsRequest, ...grpc.CallOption) (*agentpb.ListDatasetsResponse, error)
 	DestroyVolume(context.Context, *agentpb.DestroyVolumeRequest, ...grpc.CallOption) (*agentpb.DestroyVolumeResponse, error)
 	SetProperties(context.Context, *agentpb.SetPropertiesRequest, ...grpc.CallOption) (*agentpb.Dataset, error)
@@ -165,7 +167,12 @@ func (l Location) RecoveryNodes() []string {
 	return nil
 }
 
+// nodesFor returns the nodes that a snapshot is recovered on. One that was taken
+// where a failover went is recovered where that came from.
 func (l Location) nodesFor(id zfssnap.SnapshotID) []string {
+	if l.Returns(id.Node) {
+		return []string{l.FailbackTarget}
+	}
 	if nodes := l.RecoveryNodes(); len(nodes) > 0 {
 		return nodes
 	}
@@ -191,7 +198,7 @@ func (s *Storage) Find(ctx context.Context, id zfssnap.SnapshotID) (Copy, error)
 			}
 			asked = append(asked, node)
 			v, err := call(ctx, l, node, agentTimeout, func(ctx context.Context, a Agent) (*agentpb.Version, error) {
-				return a.FindSnapshot(ctx, &agentpb.FindSnapshotRequest{Guid: id.GUID, Hints: l.Hints(id.Dataset)})
+				return a.FindSnapshot(ctx, &agentpb.FindSnapshotRequest{Guid: id.GUID, Hints: l.Hints(id.Node, id.Dataset)})
 			})
 			if err == nil {
 				return Copy{Node: node, Dataset: v.GetDataset(), Snapshot: v.GetName()}, nil

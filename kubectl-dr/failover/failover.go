@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	"golang.org/x/sync/errgroup"
 	corev1api "k8s.io/api/core/v1"
 	networkingv1api "k8s.io/api/networking/v1"
@@ -23,18 +24,20 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/restorepoint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/run"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent"
 )
 
 // Names of the steps that only a failover has.
 const (
 	StepFence    = "fence the copies"
 	StepTraffic  = "direct traffic"
-	StepRollBack = "roll back the source"
+	StepRollBack = "roll back "
+	StepResume   = "resume the schedule"
 )
 
-// Name returns the name of a failover that starts at a time.
-func Name(planName string, at time.Time) string {
-	return planName + "-failover-" + at.UTC().Format("20060102-150405")
+// Name returns the name of a run of a kind that starts at a time.
+func Name(planName string, kind plan.RunKind, at time.Time) string {
+	return fmt.Sprintf("%s-%s-%s", planName, kind.Verb(), at.UTC().Format("20060102-150405"))
 }
 
 // Fencer makes replicas refuse what is sent to them; *cluster.Storage does.
@@ -44,24 +47,31 @@ type Fencer interface {
 	Fence(ctx context.Context, node, dataset, by string) error
 }
 
-// Failover is one failover.
+// Failover is one failover, or a failback: that is a planned failover from the
+// recovery site to the source.
 type Failover struct {
 	*run.Target
 	Finder *restorepoint.Finder
 	Fencer Fencer
-	// Source is the source's side of a planned failover, nil for a disaster.
+	// Source is the side that the application leaves, nil in a disaster.
 	Source *Source
+	// Unfence are copies that the run before had fenced, and that a failback lets
+	// go.
+	Unfence []cluster.Copy
 	// RollBackTimeout bounds giving the source back what it had.
 	RollBackTimeout time.Duration
 }
 
 // StoppedError says that a failover stopped and can go on.
 type StoppedError struct {
-	Run string
-	Err error
+	Kind plan.RunKind
+	Run  string
+	Err  error
 }
 
-func (e *StoppedError) Error() string { return fmt.Sprintf("failover %s stopped at %s", e.Run, e.Err) }
+func (e *StoppedError) Error() string {
+	return fmt.Sprintf("%s %s stopped at %s", e.Kind.Verb(), e.Run, e.Err)
+}
 func (e *StoppedError) Unwrap() error { return e.Err }
 
 // Hint says how it goes on; what the cause knows comes first.
@@ -87,9 +97,18 @@ func (f *Failover) before() []run.Step {
 }
 
 func (f *Failover) recovery() []run.Step {
-	steps := append([]run.Step{f.Restore()}, f.Start(true)...)
+	var steps []run.Step
+	if f.Run.Spec.SetAside {
+		steps = append(steps, f.setAside())
+	}
+	steps = append(steps, f.Restore())
+	steps = append(steps, f.Start(true)...)
 	steps = append(steps, f.Probes()...)
-	return append(steps, f.traffic(), f.Measure())
+	steps = append(steps, f.traffic())
+	if f.Run.Spec.Kind == plan.RunFailback {
+		steps = append(steps, f.resume())
+	}
+	return append(steps, f.Measure())
 }
 
 // Execute runs the failover to its end, or goes on with one begun earlier. The
@@ -107,7 +126,7 @@ func (f *Failover) Execute(ctx context.Context, j *run.Journal) error {
 		err = j.Do(ctx, f.recovery()...)
 	}
 	if err != nil {
-		stopped := &StoppedError{Run: f.Run.Name, Err: err}
+		stopped := &StoppedError{Kind: f.Run.Spec.Kind, Run: f.Run.Name, Err: err}
 		return errors.Join(stopped, j.Note(ctx, stopped.Error()))
 	}
 	return j.Finish(ctx, plan.PhasePassed, "passed")
@@ -116,22 +135,22 @@ func (f *Failover) Execute(ctx context.Context, j *run.Journal) error {
 func (f *Failover) rollBack(ctx context.Context, j *run.Journal, cause error) error {
 	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.RollBackTimeout)
 	defer cancel()
-	f.Hooks.Warnf("%s; giving the source back what it had", cause)
-	err := j.Do(after, run.Step{Name: StepRollBack, Do: func(ctx context.Context) (string, error) {
-		return "the source runs again", errors.Join(f.setFence(ctx, ""), f.Source.rollBack(ctx))
+	f.Hooks.Warnf("%s; giving %s back what it had", cause, f.Source.Site)
+	err := j.Do(after, run.Step{Name: StepRollBack + f.Source.Site, Do: func(ctx context.Context) (string, error) {
+		return f.Source.Site + " runs again", errors.Join(f.setFence(ctx, ""), f.Source.rollBack(ctx))
 	}})
 	if err != nil {
-		stopped := &StoppedError{Run: f.Run.Name, Err: errors.Join(cause, err)}
+		stopped := &StoppedError{Kind: f.Run.Spec.Kind, Run: f.Run.Name, Err: errors.Join(cause, err)}
 		return errors.Join(stopped, j.Note(after, stopped.Error()))
 	}
-	return errors.Join(fmt.Errorf("planned failover %s rolled back: %w", f.Run.Name, cause),
+	return errors.Join(fmt.Errorf("%s %s rolled back: %w", f.Run.Spec.Kind.Words(), f.Run.Name, cause),
 		j.Finish(after, plan.PhaseFailed, "rolled back: "+cause.Error()))
 }
 
-// replicas returns the datasets that received the run's copies.
-func (f *Failover) replicas() []cluster.Copy {
+// Replicas returns the datasets that received a run's copies.
+func Replicas(r *plan.RecoveryRun) []cluster.Copy {
 	var replicas []cluster.Copy
-	for _, v := range f.Run.Status.Volumes {
+	for _, v := range r.Status.Volumes {
 		dataset, _, _ := strings.Cut(v.Snapshot, "@")
 		id, err := zfssnap.ParseSnapshotID(v.SnapshotID)
 		if err != nil || dataset == "" || id.Node == v.Node {
@@ -148,7 +167,7 @@ func (f *Failover) fence() run.Step {
 		About: "make the copies refuse a source that comes back and goes on sending",
 		Do: func(ctx context.Context) (string, error) {
 			var names []string
-			for _, r := range f.replicas() {
+			for _, r := range Replicas(f.Run) {
 				names = append(names, r.Node+":"+r.Dataset)
 			}
 			if len(names) == 0 {
@@ -163,7 +182,7 @@ func (f *Failover) fence() run.Step {
 // the others. One that another tool replicates to cannot be fenced, and need not
 // be: what is recovered are clones of it, which the tool does not touch.
 func (f *Failover) setFence(ctx context.Context, by string) error {
-	replicas := f.replicas()
+	replicas := Replicas(f.Run)
 	errs := make([]error, len(replicas))
 	var group errgroup.Group
 	group.SetLimit(fencesAtOnce)
@@ -184,10 +203,45 @@ func (f *Failover) setFence(ctx context.Context, by string) error {
 // fencesAtOnce bounds the requests to agents that run side by side.
 const fencesAtOnce = 8
 
+// resume protects the application again as it was before it was moved away.
+func (f *Failover) resume() run.Step {
+	name := f.Run.Spec.PlanSpec.Source.Schedule
+	return run.Step{Name: StepResume, About: fmt.Sprintf("resume schedule %s, and let the copies at the recovery site go that the failover had fenced", name),
+		Do: func(ctx context.Context) (string, error) {
+			schedule := &velerov1api.Schedule{}
+			key := client.ObjectKey{Namespace: f.Cluster.Namespace, Name: name}
+			if err := f.Cluster.Client.Get(ctx, key, schedule); err != nil {
+				return "", fmt.Errorf("get schedule %s: %w", key, err)
+			}
+			message := "it was not paused"
+			switch {
+			case schedule.Spec.Paused && schedule.Annotations[stoppedBy] == "":
+				f.Hooks.Warnf("schedule %s was paused by somebody else, and stays so", name)
+				message = "it stays paused: that was not done by a run"
+			case schedule.Spec.Paused:
+				if err := Resume(ctx, f.Cluster.Client, schedule); err != nil {
+					return "", err
+				}
+				message = "resumed"
+			}
+			// They only keep old backups from expiring now.
+			for _, r := range f.Unfence {
+				if err := f.Fencer.Fence(ctx, r.Node, r.Dataset, ""); err != nil && !errors.Is(err, agent.ErrNotFound) {
+					return "", err
+				}
+			}
+			return message, nil
+		}}
+}
+
 func (f *Failover) traffic() run.Step {
 	about := "nothing: the plan says nothing of traffic"
+	where, site := "here", RecoverySite
+	if f.Run.Spec.Kind == plan.RunFailback {
+		where, site = "to the source", SourceSite
+	}
 	if t := f.Run.Spec.PlanSpec.Traffic; t != nil {
-		about = fmt.Sprintf("point %s here (%s)", strings.Join(t.Hosts, ", "), t.Method)
+		about = fmt.Sprintf("point %s %s (%s)", strings.Join(t.Hosts, ", "), where, t.Method)
 	}
 	return run.Step{Name: StepTraffic, About: about, Do: func(ctx context.Context) (string, error) {
 		t := f.Run.Spec.PlanSpec.Traffic
@@ -196,13 +250,13 @@ func (f *Failover) traffic() run.Step {
 		}
 		hosts := strings.Join(t.Hosts, ", ")
 		if t.Method == plan.TrafficExternalDNS {
-			return fmt.Sprintf("external-dns of this cluster publishes %s", hosts), nil
+			return fmt.Sprintf("external-dns of %s publishes %s", site, hosts), nil
 		}
 		addresses, err := f.addresses(ctx)
 		if err != nil {
 			return "", err
 		}
-		to := "the recovery site (no load balancer here has an address yet)"
+		to := site + " (no load balancer there has an address yet)"
 		if len(addresses) > 0 {
 			to = strings.Join(addresses, ", ")
 		}
@@ -242,7 +296,7 @@ type OccupiedError struct {
 }
 
 func (e *OccupiedError) Error() string {
-	return fmt.Sprintf("namespace %s of the recovery cluster holds claims already: %s", e.Namespace, strings.Join(e.Claims, ", "))
+	return fmt.Sprintf("namespace %s, where the application goes, holds claims already: %s", e.Namespace, strings.Join(e.Claims, ", "))
 }
 
 // Hint says why that matters.

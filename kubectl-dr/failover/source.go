@@ -25,50 +25,78 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 )
 
-// Names of the steps at the source.
+// Names of the steps at the side that the application leaves. Those that name it
+// begin with these.
 const (
 	StepPause  = "pause the schedule"
-	StepStop   = "stop the source"
+	StepStop   = "stop "
 	StepBackup = "final backup"
-	StepArrive = "wait for the backup here"
+	StepArrive = "wait for the backup "
+)
+
+// The sites, as steps name them.
+const (
+	SourceSite   = "the source"
+	RecoverySite = "the recovery site"
 )
 
 // stoppedBy marks what a planned failover stopped or paused, with the run's
 // name, so that a rollback starts nothing else.
 const stoppedBy = zfssnap.Domain + "/stopped-by"
 
-// Source is the side that a planned failover leaves.
+// Source is the side that the application leaves in a planned failover or a
+// failback, and Recovery the one that it goes to.
 type Source struct {
 	Cluster  *cluster.Cluster
 	Recovery *cluster.Cluster
-	Run      *plan.RecoveryRun
-	Hooks    run.Hooks
-	Interval time.Duration
+	// Site is what messages call it, and There where the application goes.
+	Site, There string
+	Run         *plan.RecoveryRun
+	Hooks       run.Hooks
+	Interval    time.Duration
 	// StopTimeout, BackupTimeout and ArriveTimeout bound the steps.
 	StopTimeout, BackupTimeout, ArriveTimeout time.Duration
 }
 
 func (s *Source) steps() []run.Step {
-	spec := s.Run.Spec.PlanSpec.Source
-	return []run.Step{
-		{Name: StepPause, About: fmt.Sprintf("pause schedule %s at the source", spec.Schedule), Do: s.pause},
-		{Name: StepStop, About: fmt.Sprintf("stop every workload in %s at the source, remembering what it had", strings.Join(spec.Namespaces, ", ")), Do: s.stop},
-		{Name: StepBackup, About: fmt.Sprintf("take backup %s from schedule %s and wait until its copies are here", s.Run.Spec.Backup, spec.Schedule), Do: s.backup},
-		{Name: StepArrive, About: "wait until Velero here knows the backup", Do: s.arrive},
-	}
+	return []run.Step{s.Pause(), s.Stop(), s.Backup(StepBackup), s.Arrive()}
 }
 
-func (s *Source) schedule(ctx context.Context) (*velerov1api.Schedule, error) {
+// Pause keeps the schedule from taking backups.
+func (s *Source) Pause() run.Step {
+	return run.Step{Name: StepPause, About: fmt.Sprintf("pause schedule %s at %s", s.Run.Spec.PlanSpec.Source.Schedule, s.Site), Do: s.pause}
+}
+
+// Stop stops every workload.
+func (s *Source) Stop() run.Step {
+	return run.Step{Name: StepStop + s.Site, Do: s.stop,
+		About: fmt.Sprintf("stop every workload in %s at %s, remembering what it had", strings.Join(s.Run.Spec.PlanSpec.Source.Namespaces, ", "), s.Site)}
+}
+
+// Backup takes the run's backup in a step of the given name, and waits until it
+// is Completed: its volumes' copies have arrived then.
+func (s *Source) Backup(name string) run.Step {
+	return run.Step{Name: name, Do: s.backup, About: fmt.Sprintf("take backup %s from schedule %s and wait until its copies are %s",
+		s.Run.Spec.Backup, s.Run.Spec.PlanSpec.Source.Schedule, s.There)}
+}
+
+// Arrive waits until Velero of the other side knows the backup.
+func (s *Source) Arrive() run.Step {
+	return run.Step{Name: StepArrive + s.There, About: fmt.Sprintf("wait until Velero %s knows the backup", s.There), Do: s.arrive}
+}
+
+// Schedule returns the plan's schedule.
+func (s *Source) Schedule(ctx context.Context) (*velerov1api.Schedule, error) {
 	schedule := &velerov1api.Schedule{}
 	key := client.ObjectKey{Namespace: s.Cluster.Namespace, Name: s.Run.Spec.PlanSpec.Source.Schedule}
 	if err := s.Cluster.Client.Get(ctx, key, schedule); err != nil {
-		return nil, fmt.Errorf("get schedule %s at the source: %w", key, err)
+		return nil, fmt.Errorf("get schedule %s at %s: %w", key, s.Site, err)
 	}
 	return schedule, nil
 }
 
 func (s *Source) pause(ctx context.Context) (string, error) {
-	schedule, err := s.schedule(ctx)
+	schedule, err := s.Schedule(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -159,18 +187,18 @@ func (s *Source) awaitStopped(ctx context.Context) error {
 			}
 		}
 		if now := strings.Join(running, ", "); now != "" && now != before {
-			s.Hooks.Progressf("still running at the source: %s", now)
+			s.Hooks.Progressf("still running at %s: %s", s.Site, now)
 		}
 		return len(running) == 0, nil
 	})
 	if errors.Is(err, cluster.ErrTimedOut) {
-		return fmt.Errorf("wait for the source to stop: after %s still running: %s", s.StopTimeout, strings.Join(running, ", "))
+		return fmt.Errorf("wait for %s to stop: after %s still running: %s", s.Site, s.StopTimeout, strings.Join(running, ", "))
 	}
 	return err
 }
 
 func (s *Source) backup(ctx context.Context) (string, error) {
-	schedule, err := s.schedule(ctx)
+	schedule, err := s.Schedule(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -229,11 +257,19 @@ func (s *Source) arrive(ctx context.Context) (string, error) {
 	})
 	switch {
 	case errors.Is(err, cluster.ErrTimedOut):
-		return "", &UnsyncedError{Backup: key.Name, After: s.ArriveTimeout}
+		return "", &UnsyncedError{Backup: key.Name, Site: s.other(), After: s.ArriveTimeout}
 	case err != nil:
-		return "", fmt.Errorf("wait for backup %s at the recovery site: %w", key.Name, err)
+		return "", fmt.Errorf("wait for backup %s at %s: %w", key.Name, s.other(), err)
 	}
-	return "known here", nil
+	return "known " + s.There, nil
+}
+
+// other names the side that the application goes to.
+func (s *Source) other() string {
+	if s.Site == SourceSite {
+		return RecoverySite
+	}
+	return SourceSite
 }
 
 // rollBack gives the source back what this run took.
@@ -257,17 +293,25 @@ func (s *Source) rollBack(ctx context.Context) error {
 }
 
 func (s *Source) resume(ctx context.Context) error {
-	schedule, err := s.schedule(ctx)
+	schedule, err := s.Schedule(ctx)
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
 	if err != nil || schedule.Annotations[stoppedBy] != s.Run.Name {
 		return err
 	}
+	return Resume(ctx, s.Cluster.Client, schedule)
+}
+
+// Resume lets a schedule that a run paused take backups again.
+func Resume(ctx context.Context, c client.Client, schedule *velerov1api.Schedule) error {
 	before := schedule.DeepCopy()
 	schedule.Spec.Paused = false
 	delete(schedule.Annotations, stoppedBy)
-	return s.Cluster.Client.Patch(ctx, schedule, client.MergeFrom(before))
+	if err := c.Patch(ctx, schedule, client.MergeFrom(before)); err != nil {
+		return fmt.Errorf("resume schedule %s: %w", schedule.Name, err)
+	}
+	return nil
 }
 
 func (s *Source) unmark(ctx context.Context, obj client.Object) error {
@@ -278,14 +322,15 @@ func (s *Source) unmark(ctx context.Context, obj client.Object) error {
 	return s.Cluster.Client.Patch(ctx, obj, client.RawPatch(types.MergePatchType, patch))
 }
 
-// UnsyncedError says that Velero of the recovery cluster does not know a backup.
+// UnsyncedError says that Velero of the side that it is for does not know a backup.
 type UnsyncedError struct {
 	Backup string
+	Site   string
 	After  time.Duration
 }
 
 func (e *UnsyncedError) Error() string {
-	return fmt.Sprintf("backup %s is not known at the recovery site after %s", e.Backup, e.After)
+	return fmt.Sprintf("backup %s is not known at %s after %s", e.Backup, e.Site, e.After)
 }
 
 // Hint says what keeps backups from arriving.

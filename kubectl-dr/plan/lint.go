@@ -10,7 +10,7 @@ import (
 
 // MaxName is how long a plan's name may be, so that the names of its runs are
 // label values.
-const MaxName = validation.LabelValueMaxLength - len("-failover-20060102-150405")
+const MaxName = validation.LabelValueMaxLength - len("-reprotect-20060102-150405")
 
 // Fault is one thing that is wrong with a plan.
 type Fault struct {

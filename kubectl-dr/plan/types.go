@@ -50,6 +50,17 @@ type RecoveryPlanSpec struct {
 	Probes []Probe `json:"probes,omitempty"`
 	// Traffic says which names must point to the recovery site after failover.
 	Traffic *Traffic `json:"traffic,omitempty"`
+	// Failback says how the application is protected while it runs at the recovery
+	// site.
+	Failback *Failback `json:"failback,omitempty"`
+}
+
+// Failback is what the way back needs.
+type Failback struct {
+	// StorageLocation is the BackupStorageLocation that backups go to while the
+	// application runs at the recovery site. Both clusters have it: the recovery
+	// site may write to it, the source reads it. Empty stays with the schedule's.
+	StorageLocation string `json:"storageLocation,omitempty"`
 }
 
 // Objectives are what a run is measured against.
@@ -83,6 +94,7 @@ type Source struct {
 type Profiles struct {
 	Drill    string `json:"drill,omitempty"`
 	Failover string `json:"failover,omitempty"`
+	Failback string `json:"failback,omitempty"`
 }
 
 // Wave is a group of workloads started together; the next wave waits for it.
@@ -164,7 +176,7 @@ type Traffic struct {
 
 // RunKind is what a RecoveryRun does.
 //
-// +kubebuilder:validation:Enum=Drill;Failover;PlannedFailover
+// +kubebuilder:validation:Enum=Drill;Failover;PlannedFailover;Reprotect;Failback
 type RunKind string
 
 // The kinds of run.
@@ -172,6 +184,8 @@ const (
 	RunDrill           RunKind = "Drill"
 	RunFailover        RunKind = "Failover"        // disaster: the source is not needed
 	RunPlannedFailover RunKind = "PlannedFailover" // source quiesced, final backup, no loss
+	RunReprotect       RunKind = "Reprotect"       // replication goes from the recovery site to the source
+	RunFailback        RunKind = "Failback"        // as PlannedFailover, from the recovery site to the source
 )
 
 // Phase of a run or a step.
@@ -230,6 +244,14 @@ type RecoveryRunSpec struct {
 	NamespaceMapping map[string]string `json:"namespaceMapping,omitempty"`
 	// Keep leaves a drill's objects in place.
 	Keep bool `json:"keep,omitempty"`
+	// Epoch counts the runs of the plan that change roles, from 1; 0 for a drill.
+	Epoch int64 `json:"epoch,omitempty"`
+	// Follows names the run that moved the application to where it runs when this
+	// one begins; empty while it runs where it was installed.
+	Follows string `json:"follows,omitempty"`
+	// SetAside makes room for the application where an earlier run stopped it: its
+	// namespaces there are deleted, and its volumes are kept.
+	SetAside bool `json:"setAside,omitempty"`
 }
 
 // RecoveryRunStatus is the journal.
@@ -276,6 +298,16 @@ type Volume struct {
 	Snapshot string `json:"snapshot,omitempty"`
 	// Problem says why the volume cannot be recovered from this point.
 	Problem string `json:"problem,omitempty"`
+	// Runs is the volume in use when a Reprotect began, as "<node>:<dataset>", and
+	// Changed how many bytes were written to it since the failover.
+	Runs    string `json:"runs,omitempty"`
+	Changed *int64 `json:"changed,omitempty"`
+	// Left is the volume that the failover left, Diverged how many bytes were
+	// written to it since, and Kept the snapshot that keeps them. Without Diverged
+	// the two sides have no snapshot in common, and everything has to be sent.
+	Left     string `json:"left,omitempty"`
+	Diverged *int64 `json:"diverged,omitempty"`
+	Kept     string `json:"kept,omitempty"`
 	// Unprotected: the backup does not hold the volume's data, so it comes back
 	// empty.
 	Unprotected bool `json:"unprotected,omitempty"`

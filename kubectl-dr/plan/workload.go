@@ -71,8 +71,11 @@ func (s Source) IgnoresClaim(namespace, claim string) bool {
 
 // Profile returns the rewrite profile for a kind of run.
 func (s RecoveryPlanSpec) Profile(kind RunKind) string {
-	if kind == RunDrill {
+	switch kind {
+	case RunDrill:
 		return s.Profiles.Drill
+	case RunFailback:
+		return s.Profiles.Failback
 	}
 	return s.Profiles.Failover
 }
@@ -85,7 +88,25 @@ func (k RunKind) Words() string {
 	case RunPlannedFailover:
 		return "planned failover"
 	}
+	return k.Verb()
+}
+
+// Verb is the command that begins runs of a kind and goes on with them.
+func (k RunKind) Verb() string {
+	switch k {
+	case RunDrill:
+		return "drill"
+	case RunReprotect:
+		return "reprotect"
+	case RunFailback:
+		return "failback"
+	}
 	return "failover"
+}
+
+// Moves reports whether runs of a kind move the application to the other site.
+func (k RunKind) Moves() bool {
+	return k == RunFailover || k == RunPlannedFailover || k == RunFailback
 }
 
 // InProgress reports whether a run goes on when its command is run again.

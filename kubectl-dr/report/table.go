@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/duration"
@@ -141,6 +142,9 @@ func (p *printer) check(c *Check) {
 	p.line("%d ok, %s, %s", c.OK, Count(c.Warnings, "warning"), Count(c.Problems, "problem"))
 }
 
+// Bytes words a number of bytes for people.
+func Bytes(n int64) string { return humanize.IBytes(uint64(max(0, n))) }
+
 // Count words a number of things.
 func Count(n int, what string) string {
 	if n == 1 {
@@ -150,7 +154,13 @@ func Count(n int, what string) string {
 }
 
 func (p *printer) status(s *Status) {
-	fields := [][2]string{{"Plan", s.Name}, {"Role", s.Role}}
+	fields := [][2]string{{"Plan", s.Name}, {"Role", s.Role}, {"Active", fmt.Sprintf("%s (epoch %d)", s.Active, s.Epoch)}}
+	for _, why := range s.BothActive {
+		fields = append(fields, [2]string{"BOTH ACTIVE", why})
+	}
+	if s.Unknown != "" {
+		fields = append(fields, [2]string{"Other site", s.Unknown})
+	}
 	summary := func(name string, r *RunSummary) {
 		value := "none"
 		if r != nil {
@@ -169,6 +179,9 @@ func (p *printer) status(s *Status) {
 	}
 	summary("Last drill", s.LastDrill)
 	summary("Last failover", s.LastFailover)
+	if s.LastReprotect != nil {
+		summary("Replicated back", s.LastReprotect)
+	}
 	point := "none"
 	if r := s.RestorePoint; r != nil {
 		point = fmt.Sprintf("%s  data as of %s, %s ago", r.Backup, at(&r.RestoresTo), Age(r.Age.Duration))
@@ -290,9 +303,36 @@ func (p *printer) run(r *plan.RecoveryRun) {
 		return
 	}
 	p.line("")
+	if r.Spec.Kind == plan.RunReprotect {
+		p.sides(s.Volumes)
+		return
+	}
 	volumes := [][]any{}
 	for _, v := range s.Volumes {
 		volumes = append(volumes, []any{v.Namespace + "/" + v.Claim, at(&v.SnapshotAt), or(v.Node), or(v.Snapshot)})
 	}
 	p.table([]string{"VOLUME", "SNAPSHOT TAKEN", "NODE", "SNAPSHOT"}, volumes)
+}
+
+// sides prints what became of volumes on both sides of a failover.
+func (p *printer) sides(volumes []plan.Volume) {
+	rows := [][]any{}
+	for _, v := range volumes {
+		diverged, send := "no common snapshot", "everything"
+		if v.Diverged != nil {
+			diverged = Bytes(*v.Diverged)
+			if v.Changed != nil {
+				send = "about " + Bytes(*v.Changed)
+			}
+		}
+		rows = append(rows, []any{v.Namespace + "/" + v.Claim, or(v.Runs), send, or(v.Left), diverged, or(v.Kept), or(v.Node), or(v.Snapshot)})
+	}
+	p.table([]string{"VOLUME", "RUNS ON", "TO SEND", "LEFT BEHIND", "DIVERGED", "KEPT AS", "node", "copy"}, rows)
+}
+
+// Sides prints what a reprotection would send and keep.
+func Sides(w io.Writer, r *plan.RecoveryRun) error {
+	p := &printer{w: w}
+	p.sides(r.Status.Volumes)
+	return p.err
 }

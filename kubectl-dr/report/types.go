@@ -127,14 +127,24 @@ type Status struct {
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
 	At metav1.Time `json:"at"`
-	// Role of the recovery cluster: standby, failing over, or active.
+	// Role of the recovery cluster: standby, failing over, active, or failing back.
 	Role string `json:"role"`
-	// Running, LastDrill and LastFailover are names of runs.
-	Running      *RunSummary   `json:"running,omitempty"`
-	LastDrill    *RunSummary   `json:"lastDrill,omitempty"`
-	LastFailover *RunSummary   `json:"lastFailover,omitempty"`
-	RestorePoint *RestorePoint `json:"restorePoint,omitempty"`
-	RPO          *RPOSummary   `json:"rpo,omitempty"`
+	// Active is the site that the application was moved to last, and Epoch counts
+	// the runs that changed roles.
+	Active string `json:"active"`
+	Epoch  int64  `json:"epoch"`
+	// BothActive says by what the application seems to run at both sites.
+	BothActive []string `json:"bothActive,omitempty"`
+	// Unknown says why it could not be found out whether the other site is active.
+	Unknown string `json:"unknown,omitempty"`
+	// Running, LastDrill, LastFailover and LastReprotect are runs. A failback is
+	// among the failovers; the reprotection is that of the last failover.
+	Running       *RunSummary   `json:"running,omitempty"`
+	LastDrill     *RunSummary   `json:"lastDrill,omitempty"`
+	LastFailover  *RunSummary   `json:"lastFailover,omitempty"`
+	LastReprotect *RunSummary   `json:"lastReprotect,omitempty"`
+	RestorePoint  *RestorePoint `json:"restorePoint,omitempty"`
+	RPO           *RPOSummary   `json:"rpo,omitempty"`
 	// Next says what to do.
 	Next []string `json:"next,omitempty"`
 }

@@ -335,6 +335,11 @@ func (in *Status) DeepCopyInto(out *Status) {
 	out.TypeMeta = in.TypeMeta
 	in.ObjectMeta.DeepCopyInto(&out.ObjectMeta)
 	in.At.DeepCopyInto(&out.At)
+	if in.BothActive != nil {
+		in, out := &in.BothActive, &out.BothActive
+		*out = make([]string, len(*in))
+		copy(*out, *in)
+	}
 	if in.Running != nil {
 		in, out := &in.Running, &out.Running
 		*out = new(RunSummary)
@@ -347,6 +352,11 @@ func (in *Status) DeepCopyInto(out *Status) {
 	}
 	if in.LastFailover != nil {
 		in, out := &in.LastFailover, &out.LastFailover
+		*out = new(RunSummary)
+		(*in).DeepCopyInto(*out)
+	}
+	if in.LastReprotect != nil {
+		in, out := &in.LastReprotect, &out.LastReprotect
 		*out = new(RunSummary)
 		(*in).DeepCopyInto(*out)
 	}

@@ -258,3 +258,40 @@ func InProgress(runs []plan.RecoveryRun) *plan.RecoveryRun {
 	}
 	return nil
 }
+
+// Named returns the run of a name, nil when there is none.
+func Named(runs []plan.RecoveryRun, name string) *plan.RecoveryRun {
+	for i := range runs {
+		if runs[i].Name == name {
+			return &runs[i]
+		}
+	}
+	return nil
+}
+
+// LastMove returns the newest run that moved the application to the other site,
+// nil when it runs where it was installed.
+func LastMove(runs []plan.RecoveryRun) *plan.RecoveryRun { return lastPassed(runs, plan.RunKind.Moves) }
+
+// LastReprotect returns the newest reprotection that is done, nil for none.
+func LastReprotect(runs []plan.RecoveryRun) *plan.RecoveryRun {
+	return lastPassed(runs, func(k plan.RunKind) bool { return k == plan.RunReprotect })
+}
+
+func lastPassed(runs []plan.RecoveryRun, is func(plan.RunKind) bool) *plan.RecoveryRun {
+	for i := range runs {
+		if runs[i].Status.Phase == plan.PhasePassed && is(runs[i].Spec.Kind) {
+			return &runs[i]
+		}
+	}
+	return nil
+}
+
+// Epoch is the highest of all runs. It counts those that change roles.
+func Epoch(runs []plan.RecoveryRun) int64 {
+	var highest int64
+	for _, r := range runs {
+		highest = max(highest, r.Spec.Epoch)
+	}
+	return highest
+}

@@ -156,6 +156,8 @@ func TestExamplePolicies_areEnough(t *testing.T) {
 	resp, err := operator.DestroyVolume(t.Context(), &agentpb.DestroyVolumeRequest{Dataset: volume, Match: map[string]string{zfssnap.PropRun: "drill"}})
 	require.NoError(t, err)
 	assert.True(t, resp.GetExisted())
+	_, err = operator.SetProperties(t.Context(), &agentpb.SetPropertiesRequest{Dataset: replica, Properties: map[string]string{zfssnap.PropFenced: ""}})
+	require.NoError(t, err)
 	_, err = velero.DestroySnapshot(t.Context(), &agentpb.DestroySnapshotRequest{Dataset: replica, Name: "dr-b1"})
 	require.NoError(t, err)
 	for _, h := range []*host{w.hassio, w.remote} {

@@ -144,10 +144,25 @@ func (s *Server) ReceiveState(ctx context.Context, req *agentpb.ReceiveStateRequ
 	if err != nil {
 		return nil, err
 	}
+	hasOrigin := false
+	if guid := req.GetOriginGuid(); guid != 0 {
+		_, err := s.origin(ctx, req.GetDataset(), guid)
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return nil, err
+		}
+		hasOrigin = err == nil
+	}
 	return &agentpb.ReceiveStateResponse{
-		Exists: r.exists, Versions: versions(r.versions), ReceiveResumeToken: r.token, Fenced: r.fenced, Unsafe: r.unsafe,
+		HasOrigin: hasOrigin,
+		Exists:    r.exists, Versions: versions(r.versions), ReceiveResumeToken: r.token, Fenced: r.fenced, Unsafe: r.unsafe,
 		StreamMode: r.mode, Encrypted: r.encrypted,
 	}, nil
+}
+
+// origin finds the snapshot that a new replica is to be a clone of: clones stay
+// within their pool.
+func (s *Server) origin(ctx context.Context, dataset string, guid uint64) (zfs.Version, error) {
+	return s.ZFS.FindByGUID(ctx, guid, zfs.Pool(dataset))
 }
 
 // Receive implements agentpb.AgentServer.
@@ -276,8 +291,16 @@ func (s *Server) run(ctx context.Context, h *agentpb.ReceiveHeader, in *incoming
 	defer kill()
 	r, w := io.Pipe()
 	done := make(chan error, 1)
+	opts := received.Options(h.GetDataset()+"@"+h.GetSnapshot(), zfs.Type(h.GetType()), h.GetSource(), h.GetStreamMode())
+	if guid := h.GetOriginGuid(); guid != 0 && !h.GetResume() {
+		origin, err := s.origin(ctx, h.GetDataset(), guid)
+		if err != nil {
+			return err
+		}
+		opts.Origin = origin.FullName()
+	}
 	go func() {
-		err := s.ZFS.Receive(procCtx, received.Options(h.GetDataset()+"@"+h.GetSnapshot(), zfs.Type(h.GetType()), h.GetSource(), h.GetStreamMode()), r)
+		err := s.ZFS.Receive(procCtx, opts, r)
 		// Whoever still writes learns that nobody reads.
 		r.CloseWithError(errReceiveEnded)
 		done <- err

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -509,9 +510,12 @@ func (s *Server) describe(ctx context.Context, d zfs.Dataset) (*agentpb.Dataset,
 	}
 	pb := datasetPB(d, props)
 	pb.Native = map[string]string{}
-	native, err := s.ZFS.Get(ctx, d.Name, received.NativeProperties[d.Type]...)
+	native, err := s.ZFS.Get(ctx, d.Name, append([]string{"written"}, received.NativeProperties[d.Type]...)...)
 	if err != nil {
 		return nil, err
+	}
+	if pb.Written, err = strconv.ParseUint(native["written"].Value, 10, 64); err != nil {
+		return nil, fmt.Errorf("read property written of %s: %w", d.Name, err)
 	}
 	for name, p := range native {
 		if p.Source == zfs.SourceLocal || p.Source == zfs.SourceReceived {

@@ -331,6 +331,13 @@ func (s *Server) DestroySnapshot(ctx context.Context, req *agentpb.DestroySnapsh
 	if props[names.PropManaged] != "true" {
 		return nil, fmt.Errorf("destroy %s: %w: %s is not set on it", name, ErrForeign, names.PropManaged)
 	}
+	fence, err := s.ZFS.Get(ctx, req.GetDataset(), names.PropFenced)
+	if err != nil {
+		return nil, err
+	}
+	if by := set(fence[names.PropFenced]); by != "" {
+		return nil, fmt.Errorf("destroy %s: %w: by %s", name, ErrFenced, by)
+	}
 	if id := s.transfers.using(req.GetDataset(), v.GUID); id != "" {
 		return nil, fmt.Errorf("destroy %s: %w: transfer %s needs it", name, ErrBusy, id)
 	}

@@ -38,6 +38,9 @@ const (
 type Source struct {
 	zfs.Dataset
 	Versions []zfs.Version
+	// CloneOf is the snapshot that it is a clone of, the zero Version for none. It
+	// counts for a first stream only.
+	CloneOf zfs.Version
 }
 
 // Target is what the target has of a replica.
@@ -49,6 +52,8 @@ type Target struct {
 	Mode string
 	// Encrypted: it is, or what it would be made below.
 	Encrypted bool
+	// HasOrigin: the target's pool has the snapshot that the source is a clone of.
+	HasOrigin bool
 	Fenced    string // who fenced it, "" for nobody
 	Unsafe    bool   // not kept as a replica must be
 	Token     string // of an interrupted receive, "" for none
@@ -59,8 +64,8 @@ type Target struct {
 // Plan is one step towards having a snapshot on the target.
 type Plan struct {
 	Action Action
-	// From is the base of the step, a snapshot or bookmark of the source. It
-	// is the zero Version for a full stream.
+	// From is the base of the step, a snapshot or bookmark of the source, or what
+	// the source is a clone of. It is the zero Version for a full stream.
 	From zfs.Version
 	// To is the snapshot that the target has after the step. A resumed step may
 	// end at an older one than wanted; then another follows.
@@ -77,6 +82,15 @@ func (p Plan) Base() string {
 		return ""
 	}
 	return p.From.FullName()
+}
+
+// FromOrigin returns the guid of the snapshot that the step makes the replica a
+// clone of, 0 for none.
+func (p Plan) FromOrigin() uint64 {
+	if p.Action != Incremental || p.From.Dataset == p.To.Dataset {
+		return 0
+	}
+	return p.From.GUID
 }
 
 // Make plans how the target gets the source's snapshot with that guid. An
@@ -108,6 +122,8 @@ func Make(source Source, target Target, guid uint64) (Plan, error) {
 		plan.Action, plan.From = Incremental, from
 	case target.Exists && target.Token == "":
 		return Plan{}, fmt.Errorf("%w: %s has no snapshots", ErrOccupied, target.Dataset)
+	case target.HasOrigin && source.CloneOf.GUID != 0:
+		plan.Action, plan.From = Incremental, source.CloneOf
 	}
 
 	var err error

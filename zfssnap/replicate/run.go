@@ -176,9 +176,9 @@ func (u *Attempt) Run(ctx context.Context) error {
 
 // look reads what both sides have. Processes and requests go side by side:
 // where little has changed, they are what a transfer takes its time for.
-func (u *Attempt) look(ctx context.Context, ignoreToken bool) error {
+func (u *Attempt) look(parent context.Context, ignoreToken bool) error {
 	u.seen = time.Now()
-	g, ctx := errgroup.WithContext(ctx)
+	g, ctx := errgroup.WithContext(parent)
 	g.Go(func() (err error) {
 		u.source.Dataset, err = u.ZFS.Dataset(ctx, u.Dataset)
 		return err
@@ -196,7 +196,28 @@ func (u *Attempt) look(ctx context.Context, ignoreToken bool) error {
 		u.props, err = u.ZFS.UserProperties(ctx, u.Dataset+"@"+u.Snapshot, zfs.SourceLocal)
 		return unless(err, zfs.ErrNotFound)
 	})
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return u.lookAtOrigin(parent)
+}
+
+// lookAtOrigin asks, before the first stream of a clone, whether the target has
+// what it is a clone of. That is so for every volume that was restored from a
+// copy and is now sent the other way.
+func (u *Attempt) lookAtOrigin(ctx context.Context) error {
+	if _, ok := newest(u.target.Versions); ok || u.source.Origin == "" {
+		return nil
+	}
+	var err error
+	if u.source.CloneOf, err = u.ZFS.Lookup(ctx, u.source.Origin); err != nil {
+		return err
+	}
+	callCtx, cancel := context.WithTimeout(ctx, controlTimeout)
+	defer cancel()
+	state, err := u.Target.ReceiveState(callCtx, &agentpb.ReceiveStateRequest{Dataset: u.TargetDataset, OriginGuid: u.source.CloneOf.GUID})
+	u.target.HasOrigin = state.GetHasOrigin()
+	return err
 }
 
 // ask asks what the target has. A token is decoded here, where its snapshots
@@ -247,8 +268,8 @@ func (u *Attempt) step(ctx context.Context, plan Plan) error {
 	var header *agentpb.ReceiveHeader
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return u.ZFS.Hold(gctx, holdTag, plan.To.FullName()) })
-	// With a bookmark the base may go at any time.
-	if plan.From.GUID != 0 && !plan.From.Bookmark && !listed(u.source.Versions, u.cursor(plan.From.GUID)) {
+	// With a bookmark the base may go at any time; an origin may not.
+	if plan.From.Dataset == u.Dataset && !plan.From.Bookmark && !listed(u.source.Versions, u.cursor(plan.From.GUID)) {
 		g.Go(func() error { return u.ZFS.Hold(gctx, holdTag, plan.From.FullName()) })
 	}
 	if !listed(u.source.Versions, u.cursor(plan.To.GUID)) {
@@ -327,6 +348,7 @@ func (u *Attempt) header(ctx context.Context, plan Plan) (*agentpb.ReceiveHeader
 		Source:             u.Node + ":" + u.Dataset,
 		SnapshotProperties: props,
 		StreamMode:         string(plan.Mode),
+		OriginGuid:         plan.FromOrigin(),
 	}, nil
 }
 

@@ -7,9 +7,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
+	"text/template"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -54,6 +56,83 @@ func TestPlannedFailover(t *testing.T) {
 	r = kubectlDR(t, failover...)
 	assert.Equal(t, 1, r.code, "what runs there is not overwritten")
 	assert.Contains(t, r.err, "holds claims already: data")
+
+	a.failBack(t)
+}
+
+// failBack brings an application that was moved to the recovery site home, after
+// both sites have gone on by themselves. The command is killed on the way.
+func (a app) failBack(t *testing.T) {
+	t.Helper()
+	backLocation(t)
+	before := a.posts(t, "")
+	a.post(t, 1)
+	diverged := a.posts(t, "")
+	kubectl(t, dr, "-n", a.Name, "exec", "deployment/web", "--", "sh", "-ec",
+		`cd /data/posts; dd if=/dev/urandom of=.new bs=1M count=2; mv .new "$(sha256sum .new | cut -d' ' -f1)"; sync`)
+	written := recoveredPosts(t, a.Name)
+	require.NotEqual(t, before, written)
+	back := func(verb string) []string {
+		return []string{verb, a.Name, "--yes", "--source-kubeconfig", lab.Kubeconfig(primary), "-o", "json"}
+	}
+
+	killAt(t, "first backup the other way", back("reprotect")...)
+	r := kubectlDR(t, append(back("reprotect"), "--resume")...)
+	require.Zero(t, r.code)
+	var run struct {
+		Status struct {
+			RPO     string
+			Volumes []struct {
+				Node, Snapshot, Kept string
+				Changed, Diverged    uint64
+			}
+		}
+	}
+	require.NoError(t, json.Unmarshal([]byte(r.out), &run))
+	v := run.Status.Volumes[0]
+	assert.Greater(t, v.Diverged, uint64(1<<20))
+	assert.Greater(t, v.Changed, uint64(2<<20))
+	assert.Less(t, v.Changed, uint64(4<<20), "what was there before the failover does not count")
+	assert.Equal(t, hassio, v.Node)
+	copied, _, _ := strings.Cut(v.Snapshot, "@")
+	assert.Contains(t, on(t, hassio, "zfs", "get", "-H", "-o", "value", "origin", copied), a.dataset()+"@", "only what has changed was sent")
+	used := on(t, hassio, "zfs", "get", "-Hp", "-o", "value", "used", copied)
+	assert.Less(t, len(used), len("9999999")+1, "%s bytes are of its own", used)
+	assert.Equal(t, diverged, a.posts(t, ""), "the volume that the failover left is as it was")
+	assert.Contains(t, kubectlDR(t, "status", a.Name).out, "kubectl dr failback")
+
+	killAt(t, "restore", back("failback")...)
+	r = kubectlDR(t, append(back("failback"), "--resume")...)
+	require.Zero(t, r.code)
+	require.NoError(t, json.Unmarshal([]byte(r.out), &run))
+	assert.Equal(t, "0s", run.Status.RPO, "nothing is lost")
+	assert.Equal(t, written, kubectl(t, primary, "-n", a.Name, "exec", "deployment/web", "--", "ls", "/data/posts"))
+	assert.Equal(t, diverged, on(t, hassio, "sh", "-ec", mounted+"ls", "sh", v.Kept), "what diverged is kept under the run's name")
+	assert.Empty(t, kubectl(t, primary, "-n", "velero", "get", "schedule.velero.io/"+a.Name, "-o", "jsonpath={.spec.paused}"))
+	r = kubectlDR(t, "status", a.Name)
+	assert.Contains(t, r.out, "the source (epoch 3)")
+}
+
+// backLocation makes the storage location that the recovery site writes to, and
+// the profile that the source restores with.
+func backLocation(t *testing.T) {
+	t.Helper()
+	parsed, err := template.ParseFiles("testdata/back.yaml.tmpl")
+	require.NoError(t, err)
+	get := func(path string) string {
+		return kubectl(t, primary, "-n", "velero", "get", "backupstoragelocation.velero.io/default", "-o", "jsonpath={"+path+"}")
+	}
+	for site, mode := range map[string]string{primary: "ReadOnly", dr: "ReadWrite"} {
+		var out bytes.Buffer
+		require.NoError(t, parsed.Execute(&out, map[string]string{
+			"AccessMode": mode, "Bucket": get(".spec.objectStorage.bucket"), "S3URL": get(".spec.config.s3Url"),
+		}))
+		apply(t, site, out.String())
+		kubectl(t, site, "-n", "velero", "wait", "backupstoragelocation.velero.io/back", "--for=jsonpath={.status.phase}=Available", "--timeout="+patience.String())
+	}
+	home, err := os.ReadFile("testdata/home.yaml")
+	require.NoError(t, err)
+	apply(t, primary, string(home))
 }
 
 // killAt runs kubectl dr until it says that a step is running, and kills it.

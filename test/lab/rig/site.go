@@ -47,9 +47,8 @@ var sites = []site{
 			{Name: "zfs-storage-nas-dr", Pool: "backup/nas/k3s"},
 		},
 		location: map[string]string{
-			"restoreNode":    "remote",
-			"restoreParents": "znvm/k3s=backup/znvm/k3s,nas/k3s=backup/nas/k3s",
-			"restoreMode":    "clone",
+			"restoreNode": "remote",
+			"restoreMode": "clone",
 		},
 	},
 }
@@ -249,12 +248,17 @@ func (r *Rig) applyObjects(ctx context.Context, s site) (string, error) {
 
 // location is the configuration of the site's volume snapshot location.
 func (r *Rig) location(s site) map[string]string {
-	target := nodes[1].name
+	source, target := nodes[0].name, nodes[1].name
 	location := map[string]string{
 		"agents":        r.agents(),
 		"target":        target,
 		"targetAddress": fmt.Sprintf("%s:%d", vm.HostAddress, r.port(target+"/agent")),
 		"targetPrefix":  replicas,
+		// And after a failover the other way.
+		"restoreParents":        "znvm/k3s=backup/znvm/k3s,nas/k3s=backup/nas/k3s",
+		"failbackTarget":        source,
+		"failbackTargetAddress": fmt.Sprintf("%s:%d", vm.HostAddress, r.port(source+"/agent")),
+		"failbackPrefix":        "replica",
 	}
 	for k, v := range s.location {
 		location[k] = v

@@ -532,7 +532,10 @@ type Dataset struct {
 	// dataset itself (source local or received), sizes in bytes. A clone inherits
 	// from its new parent, so these are what a restored volume is given back.
 	// Not in lists.
-	Native        map[string]string `protobuf:"bytes,12,rep,name=native,proto3" json:"native,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Native map[string]string `protobuf:"bytes,12,rep,name=native,proto3" json:"native,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Bytes that were written since its newest snapshot, or since its origin while
+	// it has none. Not in lists.
+	Written       uint64 `protobuf:"varint,40,opt,name=written,proto3" json:"written,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -649,6 +652,13 @@ func (x *Dataset) GetNative() map[string]string {
 		return x.Native
 	}
 	return nil
+}
+
+func (x *Dataset) GetWritten() uint64 {
+	if x != nil {
+		return x.Written
+	}
+	return 0
 }
 
 type ListDatasetsRequest struct {
@@ -2431,8 +2441,10 @@ func (x *Transfer) GetStalled() bool {
 }
 
 type ReceiveStateRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Dataset       string                 `protobuf:"bytes,1,opt,name=dataset,proto3" json:"dataset,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Dataset string                 `protobuf:"bytes,1,opt,name=dataset,proto3" json:"dataset,omitempty"`
+	// The snapshot that what is to be sent is a clone of, 0 for none.
+	OriginGuid    uint64 `protobuf:"varint,40,opt,name=origin_guid,json=originGuid,proto3" json:"origin_guid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2474,6 +2486,13 @@ func (x *ReceiveStateRequest) GetDataset() string {
 	return ""
 }
 
+func (x *ReceiveStateRequest) GetOriginGuid() uint64 {
+	if x != nil {
+		return x.OriginGuid
+	}
+	return 0
+}
+
 type ReceiveStateResponse struct {
 	state              protoimpl.MessageState `protogen:"open.v1"`
 	Exists             bool                   `protobuf:"varint,1,opt,name=exists,proto3" json:"exists,omitempty"`
@@ -2486,7 +2505,10 @@ type ReceiveStateResponse struct {
 	// The replica is encrypted, or what it would be made below.
 	Encrypted bool `protobuf:"varint,6,opt,name=encrypted,proto3" json:"encrypted,omitempty"`
 	// It is not kept as a replica must be; Receive says what is wrong.
-	Unsafe        bool `protobuf:"varint,9,opt,name=unsafe,proto3" json:"unsafe,omitempty"`
+	Unsafe bool `protobuf:"varint,9,opt,name=unsafe,proto3" json:"unsafe,omitempty"`
+	// The pool of the dataset has the snapshot of origin_guid, so that a first
+	// stream may start from it.
+	HasOrigin     bool `protobuf:"varint,40,opt,name=has_origin,json=hasOrigin,proto3" json:"has_origin,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2566,6 +2588,13 @@ func (x *ReceiveStateResponse) GetEncrypted() bool {
 func (x *ReceiveStateResponse) GetUnsafe() bool {
 	if x != nil {
 		return x.Unsafe
+	}
+	return false
+}
+
+func (x *ReceiveStateResponse) GetHasOrigin() bool {
+	if x != nil {
+		return x.HasOrigin
 	}
 	return false
 }
@@ -2681,7 +2710,11 @@ type ReceiveHeader struct {
 	SnapshotProperties map[string]string `protobuf:"bytes,7,rep,name=snapshot_properties,json=snapshotProperties,proto3" json:"snapshot_properties,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // io.kubectl-dr:* to put on the received snapshot
 	// Flags of zfs send that the stream has: "Lce", "Lc" or "w". They are recorded
 	// with the replica, and every later stream must have the same.
-	StreamMode    string `protobuf:"bytes,8,opt,name=stream_mode,json=streamMode,proto3" json:"stream_mode,omitempty"`
+	StreamMode string `protobuf:"bytes,8,opt,name=stream_mode,json=streamMode,proto3" json:"stream_mode,omitempty"`
+	// The first stream of a replica starts from this snapshot, wherever it lies in
+	// the replica's pool: the replica is made as a clone of it, which is neither
+	// changed nor rolled back. 0 for none.
+	OriginGuid    uint64 `protobuf:"varint,40,opt,name=origin_guid,json=originGuid,proto3" json:"origin_guid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2770,6 +2803,13 @@ func (x *ReceiveHeader) GetStreamMode() string {
 		return x.StreamMode
 	}
 	return ""
+}
+
+func (x *ReceiveHeader) GetOriginGuid() uint64 {
+	if x != nil {
+		return x.OriginGuid
+	}
+	return 0
 }
 
 type ReceiveEnd struct {
@@ -2904,7 +2944,7 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\n" +
 	"mountpoint\x18\x02 \x01(\tH\x00R\n" +
 	"mountpointB\x04\n" +
-	"\x02by\"\xa1\x04\n" +
+	"\x02by\"\xbb\x04\n" +
 	"\aDataset\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x12\n" +
@@ -2924,7 +2964,8 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\n" +
 	"properties\x18\v \x03(\v2+.kubectldr.agent.v1.Dataset.PropertiesEntryR\n" +
 	"properties\x12?\n" +
-	"\x06native\x18\f \x03(\v2'.kubectldr.agent.v1.Dataset.NativeEntryR\x06native\x1a=\n" +
+	"\x06native\x18\f \x03(\v2'.kubectldr.agent.v1.Dataset.NativeEntryR\x06native\x12\x18\n" +
+	"\awritten\x18( \x01(\x04R\awritten\x1a=\n" +
 	"\x0fPropertiesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
@@ -3111,9 +3152,11 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\x04DONE\x10\x02\x12\n" +
 	"\n" +
 	"\x06FAILED\x10\x03\x12\r\n" +
-	"\tCANCELLED\x10\x04\"/\n" +
+	"\tCANCELLED\x10\x04\"P\n" +
 	"\x13ReceiveStateRequest\x12\x18\n" +
-	"\adataset\x18\x01 \x01(\tR\adataset\"\x88\x02\n" +
+	"\adataset\x18\x01 \x01(\tR\adataset\x12\x1f\n" +
+	"\vorigin_guid\x18( \x01(\x04R\n" +
+	"originGuid\"\xa7\x02\n" +
 	"\x14ReceiveStateResponse\x12\x16\n" +
 	"\x06exists\x18\x01 \x01(\bR\x06exists\x127\n" +
 	"\bversions\x18\x02 \x03(\v2\x1b.kubectldr.agent.v1.VersionR\bversions\x120\n" +
@@ -3122,12 +3165,14 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\vstream_mode\x18\x05 \x01(\tR\n" +
 	"streamMode\x12\x1c\n" +
 	"\tencrypted\x18\x06 \x01(\bR\tencrypted\x12\x16\n" +
-	"\x06unsafe\x18\t \x01(\bR\x06unsafe\"\x9f\x01\n" +
+	"\x06unsafe\x18\t \x01(\bR\x06unsafe\x12\x1d\n" +
+	"\n" +
+	"has_origin\x18( \x01(\bR\thasOrigin\"\x9f\x01\n" +
 	"\x0eReceiveRequest\x12;\n" +
 	"\x06header\x18\x01 \x01(\v2!.kubectldr.agent.v1.ReceiveHeaderH\x00R\x06header\x12\x14\n" +
 	"\x04data\x18\x02 \x01(\fH\x00R\x04data\x122\n" +
 	"\x03end\x18\x03 \x01(\v2\x1e.kubectldr.agent.v1.ReceiveEndH\x00R\x03endB\x06\n" +
-	"\x04part\"\xf1\x02\n" +
+	"\x04part\"\x92\x03\n" +
 	"\rReceiveHeader\x12\x18\n" +
 	"\adataset\x18\x01 \x01(\tR\adataset\x12\x1a\n" +
 	"\bsnapshot\x18\x02 \x01(\tR\bsnapshot\x12\x12\n" +
@@ -3137,7 +3182,9 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\x06source\x18\x06 \x01(\tR\x06source\x12j\n" +
 	"\x13snapshot_properties\x18\a \x03(\v29.kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntryR\x12snapshotProperties\x12\x1f\n" +
 	"\vstream_mode\x18\b \x01(\tR\n" +
-	"streamMode\x1aE\n" +
+	"streamMode\x12\x1f\n" +
+	"\vorigin_guid\x18( \x01(\x04R\n" +
+	"originGuid\x1aE\n" +
 	"\x17SnapshotPropertiesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\"\n" +

@@ -76,7 +76,8 @@ type AgentClient interface {
 	// DestroySnapshot destroys a snapshot that is ours, after releasing our holds
 	// on it; the bookmark that the next incremental starts from is kept. A
 	// snapshot that has clones, or is the newest of a replica, goes when the last
-	// of them is gone (zfs destroy -d). Missing is success.
+	// of them is gone (zfs destroy -d). Missing is success. Nothing of a replica
+	// that is fenced is destroyed.
 	DestroySnapshot(ctx context.Context, in *DestroySnapshotRequest, opts ...grpc.CallOption) (*DestroySnapshotResponse, error)
 	// Hold keeps a snapshot from being destroyed and records who asked. Idempotent;
 	// asked again, it renews the lease.
@@ -386,7 +387,8 @@ type AgentServer interface {
 	// DestroySnapshot destroys a snapshot that is ours, after releasing our holds
 	// on it; the bookmark that the next incremental starts from is kept. A
 	// snapshot that has clones, or is the newest of a replica, goes when the last
-	// of them is gone (zfs destroy -d). Missing is success.
+	// of them is gone (zfs destroy -d). Missing is success. Nothing of a replica
+	// that is fenced is destroyed.
 	DestroySnapshot(context.Context, *DestroySnapshotRequest) (*DestroySnapshotResponse, error)
 	// Hold keeps a snapshot from being destroyed and records who asked. Idempotent;
 	// asked again, it renews the lease.
