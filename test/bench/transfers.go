@@ -21,7 +21,10 @@ type spent struct {
 // measureThroughput compares a full stream from agent to agent with a bare
 // pipe, and with syncoid through ssh, over the same data.
 func measureThroughput(ctx context.Context, h *host) ([]row, error) {
-	const runs, size = 5, 256 * mebibyte
+	runs, size := 3, int64(64*mebibyte)
+	if h.long {
+		runs, size = 5, 256*mebibyte
+	}
 	dataset, err := h.volume(ctx, "ours", size)
 	if err != nil {
 		return nil, err
@@ -80,7 +83,7 @@ func measureThroughput(ctx context.Context, h *host) ([]row, error) {
 			against: other.name, theirs: rate(size, theirTime),
 			ratio: float64(theirTime) / float64(ourTime), bar: other.bar,
 			note: fmt.Sprintf("median of %d each of %s; processor time for a GiB: %s and %s",
-				runs, mebibytes(size), perGiB(size, ourCPU), perGiB(size, theirCPU)),
+				runs, mebibytes(uint64(size)), perGiB(size, ourCPU), perGiB(size, theirCPU)),
 		})
 	}
 	return rows, nil

@@ -25,7 +25,7 @@ import (
 // A backup's window is the time this takes, and most of that is starting
 // processes and waiting for the pool to sync. So the snapshot is taken without
 // asking whether it exists, and the answer waits for nothing more than its guid:
-// the hold, which takes as long as the snapshot, is placed meanwhile.
+// the hold, which takes as long as the snapshot, is placed afterwards.
 func (s *Server) CreateSnapshots(ctx context.Context, req *agentpb.CreateSnapshotsRequest) (*agentpb.CreateSnapshotsResponse, error) {
 	if len(req.GetDatasets()) == 0 {
 		return nil, fmt.Errorf("create snapshots: %w: no datasets", ErrInvalid)
@@ -71,10 +71,10 @@ func (s *Server) CreateSnapshots(ctx context.Context, req *agentpb.CreateSnapsho
 		return nil, err
 	}
 	took := s.Clock().Sub(start)
+	vs, err := s.ZFS.LookupAll(ctx, full...)
 	if req.GetHold() != "" {
 		s.keep(req.GetHold(), full)
 	}
-	vs, err := s.ZFS.LookupAll(ctx, full...)
 	if err != nil {
 		return nil, err
 	}
