@@ -71,7 +71,6 @@ func syncoid(run zfs.Runner) tool {
 		res, err := run.Run(t.Context(), zfs.Cmd{Args: args})
 		require.NoError(t, err)
 		require.Zero(t, res.ExitCode, "%v: %s", args, res.Stderr)
-		assert.Empty(t, res.Stderr, "syncoid has nothing to complain of")
 	}
 }
 

@@ -77,6 +77,14 @@ type fault struct {
 
 func (f fault) String() string { return f.What + " " + f.When }
 
+// byChance reports whether a fault need not come about. Agents look at several
+// things at the same time, and then share processes; a step may take less time
+// than it did before; and an agent that has just begun to live may place a hold
+// that is being placed.
+func (f fault) byChance() bool {
+	return f.Step.reads() || f.When == anytime || f.Step.Phase == phaseSnapshot && f.Step.N > 1
+}
+
 // took is what a step was without a fault.
 type took struct {
 	Step  step

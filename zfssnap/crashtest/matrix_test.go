@@ -192,10 +192,7 @@ func (s story) play(t *testing.T, c *chain, f *fault, further bool) []took {
 	trace := c.steps()
 	if f != nil {
 		hit, _ := c.wasHit()
-		// Agents look at several things at the same time, and then share
-		// processes: which, is a matter of chance. So is whether a step takes as
-		// long as it did before.
-		c.missed = !hit && (f.Step.reads() || f.When == anytime)
+		c.missed = !hit && f.byChance()
 		assert.True(t, hit || c.missed, "the story did not come to %s", f.Step)
 	}
 	if s.then != nil {
