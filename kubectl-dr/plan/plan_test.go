@@ -32,7 +32,7 @@ func TestLint(t *testing.T) {
 		want  string
 	}{
 		{"no name", func(p *RecoveryPlan) { p.Name = "" }, "metadata.name"},
-		{"a name too long for its runs", func(p *RecoveryPlan) { p.Name = strings.Repeat("a", MaxName+1) }, "so it may have 38"},
+		{"a name too long for its runs", func(p *RecoveryPlan) { p.Name = strings.Repeat("a", MaxName+1) }, "so it may have 37"},
 		{"no RPO", func(p *RecoveryPlan) { p.Spec.Objectives.RPO.Duration = 0 }, "spec.objectives.rpo"},
 		{"a drill interval of nothing", func(p *RecoveryPlan) { p.Spec.Objectives.DrillEvery = &metav1.Duration{} }, "spec.objectives.drillEvery"},
 		{"no namespaces", func(p *RecoveryPlan) { *p = *valid(); p.Spec.Source.Namespaces = nil }, "lists no namespace"},
