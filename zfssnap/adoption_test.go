@@ -251,7 +251,7 @@ func adopt(t *testing.T, from, to zfstest.Target, replicate tool) {
 
 	// A drill works on a clone, and the tool goes on beside it.
 	before := theirs()
-	found, err := remote.FindSnapshot(ctx, &agentpb.FindSnapshotRequest{Guid: one.GUID, Hints: location.Hints("hassio", dataset)})
+	found, err := remote.FindSnapshot(ctx, &agentpb.FindSnapshotRequest{Guid: one.GUID, Hints: location.Hints(vol.Node, dataset)})
 	require.NoError(t, err)
 	drilled := drills + "/db"
 	_, err = remote.CreateVolume(ctx, &agentpb.CreateVolumeRequest{
