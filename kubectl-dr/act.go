@@ -198,9 +198,6 @@ func (f *runFlags) drill(ctx context.Context, e *env, s *site, p *plan.RecoveryP
 	fresh := r == nil
 	if fresh {
 		point, err := s.point(ctx, p, f.backup)
-		if err == nil {
-			err = s.drillable(point)
-		}
 		if err != nil {
 			return err
 		}
@@ -504,7 +501,7 @@ func (f *failoverFlags) sides(ctx context.Context, e *env, s *site, runs []plan.
 		fo.Source = f.side(e, fo.Run, source, s.cluster)
 		return nil
 	}
-	fo.Target, fo.Finder = f.target(e, source, fo.Run), finder(source, s.storage)
+	fo.Target, fo.Finder = f.target(e, source, fo.Run), finder(source, s.storage.Back())
 	fo.Source = f.side(e, fo.Run, s.cluster, source)
 	fo.Source.Site, fo.Source.There = failover.RecoverySite, "at the source"
 	if move := run.Named(runs, fo.Run.Spec.Follows); move != nil {

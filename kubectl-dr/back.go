@@ -11,9 +11,7 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/reprotect"
-	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/restorepoint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/run"
-	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 )
 
 // atRecovery returns the run that moved the application to the recovery site; an
@@ -36,18 +34,6 @@ func protected(planName string, runs []plan.RecoveryRun) (*plan.RecoveryRun, err
 		return nil, withHint("kubectl dr reprotect "+planName+" has it replicated back first", "what plan %q has at the recovery site since %s is not replicated to the source", planName, move.Name)
 	}
 	return move, nil
-}
-
-// drillable refuses a restore point of the recovery site's own volumes: their
-// copies are at the source.
-func (s *site) drillable(p restorepoint.Point) error {
-	for _, v := range p.Volumes {
-		if id, err := zfssnap.ParseSnapshotID(v.SnapshotID); err == nil && s.storage.Returns(id.Node) {
-			return withHint("name a backup from before with --backup, or fail back first",
-				"backup %s was taken at the recovery site, and its copies are at the source: it can't be rehearsed here", p.Backup)
-		}
-	}
-	return nil
 }
 
 func newCmdReprotect(e *env, g *globalFlags) *cobra.Command {
@@ -183,7 +169,7 @@ func (f *moveFlags) reprotect(ctx context.Context, e *env, s *site, p *plan.Reco
 		return err
 	}
 	rp := &reprotect.Reprotect{
-		Run: r, Move: run.Named(runs, r.Spec.Follows), Storage: s.storage, Finder: finder(source, s.storage), Hooks: e.hooks(),
+		Run: r, Move: run.Named(runs, r.Spec.Follows), Storage: s.storage, Finder: finder(source, s.storage.Back()), Hooks: e.hooks(),
 		Old: f.side(e, r, source, s.cluster), New: f.side(e, r, s.cluster, source),
 	}
 	if rp.Move == nil {

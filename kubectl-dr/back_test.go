@@ -96,12 +96,15 @@ func TestThereAndBack(t *testing.T) {
 	assert.Contains(t, again.err, "is replicated back since")
 	refused := w.run(t.Context(), "drill", "--backup="+w.lastRun(t).Spec.Backup)
 	assert.Equal(t, 1, refused.code)
-	assert.Contains(t, refused.err, "was taken at the recovery site, and its copies are at the source")
+	assert.Contains(t, refused.err, "cannot be recovered here")
 
 	golden(t, "act/failback --dry-run", w.do(t, "failback --source-context=primary --dry-run").String())
 	golden(t, "act/failback", w.do(t, doFailback).String())
 	w.assertHome(t)
 	golden(t, "act/status after a failback", w.do(t, "status").String())
+	w.old.down = true
+	w.do(t, "failover --disaster --accept-data-loss=1h --dry-run") // what is at the source is not waited for
+	w.old.down = false
 
 	// And once more: what the first round left is in nobody's way.
 	w.do(t, doPlanned, doReprotect, doFailback)

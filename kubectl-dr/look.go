@@ -112,6 +112,13 @@ func (e *env) rpo(ctx context.Context, g *globalFlags, cl *cluster.Cluster, p *p
 	if err != nil {
 		return nil, err
 	}
+	runs, err := run.Runs(ctx, cl.Client, cl.Namespace, p.Name)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := protected(p.Name, runs); err == nil {
+		s.finder = finder(cl, s.storage.Back())
+	}
 	meter := &rpo.Meter{Finder: s.finder, Now: e.now, Hosts: func(ctx context.Context) []cluster.Host { return s.storage.Hosts(ctx, e.now) }}
 	return meter.Measure(ctx, p)
 }

@@ -275,6 +275,8 @@ func (w *world) created(ctx context.Context, c client.Client, cluster string, ob
 			return nil // it was synced
 		}
 		o.Status.Phase = w.backupPhase
+		o.Status.StartTimestamp = ptr.To(metav1.NewTime(w.now()))
+		o.Status.CompletionTimestamp = o.Status.StartTimestamp
 		if err := c.Update(ctx, o); err != nil || w.backupPhase != velerov1api.BackupPhaseCompleted {
 			return err
 		}

@@ -80,13 +80,24 @@ type Location struct {
 // Storage is where the recovery site keeps copies and makes volumes.
 type Storage struct {
 	Locations []Location
+	// back: what is looked for was taken at the recovery site, and its copies are
+	// at the source.
+	back bool
 }
+
+// Back returns the storage as the source sees it when an application comes back:
+// copies of what was taken at the recovery site.
+func (s *Storage) Back() *Storage { return &Storage{Locations: s.Locations, back: true} }
 
 // ErrNoLocation is returned when Velero has no snapshot location of ours.
 var ErrNoLocation = errors.New("no VolumeSnapshotLocation of provider " + zfssnap.Provider)
 
 // ErrNoCopy is returned for a snapshot that the recovery site does not have.
 var ErrNoCopy = errors.New("there is no copy at the recovery site")
+
+// ErrTakenHere is an ErrNoCopy for a snapshot that was taken where it is to be
+// recovered: its copies are at the other site.
+var ErrTakenHere = fmt.Errorf("%w", ErrNoCopy)
 
 // OpenStorage reads the snapshot locations of the cluster. It does not touch
 // the agents.
@@ -189,6 +200,9 @@ type Copy struct {
 // Find returns where the copy of a snapshot lies. The error wraps ErrNoCopy
 // when every host was asked and none has it.
 func (s *Storage) Find(ctx context.Context, id zfssnap.SnapshotID) (Copy, error) {
+	if s.Returns(id.Node) != s.back {
+		return Copy{}, fmt.Errorf("%w of %s: that was taken on node %s itself", ErrTakenHere, id.Name(), id.Node)
+	}
 	var errs []error
 	var asked []string
 	for _, l := range s.Locations {

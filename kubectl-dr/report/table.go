@@ -180,7 +180,7 @@ func (p *printer) status(s *Status) {
 	summary("Last drill", s.LastDrill)
 	summary("Last failover", s.LastFailover)
 	if s.LastReprotect != nil {
-		summary("Replicated back", s.LastReprotect)
+		summary("Reprotected", s.LastReprotect)
 	}
 	point := "none"
 	if r := s.RestorePoint; r != nil {

@@ -39,6 +39,9 @@ type Point struct {
 	// StartedAt is when Velero began to read the objects.
 	StartedAt time.Time
 	Volumes   []plan.Volume
+	// TakenHere: a volume's snapshot was taken at the site that would recover it.
+	// Such backups are for the other way.
+	TakenHere bool
 	// Problem says why the point as a whole cannot be used, and Remedy what to do
 	// about it.
 	Problem, Remedy string
@@ -211,15 +214,24 @@ func (f *Finder) Points(ctx context.Context, source plan.Source) ([]Point, error
 		limit = 10
 	}
 	var points []Point
-	for _, b := range backups[:min(len(backups), limit)] {
+	for _, b := range backups {
+		if len(points) == limit {
+			break
+		}
 		p, err := f.point(ctx, source, &b)
 		if err != nil {
 			return points, err
+		}
+		if p.TakenHere {
+			continue
 		}
 		points = append(points, p)
 		if p.Recoverable() {
 			break
 		}
+	}
+	if len(points) == 0 {
+		return nil, &NoBackupError{Schedule: source.Schedule}
 	}
 	return points, nil
 }
@@ -341,6 +353,9 @@ func (f *Finder) point(ctx context.Context, source plan.Source, b *velerov1api.B
 	for _, info := range infos {
 		if slices.Contains(source.Namespaces, info.PVCNamespace) && !listed(p.Volumes, info) {
 			v, err := f.volume(ctx, source, p, info)
+			if errors.Is(err, cluster.ErrTakenHere) {
+				p.TakenHere, v.Problem, err = true, err.Error(), nil
+			}
 			if err != nil {
 				return p, &UnknownError{Backup: b.Name, Err: err}
 			}
@@ -391,6 +406,8 @@ func (f *Finder) volume(ctx context.Context, source plan.Source, p Point, info v
 	v.SnapshotAt = metav1.NewTime(id.Created)
 	found, err := f.Replicas.Find(ctx, id)
 	switch {
+	case errors.Is(err, cluster.ErrTakenHere):
+		return v, err
 	case errors.Is(err, cluster.ErrNoCopy):
 		v.Problem = err.Error()
 		return v, nil

@@ -100,8 +100,10 @@ func TestExamplePolicies(t *testing.T) {
 		{"velero", w.hassio, source, sends},
 		{"velero", w.hassio, "znvm/home", nil},
 		{"velero", w.hassio, "znvm", nil},
-		{"kubectl-dr", w.hassio, source, []string{"read", "list holds", "hold", "reap"}},
+		{"kubectl-dr", w.hassio, source, []string{"read", "list holds", "hold", "reap", "snapshot"}},
 		{"remote", w.hassio, source, nil}, // the recovery site's agent
+		{"remote", w.hassio, "znvm/replica/backup/znvm/k3s/pvc-1", []string{"receive"}},
+		{"kubectl-dr", w.hassio, "znvm/replica/backup/znvm/k3s/pvc-1", []string{"read", "list holds", "hold", "reap", "set properties"}},
 		{"hassio", w.hassio, source, nil}, // its own certificate opens nothing here
 		{"stranger", w.hassio, source, nil},
 
@@ -111,7 +113,7 @@ func TestExamplePolicies(t *testing.T) {
 		{"hassio", w.remote, "backup/znvm/new", nil},
 		{"hassio", w.remote, "backup", nil},
 		{"velero", w.remote, replica, []string{"read", "list holds", "hold", "reap", "destroy a snapshot", "destroy a volume", "set properties"}},
-		{"velero", w.remote, "backup/znvm/new", []string{"read", "list holds", "clone", "destroy a snapshot", "destroy a volume"}},
+		{"velero", w.remote, "backup/znvm/new", append([]string{"clone"}, sends...)},
 		{"velero", w.remote, "backup", nil},
 		{"kubectl-dr", w.remote, replica, []string{"read", "list holds", "hold", "reap", "set properties"}},
 		{"kubectl-dr", w.remote, "backup/znvm/new", []string{"read", "list holds", "destroy a snapshot", "destroy a volume"}},

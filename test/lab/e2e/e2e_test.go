@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"text/template"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -80,11 +81,50 @@ func tested(m *testing.M) (int, error) {
 			return 1, err
 		}
 	}
+	if err := prepareWayBack(dir); err != nil {
+		return 1, err
+	}
 	operator, source = filepath.Join(dir, "operator.yaml"), filepath.Join(dir, "source.yaml")
 	if err := errors.Join(writeAccess(operator, dr, "kubectl-dr-operator"), writeAccess(source, primary, "kubectl-dr-source")); err != nil {
 		return 1, err
 	}
 	return m.Run(), nil
+}
+
+// prepareWayBack makes the storage location that the recovery site writes to, and
+// the profile that the source restores with.
+func prepareWayBack(dir string) error {
+	parsed, err := template.ParseFiles("testdata/back.yaml.tmpl")
+	if err != nil {
+		return err
+	}
+	get := func(path string) string {
+		var value string
+		if err == nil {
+			value, err = prepared("kubectl", "get", "--context", primary, "-n", "velero", "backupstoragelocation.velero.io/default", "-o", "jsonpath={"+path+"}")
+		}
+		return value
+	}
+	values := map[string]string{"Bucket": get(".spec.objectStorage.bucket"), "S3URL": get(".spec.config.s3Url")}
+	if err != nil {
+		return err
+	}
+	for site, mode := range map[string]string{primary: "ReadOnly", dr: "ReadWrite"} {
+		values["AccessMode"] = mode
+		var out bytes.Buffer
+		if err := parsed.Execute(&out, values); err != nil {
+			return err
+		}
+		file := filepath.Join(dir, "back-"+site+".yaml")
+		if err := os.WriteFile(file, out.Bytes(), 0o600); err != nil {
+			return err
+		}
+		if _, err := prepared("kubectl", "apply", "--context", site, "-f", file); err != nil {
+			return err
+		}
+	}
+	_, err = prepared("kubectl", "apply", "--context", primary, "-f", "testdata/home.yaml")
+	return err
 }
 
 // prepared runs a command that has to succeed before any test.
