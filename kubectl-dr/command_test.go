@@ -93,6 +93,18 @@ func TestLook(t *testing.T) {
 		{"rpo above the objective with --strict is not healthy", "rpo --strict", func(w *world) { w.pass(10 * time.Minute) }},
 		{"rpo above twice the objective is a problem", "rpo", func(w *world) { w.pass(time.Hour) }},
 		{"rpo of a newest backup whose copy is missing", "rpo", func(w *world) { delete(w.host.snapshots, 102) }},
+		{"rpo of a copy in the archive alone", "rpo -o wide", func(w *world) {
+			delete(w.host.snapshots, 102)
+			w.archive, w.host.archived = "offsite", map[uint64]string{102: ""}
+		}},
+		{"rpo of a copy in the archive that can not be restored", "rpo", func(w *world) {
+			delete(w.host.snapshots, 102)
+			w.archive, w.host.archived = "offsite", map[uint64]string{102: "chain is broken"}
+		}},
+		{"rpo with an archive that the agent does not know", "rpo", func(w *world) {
+			delete(w.host.snapshots, 102)
+			w.archive = "offsite"
+		}},
 		{"rpo with a clock that is wrong", "rpo --no-headers", func(w *world) { w.host.skew = -time.Minute }},
 		{"rpo of a volume that the backup leaves out", "rpo", func(w *world) {
 			w.files["BackupVolumeInfos/wordpress-2"] = strings.Replace(w.files["BackupVolumeInfos/wordpress-2"],

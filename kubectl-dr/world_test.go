@@ -66,6 +66,7 @@ type world struct {
 	volumes  map[string]map[string]string // the dataset of a claim, by node
 	backups  map[string][]zfssnap.SnapshotID
 	files    files
+	archive  string // that the location names
 	web      *httptest.Server
 	answer   func(w http.ResponseWriter, r *http.Request)
 
@@ -565,6 +566,7 @@ type host struct {
 	holds     []*agentpb.SnapshotHold
 	findings  []*agentpb.Finding // beside those that are always ok
 	old       bool               // the agent knows no Doctor
+	archived  map[uint64]string  // what the archive has, and why it can't be restored
 }
 
 func newHost(w *world, node string) *host {
@@ -646,6 +648,20 @@ func (h *host) ListVersions(_ context.Context, req *agentpb.ListVersionsRequest,
 		}
 	}
 	return resp, h.up()
+}
+
+func (h *host) ListArchived(_ context.Context, req *agentpb.ListArchivedRequest, _ ...grpc.CallOption) (*agentpb.ListArchivedResponse, error) {
+	if err := h.up(); err != nil {
+		return nil, err
+	}
+	if h.archived == nil {
+		return nil, agent.ErrNoArchive
+	}
+	resp := &agentpb.ListArchivedResponse{}
+	if problem, ok := h.archived[req.GetGuid()]; ok {
+		resp.Snapshots = append(resp.Snapshots, &agentpb.ArchivedSnapshot{Guid: req.GetGuid(), Problem: problem})
+	}
+	return resp, nil
 }
 
 func (h *host) ListDatasets(_ context.Context, req *agentpb.ListDatasetsRequest, _ ...grpc.CallOption) (*agentpb.ListDatasetsResponse, error) {
@@ -789,6 +805,7 @@ func (w *world) run(ctx context.Context, args ...string) outcome {
 		loc := zfssnap.Location{
 			Agents: map[string]string{"hassio": "127.0.0.1:31001", "remote": "127.0.0.1:31002"}, Target: "remote", TargetPrefix: "backup/replica", RestoreNode: "remote",
 			RestoreParents: map[string]string{"znvm/k3s": "backup/znvm/k3s"}, FailbackTarget: "hassio", FailbackPrefix: "replica",
+			Archive: w.archive,
 		}
 		return &cluster.Storage{Locations: []cluster.Location{{Name: "zfs", Location: loc, Agents: w}}}, nil
 	}

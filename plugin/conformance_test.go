@@ -21,6 +21,7 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/plugin/snapshottertest"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/archive"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs/zfstest"
 )
@@ -88,6 +89,12 @@ func credential(t testing.TB, ca *agent.Authority) string {
 // serve runs an agent until the test ends, or it is stopped.
 func serve(t testing.TB, ca *agent.Authority, node string, client *zfs.Client, grants ...agent.Grant) (address string, stop func()) {
 	t.Helper()
+	return serveArchives(t, ca, node, client, nil, grants...)
+}
+
+// serveArchives is serve for an agent that has archives.
+func serveArchives(t testing.TB, ca *agent.Authority, node string, client *zfs.Client, archives map[string]*archive.Config, grants ...agent.Grant) (address string, stop func()) {
+	t.Helper()
 	pem, err := ca.Node(node, time.Now())
 	require.NoError(t, err)
 	bundle, err := agent.ParseBundle(pem)
@@ -96,6 +103,7 @@ func serve(t testing.TB, ca *agent.Authority, node string, client *zfs.Client, g
 	require.NoError(t, os.WriteFile(mounts, nil, 0o600))
 	server := &agent.Server{
 		Node: node, Bundle: bundle, ZFS: client, MountTable: mounts,
+		Archives:   archives,
 		Policy:     agent.Policy{Identities: grants},
 		Log:        slog.New(slog.NewTextHandler(io.Discard, nil)),
 		RetryDelay: func(int) time.Duration { return time.Millisecond },

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -25,9 +24,9 @@ import (
 // every backup in turn and waits for each.
 const pollTimeout = time.Minute
 
-// ReplicationAction keeps a backup waiting until the target holds a copy of
-// every volume's snapshot, so that a Completed backup can be recovered from
-// there. It runs on a PersistentVolume before its snapshot is taken; the copy
+// ReplicationAction keeps a backup waiting until the target, the archive or both
+// hold a copy of every volume's snapshot, so that a Completed backup can be
+// recovered from there. It runs on a PersistentVolume before its snapshot is taken; the copy
 // is made while Velero polls, after all snapshots were taken.
 type ReplicationAction struct {
 	Sites *zfssnap.Sites
@@ -35,8 +34,6 @@ type ReplicationAction struct {
 	Now   func() time.Time
 
 	policy *snapshotPolicy
-	// transfers remembers the agent's transfer of each operation for Cancel.
-	transfers sync.Map
 }
 
 // NewReplicationAction returns the action with the clock of this machine.
@@ -55,7 +52,7 @@ func (a *ReplicationAction) AppliesTo() (velero.ResourceSelector, error) {
 }
 
 // Execute returns an operation for a volume that Velero is about to snapshot
-// into a location with a target. A volume of such a location that can not be
+// into a location with a target or an archive. A volume of such a location that can not be
 // resolved is an error, which makes the backup PartiallyFailed.
 func (a *ReplicationAction) Execute(item runtime.Unstructured, backup *velerov1api.Backup) (runtime.Unstructured, []velero.ResourceIdentifier, string, []velero.ResourceIdentifier, error) {
 	op, err := a.operation(context.Background(), item, backup)
@@ -83,14 +80,14 @@ func (a *ReplicationAction) operation(ctx context.Context, item runtime.Unstruct
 	if err != nil {
 		return nil, err
 	}
-	if site.Target == "" {
+	if site.Target == "" && site.Archive == "" {
 		return nil, nil
 	}
 	vol, ours, err := site.Locate(ctx, item)
 	if err != nil || !ours {
 		return nil, err
 	}
-	if _, ok := site.Destination(vol.Node, vol.Dataset); !ok {
+	if _, ok := site.Destination(vol.Node, vol.Dataset); !ok && site.Archive == "" {
 		return nil, nil
 	}
 	// Asked last, because it lists pods.
@@ -101,7 +98,7 @@ func (a *ReplicationAction) operation(ctx context.Context, item runtime.Unstruct
 	return &operation{location: vsl.Name, snapshot: zfssnap.SnapshotName(backup.Name, backup.UID), volume: vol}, nil
 }
 
-// Progress starts or follows the copy. It completes when the target holds the
+// Progress starts or follows the copies. It completes when all places hold the
 // snapshot, fails when that can not come about, and keeps Velero waiting while
 // an agent or the cluster does not answer, up to the location's
 // replicationTimeout after the backup's start. An error returned to Velero
@@ -117,19 +114,49 @@ func (a *ReplicationAction) Progress(operationID string, backup *velerov1api.Bac
 	if err != nil {
 		return a.unsettled(err, permanent(err), backup, zfssnap.DefaultReplicationTimeout), nil
 	}
-	if site.External() {
-		arrival, err := site.Arrival(ctx, op.volume, op.snapshot)
-		if err != nil {
-			return a.unsettled(err, !zfssnap.Unreachable(err), backup, site.ReplicationTimeout), nil
+	var each []velero.OperationProgress
+	for _, c := range site.Copies(ctx, op.volume, op.snapshot) {
+		switch {
+		case c.Err != nil:
+			each = append(each, a.unsettled(c.Err, !zfssnap.Unreachable(c.Err), backup, site.ReplicationTimeout))
+		case c.Arrival != nil:
+			each = append(each, a.arrivalOf(*c.Arrival, backup, site))
+		default:
+			each = append(each, progressOf(c.Transfer, op, c.To))
 		}
-		return a.arrivalOf(arrival, backup, site), nil
 	}
-	transfer, err := site.Replicate(ctx, op.volume, op.snapshot)
-	if err != nil {
-		return a.unsettled(err, !zfssnap.Unreachable(err), backup, site.ReplicationTimeout), nil
+	if len(each) == 0 {
+		err := fmt.Errorf("snapshot location %s has neither target nor archive any more", op.location)
+		return a.unsettled(err, true, backup, site.ReplicationTimeout), nil
 	}
-	a.transfers.Store(operationID, transfer.GetId())
-	return a.progressOf(transfer, op, site), nil
+	return together(each), nil
+}
+
+// together is the progress of several copies as one: their bytes are summed, it
+// completes when all have, and fails when one does.
+func together(each []velero.OperationProgress) velero.OperationProgress {
+	all := velero.OperationProgress{Completed: true, OperationUnits: "Bytes"}
+	var errs, descriptions []string
+	for _, p := range each {
+		all.NCompleted += p.NCompleted
+		all.NTotal += p.NTotal
+		all.Completed = all.Completed && p.Completed
+		if all.Started.IsZero() || !p.Started.IsZero() && p.Started.Before(all.Started) {
+			all.Started = p.Started
+		}
+		if p.Updated.After(all.Updated) {
+			all.Updated = p.Updated
+		}
+		if p.Err != "" {
+			errs = append(errs, p.Err)
+		}
+		if p.Description != "" {
+			descriptions = append(descriptions, p.Description)
+		}
+	}
+	all.Completed = all.Completed || len(errs) > 0
+	all.Err, all.Description = strings.Join(errs, "; "), strings.Join(descriptions, "; ")
+	return all
 }
 
 func (a *ReplicationAction) site(ctx context.Context, op operation, backup *velerov1api.Backup) (*zfssnap.Site, error) {
@@ -175,7 +202,8 @@ func (a *ReplicationAction) arrivalOf(arrival zfssnap.Arrival, backup *velerov1a
 	}
 }
 
-func (a *ReplicationAction) progressOf(t *agentpb.Transfer, op operation, site *zfssnap.Site) velero.OperationProgress {
+// progressOf is the progress of a copy to one place.
+func progressOf(t *agentpb.Transfer, op operation, to string) velero.OperationProgress {
 	p := velero.OperationProgress{
 		NCompleted:     int64(t.GetBytesSent()),
 		NTotal:         int64(max(t.GetBytesTotal(), t.GetBytesSent())),
@@ -183,8 +211,7 @@ func (a *ReplicationAction) progressOf(t *agentpb.Transfer, op operation, site *
 		Started:        time.UnixMilli(t.GetStartedUnixMs()),
 		Updated:        time.UnixMilli(t.GetUpdatedUnixMs()),
 	}
-	to, _ := site.Destination(op.volume.Node, op.volume.Dataset)
-	what := fmt.Sprintf("%s@%s to %s:%s", op.volume.Dataset, op.snapshot, to.Node, to.Dataset)
+	what := fmt.Sprintf("%s@%s to %s", op.volume.Dataset, op.snapshot, to)
 	switch t.GetState() {
 	case agentpb.Transfer_DONE:
 		p.Completed, p.NCompleted = true, p.NTotal
@@ -219,8 +246,8 @@ func (a *ReplicationAction) progressOf(t *agentpb.Transfer, op operation, site *
 	return p
 }
 
-// Cancel stops the copy. A process that has not polled the operation learns the
-// transfer's id by asking for the transfer, which starts it if none runs.
+// Cancel stops the copies. It learns their transfers by asking for them, which
+// starts one that has not begun. What another tool does is not ours to stop.
 func (a *ReplicationAction) Cancel(operationID string, backup *velerov1api.Backup) error {
 	op, err := parseOperation(operationID)
 	if err != nil {
@@ -232,24 +259,17 @@ func (a *ReplicationAction) Cancel(operationID string, backup *velerov1api.Backu
 	if err != nil {
 		return err
 	}
-	if site.External() {
-		return nil // not ours to stop
+	var errs []error
+	for _, c := range site.Copies(ctx, op.volume, op.snapshot) {
+		switch {
+		case errors.Is(c.Err, zfssnap.ErrNoSnapshot):
+		case c.Err != nil:
+			errs = append(errs, c.Err)
+		case c.Transfer.GetState() == agentpb.Transfer_RUNNING:
+			errs = append(errs, site.CancelCopy(ctx, op.volume, c.Transfer.GetId()))
+		}
 	}
-	id, known := a.transfers.Load(operationID)
-	if !known {
-		transfer, err := site.Replicate(ctx, op.volume, op.snapshot)
-		if errors.Is(err, zfssnap.ErrNoSnapshot) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if transfer.GetState() != agentpb.Transfer_RUNNING {
-			return nil
-		}
-		id = transfer.GetId()
-	}
-	return site.CancelReplication(ctx, op.volume, id.(string))
+	return errors.Join(errs...)
 }
 
 // operation identifies a copy across processes.

@@ -55,6 +55,9 @@ type fakeAgent struct {
 	snapshots []*agentpb.Version
 	transfer  *agentpb.Transfer
 	cancelled []string
+
+	archiving  *agentpb.Transfer
+	archiveErr error
 }
 
 func (a *fakeAgent) ListVersions(context.Context, *agentpb.ListVersionsRequest, ...grpc.CallOption) (*agentpb.ListVersionsResponse, error) {
@@ -63,6 +66,10 @@ func (a *fakeAgent) ListVersions(context.Context, *agentpb.ListVersionsRequest, 
 
 func (a *fakeAgent) Replicate(context.Context, *agentpb.ReplicateRequest, ...grpc.CallOption) (*agentpb.Transfer, error) {
 	return a.transfer, a.err
+}
+
+func (a *fakeAgent) Archive(context.Context, *agentpb.ArchiveRequest, ...grpc.CallOption) (*agentpb.Transfer, error) {
+	return a.archiving, a.archiveErr
 }
 
 func (a *fakeAgent) CancelTransfer(_ context.Context, req *agentpb.GetTransferRequest, _ ...grpc.CallOption) (*agentpb.Transfer, error) {
@@ -158,6 +165,13 @@ func TestReplicationAction_Execute(t *testing.T) {
 			vsl: func(v *velerov1api.VolumeSnapshotLocation) {
 				v.Spec.Config = map[string]string{"agents": "hassio=h:1"}
 			},
+		},
+		{
+			name: "waits for the archive alone",
+			vsl: func(v *velerov1api.VolumeSnapshotLocation) {
+				v.Spec.Config = map[string]string{"agents": "hassio=h:1", "archive": "offsite"}
+			},
+			want: openEBSOperation,
 		},
 		{
 			name:    "fails loudly for a broken location",
@@ -365,4 +379,82 @@ func TestOperation_roundTrip(t *testing.T) {
 		_, err := parseOperation(bad)
 		require.Error(t, err, bad)
 	}
+}
+
+// withBoth is a location whose backups go to the target and to the archive.
+func withBoth() map[string]string {
+	config := withTarget()
+	config["archive"] = "offsite"
+	return config
+}
+
+func TestReplicationAction_Progress_targetAndArchive(t *testing.T) {
+	t.Parallel()
+	const copied = "znvm/k3s/pvc-1@dr-nightly-0f1e2d3c to remote:backup/replica/znvm/k3s/pvc-1"
+	const archived = "znvm/k3s/pvc-1@dr-nightly-0f1e2d3c to archive offsite"
+	taken := []*agentpb.Version{{Name: "dr-nightly-0f1e2d3c", Guid: 42}}
+	began, seen := start.Add(10*time.Second), start.Add(50*time.Second)
+	transfer := func(state agentpb.Transfer_State, sent, total uint64) *agentpb.Transfer {
+		return &agentpb.Transfer{Id: "t1", State: state, BytesSent: sent, BytesTotal: total, StartedUnixMs: began.UnixMilli(), UpdatedUnixMs: seen.UnixMilli()}
+	}
+	done, half := transfer(agentpb.Transfer_DONE, 100, 100), transfer(agentpb.Transfer_RUNNING, 40, 80)
+	failed := transfer(agentpb.Transfer_FAILED, 40, 80)
+	failed.Error = "the store refuses"
+	late := transfer(agentpb.Transfer_DONE, 80, 80)
+	late.StartedUnixMs, late.UpdatedUnixMs = began.Add(time.Second).UnixMilli(), seen.Add(time.Second).UnixMilli()
+	tests := []struct {
+		name  string
+		agent fakeAgent
+		want  velero.OperationProgress
+	}{
+		{
+			name:  "says which waits for what, and sums the bytes",
+			agent: fakeAgent{transfer: done, archiving: half},
+			want:  velero.OperationProgress{NCompleted: 140, NTotal: 180, Description: "copied " + copied + "; copying " + archived, Updated: seen.Local()},
+		},
+		{
+			name:  "is not complete with the archive alone",
+			agent: fakeAgent{transfer: half, archiving: done},
+			want:  velero.OperationProgress{NCompleted: 140, NTotal: 180, Description: "copying " + copied + "; copied " + archived, Updated: seen.Local()},
+		},
+		{
+			name:  "completes with both",
+			agent: fakeAgent{transfer: done, archiving: late},
+			want:  velero.OperationProgress{Completed: true, NCompleted: 180, NTotal: 180, Description: "copied " + copied + "; copied " + archived, Updated: seen.Add(time.Second).Local()},
+		},
+		{
+			name:  "fails with one, and says how far the other is",
+			agent: fakeAgent{transfer: half, archiving: failed},
+			want:  velero.OperationProgress{Completed: true, NCompleted: 80, NTotal: 160, Description: "copying " + copied, Err: "copy " + archived + ": the store refuses", Updated: seen.Local()},
+		},
+		{
+			name:  "fails for an archive that the agent does not know",
+			agent: fakeAgent{transfer: done, archiveErr: status.Error(codes.FailedPrecondition, `no such archive: "offsite"; this node's are: nearby`)},
+			want: velero.OperationProgress{
+				Completed: true, NCompleted: 100, NTotal: 100, Description: "copied " + copied, Updated: start.Add(time.Minute),
+				Err: `archive znvm/k3s/pvc-1@dr-nightly-0f1e2d3c in offsite on node hassio: rpc error: code = FailedPrecondition desc = no such archive: "offsite"; this node's are: nearby`,
+			},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			tt.agent.snapshots = taken
+			got, err := newAction(t, &tt.agent, snapshotLocation(withBoth())).Progress(openEBSOperation, nightly())
+			require.NoError(t, err)
+			tt.want.OperationUnits, tt.want.Started = "Bytes", began.Local()
+			assert.Equal(t, tt.want, got)
+		})
+	}
+
+	config := snapshotLocation(map[string]string{"agents": "hassio=h:1"})
+	got, err := newAction(t, &fakeAgent{snapshots: taken}, config).Progress(openEBSOperation, nightly())
+	require.NoError(t, err)
+	assert.True(t, got.Completed)
+	assert.Equal(t, "snapshot location zfs has neither target nor archive any more", got.Err)
+
+	both := &fakeAgent{snapshots: taken, transfer: half, archiving: transfer(agentpb.Transfer_RUNNING, 1, 2)}
+	both.archiving.Id = "t2"
+	require.NoError(t, newAction(t, both, snapshotLocation(withBoth())).Cancel(openEBSOperation, nightly()))
+	assert.Equal(t, []string{"t1", "t2"}, both.cancelled)
 }

@@ -22,6 +22,8 @@ type Agent interface {
 	SetProperties(context.Context, *agentpb.SetPropertiesRequest, ...grpc.CallOption) (*agentpb.Dataset, error)
 	CreateVolume(context.Context, *agentpb.CreateVolumeRequest, ...grpc.CallOption) (*agentpb.Dataset, error)
 	Replicate(context.Context, *agentpb.ReplicateRequest, ...grpc.CallOption) (*agentpb.Transfer, error)
+	Archive(context.Context, *agentpb.ArchiveRequest, ...grpc.CallOption) (*agentpb.Transfer, error)
+	ExpireArchived(context.Context, *agentpb.ExpireArchivedRequest, ...grpc.CallOption) (*agentpb.ExpireArchivedResponse, error)
 	CancelTransfer(context.Context, *agentpb.GetTransferRequest, ...grpc.CallOption) (*agentpb.Transfer, error)
 }
 

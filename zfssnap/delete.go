@@ -2,6 +2,7 @@ package zfssnap
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -25,7 +26,8 @@ func snapshotID(node string, v *agentpb.Version) SnapshotID {
 	}
 }
 
-// DeleteSnapshot deletes the snapshot at its source and the copy on the target.
+// DeleteSnapshot deletes the snapshot at its source, the copy on the target, and
+// the restore point in the archive.
 //
 // At the source it always goes: the agent keeps a bookmark where the next
 // incremental starts from. On the target a bookmark can not take a snapshot's
@@ -40,6 +42,9 @@ func snapshotID(node string, v *agentpb.Version) SnapshotID {
 // target may be cut off for long, and the source must not fill up meanwhile. It
 // is remembered on the source's dataset, and the next deletion of any of its
 // snapshots tries again.
+//
+// So is a restore point that others are based on, that the store has locked, or
+// whose archive does not answer.
 //
 // Where another tool replicates, copies are left to it, and its newest common
 // snapshot is not taken away from it: that is an error, and Velero tries again.
@@ -61,51 +66,70 @@ func (s *Snapshotter) DeleteSnapshot(snapshotID string) error {
 	ctx := context.Background()
 	at, ok := site.Destination(id.Node, id.Dataset)
 	if ok && site.External() {
-		return site.deleteForTool(ctx, id)
+		err = site.deleteForTool(ctx, id)
+	} else {
+		err = site.destroySnapshot(ctx, id.Node, id.Dataset, id)
 	}
-	if err := site.destroySnapshot(ctx, id.Node, id.Dataset, id); err != nil {
+	if err != nil {
 		return err
 	}
-	if !ok {
-		return nil
-	}
-	log := s.Log.WithFields(logrus.Fields{"node": at.Node, "dataset": at.Dataset})
-	if err := site.deleteCopies(ctx, id, at, log); err != nil {
-		log.WithError(err).WithField("guid", id.GUID).Warn("copy of a deleted snapshot stays on the target, and that is not remembered")
+	for _, k := range site.keepers(id, at) {
+		log := s.Log.WithFields(logrus.Fields{k.kind: k.name, "dataset": k.dataset})
+		if err := site.deleteCopies(ctx, id, k, log); err != nil {
+			log.WithError(err).WithField("guid", id.GUID).Warn("copy of a deleted snapshot stays, and that is not remembered")
+		}
 	}
 	return nil
 }
 
-// deleteCopies deletes the target's copy of a deleted snapshot, and those that
+// keeper is what has copies of a dataset's snapshots.
+type keeper struct {
+	kind, name string // "node" or "archive", and which
+	dataset    string
+	// property begins those of the source's dataset that remember what is still
+	// to be deleted; the rest is the guid, and the value the name.
+	property string
+	// delete deletes copies of snapshots of the identified one's dataset, and
+	// says why one stays.
+	delete func(ctx context.Context, id SnapshotID, guids []uint64) map[uint64]error
+}
+
+// keepers are those of a snapshot's dataset, whose copies go to at. What another
+// tool has copied is not for us to delete.
+func (s *Site) keepers(id SnapshotID, at Destination) []keeper {
+	var all []keeper
+	if at.Node != "" && !s.External() {
+		all = append(all, keeper{kind: "node", name: at.Node, dataset: at.Dataset, property: names.PropExpired, delete: s.deleteReplicated})
+	}
+	if s.Archive != "" {
+		all = append(all, keeper{kind: "archive", name: s.Archive, dataset: id.Dataset, property: names.PropArchiveExpired, delete: s.deleteArchived})
+	}
+	return all
+}
+
+// deleteCopies deletes a keeper's copy of a deleted snapshot, and those that
 // earlier deletions had to leave. What has to stay now is remembered.
-func (s *Site) deleteCopies(ctx context.Context, id SnapshotID, at Destination, log logrus.FieldLogger) error {
-	remembered, err := s.expired(ctx, id, at.Node)
+func (s *Site) deleteCopies(ctx context.Context, id SnapshotID, k keeper, log logrus.FieldLogger) error {
+	remembered, err := s.expired(ctx, id, k)
 	if err != nil {
 		log.WithError(err).Warn("copies of snapshots that were deleted before are left for the next deletion")
 	}
-	change := map[string]string{}
-	// Its own first: when the target does not answer, the others can wait.
+	// Its own first: when nobody answers, the others can wait.
 	others := slices.DeleteFunc(slices.Clone(remembered), func(guid uint64) bool { return guid == id.GUID })
-	for _, guid := range append([]uint64{id.GUID}, others...) {
-		copied := id
-		copied.GUID = guid
-		prop := names.PropExpired + strconv.FormatUint(guid, 10)
-		deleted, err := s.deleteCopy(ctx, copied, at)
-		log := log.WithField("guid", guid)
+	guids := append([]uint64{id.GUID}, others...)
+	change := map[string]string{}
+	stays := k.delete(ctx, id, guids)
+	for _, guid := range guids {
+		prop := k.property + strconv.FormatUint(guid, 10)
+		known, err := slices.Contains(remembered, guid), stays[guid]
+		if err != nil && !(known && Unreachable(err)) {
+			log.WithError(err).WithField("guid", guid).Warn("copy of a deleted snapshot stays")
+		}
 		switch {
-		case err != nil:
-			log.WithError(err).Warn("copy of a deleted snapshot stays on the target")
-		case !deleted:
-			log.Warn("copy of a deleted snapshot stays on the target: it is the newest that both sides know")
-		}
-		switch known := slices.Contains(remembered, guid); {
-		case deleted && known:
+		case err == nil && known:
 			change[prop] = ""
-		case !deleted && !known:
-			change[prop] = at.Node
-		}
-		if Unreachable(err) {
-			break
+		case err != nil && !known:
+			change[prop] = k.name
 		}
 	}
 	if len(change) == 0 {
@@ -120,9 +144,9 @@ func (s *Site) deleteCopies(ctx context.Context, id SnapshotID, at Destination, 
 	return err
 }
 
-// expired lists by guid the deleted snapshots of a dataset whose copies on a node
-// are remembered.
-func (s *Site) expired(ctx context.Context, id SnapshotID, at string) ([]uint64, error) {
+// expired lists by guid the deleted snapshots of a dataset whose copies are
+// remembered.
+func (s *Site) expired(ctx context.Context, id SnapshotID, k keeper) ([]uint64, error) {
 	ds, err := call(ctx, s, id.Node, "look at "+id.Dataset, func(ctx context.Context, a Agent) (*agentpb.Dataset, error) {
 		return a.ResolveDataset(ctx, byName(id.Dataset))
 	})
@@ -130,8 +154,8 @@ func (s *Site) expired(ctx context.Context, id SnapshotID, at string) ([]uint64,
 		return nil, nil
 	}
 	var guids []uint64
-	for name, node := range ds.GetProperties() {
-		if rest, ok := strings.CutPrefix(name, names.PropExpired); ok && node == at {
+	for prop, name := range ds.GetProperties() {
+		if rest, ok := strings.CutPrefix(prop, k.property); ok && name == k.name {
 			if guid, err := strconv.ParseUint(rest, 10, 64); err == nil {
 				guids = append(guids, guid)
 			}
@@ -140,28 +164,63 @@ func (s *Site) expired(ctx context.Context, id SnapshotID, at string) ([]uint64,
 	return guids, err
 }
 
-// deleteCopy deletes the target's copy unless the chain needs it.
-func (s *Site) deleteCopy(ctx context.Context, id SnapshotID, at Destination) (deleted bool, err error) {
+// errChainNeeds says why a copy stays on the target.
+var errChainNeeds = errors.New("it is the newest that both sides know")
+
+// deleteReplicated deletes the target's copies unless the chain needs them.
+func (s *Site) deleteReplicated(ctx context.Context, id SnapshotID, guids []uint64) map[uint64]error {
+	at, _ := s.Destination(id.Node, id.Dataset)
+	stays := map[uint64]error{}
+	var cut error
+	for _, guid := range guids {
+		if cut == nil {
+			copied := id
+			copied.GUID = guid
+			stays[guid] = s.deleteCopy(ctx, copied, at)
+		} else {
+			stays[guid] = cut
+		}
+		if Unreachable(stays[guid]) {
+			cut = stays[guid]
+		}
+	}
+	return stays
+}
+
+func (s *Site) deleteCopy(ctx context.Context, id SnapshotID, at Destination) error {
 	copies, err := s.versions(ctx, at.Node, at.Dataset)
 	if err != nil {
-		return false, err
+		return err
 	}
 	source, err := s.versions(ctx, id.Node, id.Dataset)
 	if err != nil {
-		return false, err
+		return err
 	}
 	copied := onTarget(copies, id.GUID)
 	switch {
 	case copied == nil:
-		return true, nil
+		return nil
 	case chainNeeds(id.GUID, source, copies):
-		return false, nil
+		return errChainNeeds
 	}
 	id.Snapshot = copied.GetName()
-	if err := s.destroySnapshot(ctx, at.Node, at.Dataset, id); err != nil {
-		return false, err
+	return s.destroySnapshot(ctx, at.Node, at.Dataset, id)
+}
+
+// deleteArchived deletes the archive's restore points, all at once: of a chain
+// that has expired all go, and one alone would be needed by the others.
+func (s *Site) deleteArchived(ctx context.Context, id SnapshotID, guids []uint64) map[uint64]error {
+	resp, err := call(ctx, s, id.Node, fmt.Sprintf("expire %s in archive %s", id.Dataset, s.Archive), func(ctx context.Context, a Agent) (*agentpb.ExpireArchivedResponse, error) {
+		return a.ExpireArchived(ctx, &agentpb.ExpireArchivedRequest{Archive: s.Archive, Dataset: id.Dataset, Guids: guids})
+	})
+	stays := map[uint64]error{}
+	for _, guid := range guids {
+		stays[guid] = err
 	}
-	return true, nil
+	for _, kept := range resp.GetKept() {
+		stays[kept.GetGuid()] = errors.New(kept.GetReason())
+	}
+	return stays
 }
 
 func onTarget(copies []*agentpb.Version, guid uint64) *agentpb.Version {

@@ -43,6 +43,11 @@ type fakeAgent struct {
 	made     []*agentpb.CreateVolumeRequest
 	taken    []*agentpb.CreateSnapshotsRequest
 	copied   []*agentpb.ReplicateRequest
+
+	archived    []*agentpb.ArchiveRequest
+	archiveDown bool
+	based       map[uint64]bool // restore points that others are based on
+	expired     [][]uint64      // asked to
 }
 
 var _ Agent = (*fakeAgent)(nil)
@@ -218,6 +223,35 @@ func (a *fakeAgent) Replicate(_ context.Context, req *agentpb.ReplicateRequest, 
 	defer leave()
 	a.copied = append(a.copied, req)
 	return &agentpb.Transfer{Id: "t1", State: agentpb.Transfer_RUNNING}, nil
+}
+
+func (a *fakeAgent) Archive(_ context.Context, req *agentpb.ArchiveRequest, _ ...grpc.CallOption) (*agentpb.Transfer, error) {
+	leave, err := a.enter()
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	a.archived = append(a.archived, req)
+	return &agentpb.Transfer{Id: "t2", State: agentpb.Transfer_RUNNING}, nil
+}
+
+func (a *fakeAgent) ExpireArchived(_ context.Context, req *agentpb.ExpireArchivedRequest, _ ...grpc.CallOption) (*agentpb.ExpireArchivedResponse, error) {
+	leave, err := a.enter()
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if a.archiveDown {
+		return nil, status.Error(codes.Unavailable, "archive is unavailable")
+	}
+	a.expired = append(a.expired, req.GetGuids())
+	resp := &agentpb.ExpireArchivedResponse{}
+	for _, guid := range req.GetGuids() {
+		if a.based[guid] {
+			resp.Kept = append(resp.Kept, &agentpb.KeptArchived{Guid: guid, Reason: "base of another"})
+		}
+	}
+	return resp, nil
 }
 
 func (a *fakeAgent) CancelTransfer(context.Context, *agentpb.GetTransferRequest, ...grpc.CallOption) (*agentpb.Transfer, error) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -24,6 +25,7 @@ const (
 	KeyFailbackTarget     = "failbackTarget"
 	KeyFailbackAddress    = "failbackTargetAddress"
 	KeyFailbackPrefix     = "failbackPrefix"
+	KeyArchive            = "archive"
 	KeyRestoreNode        = "restoreNode"
 	KeyRestoreParents     = "restoreParents"
 	KeyRestoreMode        = "restoreMode"
@@ -42,6 +44,9 @@ const (
 const (
 	ModeClone = "clone" // instant, shares space with the replica
 	ModeCopy  = "copy"  // independent of the replica
+	// modeArchive is not for choice: it is how a volume is made where there is
+	// no replica.
+	modeArchive = "archive"
 )
 
 // Who brings snapshots to the target.
@@ -84,6 +89,9 @@ type Location struct {
 	// lie. Each goes to the pool that its volume came from, so that only what has
 	// changed is sent.
 	FailbackPrefix string
+	// Archive is the archive that must hold the snapshot before a backup is
+	// Completed, as the agents' configuration names it; "" means none.
+	Archive string
 	// GroupBy says which volumes of a backup are snapshotted together:
 	// GroupByNamespace, GroupByLabel or GroupByVolume.
 	GroupBy string
@@ -153,6 +161,10 @@ var setters = map[string]func(*Location, string) error{
 	KeyFailbackPrefix: func(l *Location, v string) error {
 		l.FailbackPrefix = v
 		return checkDataset(v)
+	},
+	KeyArchive: func(l *Location, v string) error {
+		l.Archive = v
+		return checkArchive(v)
 	},
 	KeyRestoreNode: func(l *Location, v string) error { l.RestoreNode = v; return nil },
 	KeyRestoreParents: func(l *Location, v string) (err error) {
@@ -402,6 +414,18 @@ func parsePairs(s string) (map[string]string, error) {
 		pairs[k] = v
 	}
 	return pairs, nil
+}
+
+// archiveName is what the name of an archive looks like.
+var archiveName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
+
+// checkArchive refuses what can not name an archive. Which ones there are is for
+// the agent to say.
+func checkArchive(name string) error {
+	if !archiveName.MatchString(name) {
+		return fmt.Errorf("%q is not the name of an archive, as in zfs-agent serve --archive=NAME=FILE", name)
+	}
+	return nil
 }
 
 // checkDataset refuses what can not be a dataset; the agent has the last word.

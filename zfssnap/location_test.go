@@ -16,6 +16,7 @@ func TestParseLocation(t *testing.T) {
 		"targetAddress":      "10.0.2.2:31002",
 		"targetPrefix":       "backup/replica",
 		"replication":        "external",
+		"archive":            "offsite",
 		"restoreNode":        "remote",
 		"restoreParents":     "znvm/k3s=backup/znvm/k3s,nas/k3s=backup/nas/k3s",
 		"restoreMode":        "copy",
@@ -34,6 +35,7 @@ func TestParseLocation(t *testing.T) {
 		Replication:        ReplicationExternal,
 		TargetAddress:      "10.0.2.2:31002",
 		TargetPrefix:       "backup/replica",
+		Archive:            "offsite",
 		RestoreNode:        "remote",
 		RestoreParents:     map[string]string{"znvm/k3s": "backup/znvm/k3s", "nas/k3s": "backup/nas/k3s"},
 		RestoreMode:        ModeCopy,
@@ -111,7 +113,8 @@ func TestParseLocation_refuses(t *testing.T) {
 		want   string
 	}{
 		{"a config without agents", nil, "agents: is required"},
-		{"an unknown key, naming the known ones", with("targetprefix", "x"), `unknown key "targetprefix" (known: agents, datasetParents, `},
+		{"what can not name an archive", with("archive", "s3://bucket"), `archive: "s3://bucket" is not the name of an archive, as in zfs-agent serve --archive=NAME=FILE`},
+		{"an unknown key, naming the known ones", with("targetprefix", "x"), `unknown key "targetprefix" (known: agents, archive, datasetParents, `},
 		{"a malformed pair", with("agents", "hassio"), `agents: "hassio" is not a pair`},
 		{"a node given twice", with("agents", "a=x:1,a=y:1"), `"a" is given twice`},
 		{"a target without an agent", with("target", "nowhere"), `target: node "nowhere" is not in agents`},

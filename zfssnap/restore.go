@@ -56,27 +56,30 @@ func (s *Snapshotter) CreateVolumeFromSnapshot(snapshotID, volType, _ string, _ 
 	return vol.String(), nil
 }
 
+// origin is what a volume is made from.
+type origin struct {
+	node     string // to make it on
+	snapshot *agentpb.Version
+	archive  string // to take the snapshot from, where the node has not got it
+	missing  error  // why it is taken from there
+}
+
 // createVolume finds a snapshot and makes a volume from it.
 func (s *Site) createVolume(ctx context.Context, id SnapshotID, vt volumeType, restore *velerov1api.Restore) (VolumeID, error) {
-	node, found, err := s.findSnapshot(ctx, id)
+	from, err := s.findOrigin(ctx, id)
 	if err != nil {
 		return VolumeID{}, err
 	}
-	parent, err := s.RestoreParent(id, node)
+	parent, err := s.RestoreParent(id, from.node)
 	if err != nil {
 		return VolumeID{}, err
-	}
-	if s.RestoreMode == ModeClone && poolOf(parent) != poolOf(found.GetDataset()) {
-		return VolumeID{}, fmt.Errorf("clone %s to pool %s: a clone stays in the pool of its snapshot; set %s: %s, or a parent in pool %s",
-			found.GetDataset(), poolOf(parent), KeyRestoreMode, ModeCopy, poolOf(found.GetDataset()))
 	}
 	name := restoredName(id, restore)
 	dataset := parent + "/" + name
 	req := &agentpb.CreateVolumeRequest{
-		Snapshot: found.GetDataset() + "@" + found.GetName(),
-		Guid:     id.GUID,
-		Dataset:  dataset,
-		Mode:     s.RestoreMode,
+		Guid:    id.GUID,
+		Dataset: dataset,
+		Mode:    s.RestoreMode,
 		Properties: map[string]string{
 			PropManaged: "true",
 			PropRestore: restore.Name,
@@ -87,20 +90,34 @@ func (s *Site) createVolume(ctx context.Context, id SnapshotID, vt volumeType, r
 	if run := restore.Labels[LabelRun]; run != "" {
 		req.Properties[PropRun] = run
 	}
-	timeout := callTimeout
-	if s.RestoreMode == ModeCopy {
-		timeout = s.ReplicationTimeout
+	deed, timeout, found := "make "+dataset, s.ReplicationTimeout, from.snapshot.GetDataset()
+	switch {
+	case from.archive != "":
+		req.Mode, req.Archive = modeArchive, from.archive
+		deed += " from archive " + from.archive
+	case s.RestoreMode == ModeClone && poolOf(parent) != poolOf(found):
+		return VolumeID{}, fmt.Errorf("clone %s to pool %s: a clone stays in the pool of its snapshot; set %s: %s, or a parent in pool %s",
+			found, poolOf(parent), KeyRestoreMode, ModeCopy, poolOf(found))
+	case s.RestoreMode == ModeClone:
+		timeout = callTimeout
+		fallthrough
+	default:
+		req.Snapshot = found + "@" + from.snapshot.GetName()
 	}
-	_, err = callFor(ctx, timeout, s, node, "make "+dataset, func(ctx context.Context, a Agent) (*agentpb.Dataset, error) {
+	_, err = callFor(ctx, timeout, s, from.node, deed, func(ctx context.Context, a Agent) (*agentpb.Dataset, error) {
 		return a.CreateVolume(ctx, req)
 	})
-	return VolumeID{Node: node, Dataset: dataset}, err
+	if isNotFound(err) && from.archive != "" {
+		err = errors.Join(err, from.missing)
+	}
+	return VolumeID{Node: from.node, Dataset: dataset}, err
 }
 
-// findSnapshot looks for a snapshot by guid on restoreNode, or else on the
+// findOrigin looks for a snapshot by guid on restoreNode, or else on the
 // snapshot's own node and then on the target. One that a failover's volume was
-// copied back with is looked for where it was copied to.
-func (s *Site) findSnapshot(ctx context.Context, id SnapshotID) (node string, _ *agentpb.Version, _ error) {
+// copied back with is looked for where it was copied to. Where none has it the
+// archive is used, on the first of them that answers.
+func (s *Site) findOrigin(ctx context.Context, id SnapshotID) (origin, error) {
 	copied, replicated := s.Destination(id.Node, id.Dataset)
 	var nodes []string
 	switch _, known := s.Agents[id.Node]; {
@@ -117,20 +134,27 @@ func (s *Site) findSnapshot(ctx context.Context, id SnapshotID) (node string, _ 
 		}
 	}
 	if len(nodes) == 0 {
-		return "", nil, &NoAgentError{Node: id.Node}
+		return origin{}, &NoAgentError{Node: id.Node}
 	}
 	req := &agentpb.FindSnapshotRequest{Guid: id.GUID, Hints: s.Hints(id.Node, id.Dataset)}
 	var errs []error
+	var without []string
 	for _, node := range nodes {
 		v, err := call(ctx, s, node, fmt.Sprintf("find snapshot with guid %d", id.GUID), func(ctx context.Context, a Agent) (*agentpb.Version, error) {
 			return a.FindSnapshot(ctx, req)
 		})
 		if err == nil {
-			return node, v, nil
+			return origin{node: node, snapshot: v}, nil
+		}
+		if isNotFound(err) {
+			without = append(without, node)
 		}
 		errs = append(errs, err)
 	}
-	return "", nil, errors.Join(errs...)
+	if s.Archive != "" && len(without) > 0 {
+		return origin{node: without[0], archive: s.Archive, missing: errors.Join(errs...)}, nil
+	}
+	return origin{}, errors.Join(errs...)
 }
 
 // restoreInProgress returns the Restore that Velero is working on. Velero tells

@@ -1,7 +1,9 @@
 package zfssnap
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -439,14 +441,30 @@ func TestSnapshotter_restore_where(t *testing.T) {
 		c[KeyRestoreParents] = "znvm/k3s=backup/znvm/k3s"
 		return c
 	}
+	archived := func() map[string]string {
+		c := shared()
+		c[KeyArchive] = "offsite"
+		return c
+	}
 	tests := []struct {
 		name       string
 		config     map[string]string
 		atSource   bool
 		sourceDown bool
+		noReplica  bool
 		want       string
+		wantMode   string // clone unless given
 		wantErr    string
 	}{
+		{name: "by clone while there is a replica, archive or not", config: archived(), want: `^zfs1:remote:backup/znvm/k3s/pvc-1-`},
+		{name: "from the archive beside its source", config: archived(), noReplica: true, want: `^zfs1:hassio:znvm/k3s/pvc-1-`, wantMode: modeArchive},
+		{name: "from the archive on the target when the source does not answer", config: archived(), noReplica: true, sourceDown: true, want: `^zfs1:remote:backup/znvm/k3s/pvc-1-`, wantMode: modeArchive},
+		{
+			name:      "from the archive on the recovery site alone",
+			config:    map[string]string{KeyAgents: "remote=r:1", KeyRestoreNode: "remote", KeyRestoreParents: "znvm/k3s=fast/k3s", KeyArchive: "offsite"},
+			noReplica: true, want: `^zfs1:remote:fast/k3s/pvc-1-`, wantMode: modeArchive,
+		},
+		{name: "nowhere without a replica or an archive", config: shared(), noReplica: true, wantErr: "find snapshot with guid 42 on node remote"},
 		{name: "on its own node while that has the snapshot", config: shared(), atSource: true, want: `^zfs1:hassio:znvm/k3s/pvc-1-`},
 		{name: "on the target when the source has lost it", config: shared(), want: `^zfs1:remote:backup/znvm/k3s/pvc-1-`},
 		{name: "on the target when the source does not answer", config: shared(), atSource: true, sourceDown: true, want: `^zfs1:remote:backup/znvm/k3s/pvc-1-`},
@@ -459,7 +477,7 @@ func TestSnapshotter_restore_where(t *testing.T) {
 		{
 			name:   "across pools by copy",
 			config: map[string]string{KeyAgents: "remote=r:1", KeyRestoreNode: "remote", KeyRestoreParents: "znvm/k3s=fast/k3s", KeyRestoreMode: ModeCopy},
-			want:   `^zfs1:remote:fast/k3s/pvc-1-`,
+			want:   `^zfs1:remote:fast/k3s/pvc-1-`, wantMode: ModeCopy,
 		},
 	}
 	for _, tt := range tests {
@@ -470,15 +488,53 @@ func TestSnapshotter_restore_where(t *testing.T) {
 				w.agents["hassio"].add(volDataset, 42, "dr-nightly")
 			}
 			w.agents["hassio"].down = tt.sourceDown
-			id, err := w.snap.CreateVolumeFromSnapshot(snapID, "filesystem", "", nil)
+			if tt.noReplica {
+				w.agents["remote"].versions = map[string][]*agentpb.Version{}
+			}
+			id, err := w.snap.CreateVolumeFromSnapshot(snapID, "filesystem?refquota=4294967296", "", nil)
 			if tt.wantErr != "" {
 				require.ErrorContains(t, err, tt.wantErr)
 				return
 			}
 			require.NoError(t, err)
 			assert.Regexp(t, tt.want, id)
+			made := slices.Concat(w.agents["hassio"].made, w.agents["remote"].made)
+			require.Len(t, made, 1)
+			assert.Equal(t, cmp.Or(tt.wantMode, ModeClone), made[0].GetMode())
+			assert.Equal(t, uint64(42), made[0].GetGuid())
+			assert.Equal(t, "4294967296", made[0].GetNative()["refquota"])
+			assert.Equal(t, tt.wantMode == modeArchive, made[0].GetArchive() == "offsite")
+			assert.Equal(t, tt.wantMode == modeArchive, made[0].GetSnapshot() == "")
 		})
 	}
+}
+
+func TestSnapshotter_DeleteSnapshot_archived(t *testing.T) {
+	t.Parallel()
+	config := primaryConfig()
+	config[KeyArchive] = "offsite"
+	w := newWorld(t, config)
+	source := w.agents["hassio"]
+	w.agents["remote"].down = true
+	remove := func(name string, guid uint64) {
+		t.Helper()
+		id := SnapshotID{Node: "hassio", Dataset: volDataset, Snapshot: name, GUID: guid, Created: time.Unix(1, 0)}
+		require.NoError(t, w.snap.DeleteSnapshot(id.String()))
+	}
+	source.archiveDown = true
+	remove("a", 1)
+	assert.Equal(t, map[string]string{names.PropExpired + "1": "remote", names.PropArchiveExpired + "1": "offsite"},
+		source.datasets[volDataset].GetProperties(), "for each of the two")
+
+	source.archiveDown, source.based = false, map[uint64]bool{2: true}
+	w.agents["remote"].down = false
+	remove("b", 2)
+	assert.Equal(t, map[string]string{names.PropArchiveExpired + "2": "offsite"}, source.datasets[volDataset].GetProperties(), "another is based on it")
+
+	source.based = nil
+	remove("c", 3)
+	assert.Empty(t, source.datasets[volDataset].GetProperties())
+	assert.Equal(t, [][]uint64{{2, 1}, {3, 2}}, source.expired, "a chain goes as a whole")
 }
 
 func TestSnapshotter_CreateVolumeFromSnapshot_fails(t *testing.T) {
@@ -582,4 +638,25 @@ func TestSite_Replicate(t *testing.T) {
 	w.agents["hassio"].down = true
 	_, err = w.site(t).Replicate(t.Context(), vol, "dr-nightly")
 	require.True(t, Unreachable(err))
+}
+
+func TestSite_Copies(t *testing.T) {
+	t.Parallel()
+	config := primaryConfig()
+	config[KeyArchive] = "offsite"
+	w := newWorld(t, config)
+	w.agents["hassio"].add(volDataset, 42, "dr-nightly")
+	vol := VolumeID{Node: "hassio", Dataset: volDataset}
+	copies := w.site(t).Copies(t.Context(), vol, "dr-nightly")
+	require.Len(t, copies, 2)
+	assert.Equal(t, "remote:backup/replica/znvm/k3s/pvc-1", copies[0].To)
+	assert.Equal(t, "t1", copies[0].Transfer.GetId())
+	assert.Equal(t, "archive offsite", copies[1].To)
+	assert.Equal(t, "t2", copies[1].Transfer.GetId())
+	req := w.agents["hassio"].archived[0]
+	assert.Equal(t, "offsite znvm/k3s/pvc-1@dr-nightly 42", fmt.Sprintf("%s %s@%s %d", req.GetArchive(), req.GetDataset(), req.GetSnapshot(), req.GetGuid()))
+
+	for _, c := range w.site(t).Copies(t.Context(), vol, "dr-other") {
+		require.ErrorIs(t, c.Err, ErrNoSnapshot)
+	}
 }

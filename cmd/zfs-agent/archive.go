@@ -44,6 +44,7 @@ type archiveFlags struct {
 	config   string
 	output   string
 	identity string
+	opens    bool // the command opens encrypted parts
 	hostRoot string
 }
 
@@ -53,7 +54,8 @@ func (f *archiveFlags) add(cmd *cobra.Command) {
 }
 
 func (f *archiveFlags) addIdentity(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.identity, "identity", "", "file of age secret keys that open encrypted parts")
+	f.opens = true
+	cmd.Flags().StringVar(&f.identity, "identity", "", "file of age secret keys that open encrypted parts (default: identity_file of the configuration)")
 }
 
 func (f *archiveFlags) addHost(cmd *cobra.Command) {
@@ -84,7 +86,10 @@ func (f *archiveFlags) toOptions(cmd *cobra.Command, e env) (*archiveOptions, er
 		return nil, err
 	}
 	if f.identity != "" {
-		if o.identities, err = archive.LoadIdentities(f.identity); err != nil {
+		o.config.IdentityFile = f.identity
+	}
+	if f.opens {
+		if o.identities, err = o.config.Identities(); err != nil {
 			return nil, err
 		}
 	}

@@ -59,7 +59,7 @@ start from.` + archiveExitStatus,
 	f.addHost(cmd)
 	cmd.Flags().StringVar(&f.node, "node", "", "name of this node in the archive (default: the host's name)")
 	cmd.Flags().BoolVar(&f.full, "full", false, "send a full stream even where an increment would do")
-	cmd.Flags().IntVar(&f.maxChain, "max-chain", 0, "send a full stream when the chain has that many points (default: any number)")
+	cmd.Flags().IntVar(&f.maxChain, "max-chain", 0, "send a full stream when the chain has that many points (default: max_chain of the configuration, else any number)")
 	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "print the plan and do nothing")
 	return cmd
 }
@@ -77,13 +77,15 @@ func (f *uploadFlags) toOptions(cmd *cobra.Command, e env, args []string) (*uplo
 			return nil, fmt.Errorf("name this node: %w", err)
 		}
 	}
-	return &uploadOptions{
+	o := &uploadOptions{
 		archiveOptions: common, snapshot: args[0], dryRun: f.dryRun,
-		uploader: &archive.Uploader{
-			ZFS: common.zfs, Store: common.store, Node: f.node, PartSize: int64(common.config.PartSize), Concurrency: common.config.Concurrency,
-			Recipients: common.config.Recipients, Full: f.full, MaxChain: f.maxChain, Clock: e.now,
-		},
-	}, nil
+		uploader: common.config.Uploader(common.store, common.zfs, f.node, e.now),
+	}
+	o.uploader.Full = f.full
+	if cmd.Flags().Changed("max-chain") {
+		o.uploader.MaxChain = f.maxChain
+	}
+	return o, nil
 }
 
 func (o *uploadOptions) run(ctx context.Context) error {

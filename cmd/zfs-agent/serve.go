@@ -30,6 +30,7 @@ type serveOptions struct {
 	metricsListen string
 	hostRoot      string
 	poolTransfers int
+	archives      []string
 	bandwidth     []string
 	stallTimeout  time.Duration
 	reapEvery     time.Duration
@@ -51,7 +52,11 @@ read again when it changes.
 The agent destroys only what was made by kubectl-dr, and never rolls a dataset
 back. It keeps no state of its own: it may be stopped or killed at any time.`,
 		Example: `  # Serve this host
-  zfs-agent serve --node=$(hostname) --tls=/etc/zfs-agent/tls.pem --config=/etc/zfs-agent/agent.yaml`,
+  zfs-agent serve --node=$(hostname) --tls=/etc/zfs-agent/tls.pem --config=/etc/zfs-agent/agent.yaml
+
+  # and let backups go to an archive that locations call offsite
+  zfs-agent serve --node=$(hostname) --tls=/etc/zfs-agent/tls.pem --config=/etc/zfs-agent/agent.yaml \
+    --archive=offsite=/etc/zfs-agent/archive.yaml`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log, err := newLogger(cmd.ErrOrStderr(), o.logFormat)
@@ -69,7 +74,8 @@ back. It keeps no state of its own: it may be stopped or killed at any time.`,
 	f.StringVar(&o.metricsListen, "metrics-listen", "", "address to serve Prometheus metrics (/metrics) and health (/healthz, /readyz) on, without TLS (default: none)")
 	f.StringVar(&o.hostRoot, "host-root", "", "run the zfs and zpool of the file system mounted there, for an agent in a container")
 	f.IntVar(&o.poolTransfers, "pool-transfers", 2, "how many transfers read from one pool at a time")
-	f.StringArrayVar(&o.bandwidth, "bandwidth-limit", nil, "how many bytes a second to send at most: 50MiB for all transfers together, NODE=10MiB for those to one node (repeatable)")
+	f.StringArrayVar(&o.archives, "archive", nil, "archive that snapshots may be kept in and restored from, as NAME=FILE; the file is that of zfs-agent archive (repeatable)")
+	f.StringArrayVar(&o.bandwidth, "bandwidth-limit", nil, "how many bytes a second to send at most: 50MiB for all transfers together, NODE=10MiB for those to one node or archive (repeatable)")
 	f.DurationVar(&o.stallTimeout, "stall-timeout", 30*time.Minute, "how long a transfer may move no data before it fails")
 	f.DurationVar(&o.reapEvery, "reap-every", time.Hour, "how often holds are looked at and dead ones released, see zfs-agent holds; 0 for never")
 	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
@@ -100,6 +106,10 @@ func (o *serveOptions) run(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	archives, err := agent.LoadArchives(o.archives)
+	if err != nil {
+		return err
+	}
 	bandwidth, err := agent.ParseBandwidth(o.bandwidth)
 	if err != nil {
 		return err
@@ -107,7 +117,7 @@ func (o *serveOptions) run(ctx context.Context, log *slog.Logger) error {
 	metrics := newMetrics(o.node, bundle)
 	server := &agent.Server{
 		Node: o.node, Bundle: bundle, Policy: policy, Log: log, PoolTransfers: o.poolTransfers, OnTransfer: metrics.transfer,
-		OnHang: metrics.hang, Bandwidth: bandwidth, StallTimeout: o.stallTimeout,
+		OnHang: metrics.hang, Archives: archives, Bandwidth: bandwidth, StallTimeout: o.stallTimeout,
 		ReapEvery: o.reapEvery, ClockSynchronized: clockSynchronized, Delegated: os.Geteuid() != 0,
 	}
 	if server.ZFS, err = hostZFS(o.hostRoot); err != nil {

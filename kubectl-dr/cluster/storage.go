@@ -28,6 +28,7 @@ type Agent interface {
 	ListVersions(context.Context, *agentpb.ListVersionsRequest, ...grpc.CallOption) (*agentpb.ListVersionsResponse, error)
 	ResolveDataset(context.Context, *agentpb.ResolveDatasetRequest, ...grpc.CallOption) (*agentpb.Dataset, error)
 	CreateSnapshots(context.Context, *agentpb.CreateSnapshotsRequest, ...grpc.CallOption) (*agentpb.CreateSnapshotsResponse, error)
+	ListArchived(context.Context, *agentpb.ListArchivedRequest, ...grpc.CallOption) (*agentpb.ListArchivedResponse, error)
 	ListDatasets(context.Context, *agentpb.ListDatasetsRequest, ...grpc.CallOption) (*agentpb.ListDatasetsResponse, error)
 	DestroyVolume(context.Context, *agentpb.DestroyVolumeRequest, ...grpc.CallOption) (*agentpb.DestroyVolumeResponse, error)
 	SetProperties(context.Context, *agentpb.SetPropertiesRequest, ...grpc.CallOption) (*agentpb.Dataset, error)
@@ -195,10 +196,14 @@ type Copy struct {
 	Node     string
 	Dataset  string
 	Snapshot string // the part after '@'
+	// Archive has the snapshot, and the node restores from there; Dataset and
+	// Snapshot are "" then.
+	Archive string
 }
 
-// Find returns where the copy of a snapshot lies. The error wraps ErrNoCopy
-// when every host was asked and none has it.
+// Find returns where the copy of a snapshot lies: on a node, or else in the
+// location's archive. The error wraps ErrNoCopy when every host was asked and none
+// has it.
 func (s *Storage) Find(ctx context.Context, id zfssnap.SnapshotID) (Copy, error) {
 	if s.Returns(id.Node) != s.back {
 		return Copy{}, fmt.Errorf("%w of %s: that was taken on node %s itself", ErrTakenHere, id.Name(), id.Node)
@@ -218,6 +223,27 @@ func (s *Storage) Find(ctx context.Context, id zfssnap.SnapshotID) (Copy, error)
 				return Copy{Node: node, Dataset: v.GetDataset(), Snapshot: v.GetName()}, nil
 			}
 			if !errors.Is(err, agent.ErrNotFound) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	for _, l := range s.Locations {
+		if l.Archive == "" {
+			continue
+		}
+		for _, node := range l.nodesFor(id) {
+			looked := "archive " + l.Archive + " by node " + node
+			if slices.Contains(asked, looked) {
+				continue
+			}
+			asked = append(asked, looked)
+			resp, err := call(ctx, l, node, agentTimeout, func(ctx context.Context, a Agent) (*agentpb.ListArchivedResponse, error) {
+				return a.ListArchived(ctx, &agentpb.ListArchivedRequest{Archive: l.Archive, Node: id.Node, Dataset: id.Dataset, Guid: id.GUID})
+			})
+			switch {
+			case err == nil && len(resp.GetSnapshots()) > 0 && resp.GetSnapshots()[0].GetProblem() == "":
+				return Copy{Node: node, Archive: l.Archive}, nil
+			case err != nil && !errors.Is(err, agent.ErrNoArchive):
 				errs = append(errs, err)
 			}
 		}

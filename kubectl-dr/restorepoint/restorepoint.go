@@ -414,7 +414,10 @@ func (f *Finder) volume(ctx context.Context, source plan.Source, p Point, info v
 	case err != nil:
 		return v, fmt.Errorf("volume %s/%s: %w", v.Namespace, v.Claim, err)
 	}
-	v.Node, v.Snapshot = found.Node, found.Dataset+"@"+found.Snapshot
+	v.Node = found.Node
+	if found.Archive == "" {
+		v.Snapshot = found.Dataset + "@" + found.Snapshot
+	}
 	return v, nil
 }
 

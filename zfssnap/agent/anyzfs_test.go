@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -56,24 +57,31 @@ func TestReplicationOnAnyZFS(t *testing.T) {
 	}
 }
 
-func replicationOn(t *testing.T, from, to zfstest.Target) {
+// side is a node of that pool, with a dataset that all of a test lies below.
+func side(t *testing.T, ca *agent.Authority, node, name string, target zfstest.Target, runner zfs.Runner, grants ...agent.Grant) (*host, string) {
 	t.Helper()
+	root := target.Pool + "/" + name
+	c := &zfs.Client{Runner: runner}
+	require.NoError(t, c.Create(t.Context(), root, zfs.CreateOptions{Properties: map[string]string{"mountpoint": "/tmp/" + name + node}}))
+	t.Cleanup(func() { zfstest.Sweep(t, c, root) })
+	return newHostOn(t, ca, node, c, agent.Policy{Identities: append(grants, everything)}), root
+}
+
+// unique is a name that no other test has.
+func unique(what string) string {
 	id := make([]byte, 4)
 	_, _ = rand.Read(id)
-	name := "replication-" + hex.EncodeToString(id)
+	return what + "-" + hex.EncodeToString(id)
+}
+
+func replicationOn(t *testing.T, from, to zfstest.Target) {
+	t.Helper()
+	name := unique("replication")
 	ca, err := agent.NewAuthority(time.Now())
 	require.NoError(t, err)
 	cut := &cutting{Runner: to.Runner}
-	side := func(node string, target zfstest.Target, runner zfs.Runner, grants ...agent.Grant) (*host, string) {
-		root := target.Pool + "/" + name
-		c := &zfs.Client{Runner: runner}
-		require.NoError(t, c.Create(t.Context(), root, zfs.CreateOptions{Properties: map[string]string{"mountpoint": "/tmp/" + name + node}}))
-		t.Cleanup(func() { zfstest.Sweep(t, c, root) })
-		h := newHostOn(t, ca, node, c, agent.Policy{Identities: append(grants, everything)})
-		return h, root
-	}
-	source, sourceRoot := side("hassio", from, from.Runner)
-	target, targetRoot := side("remote", to, cut, agent.Grant{Name: "hassio", Verbs: []agent.Verb{agent.Receive}, Prefixes: []string{to.Pool + "/" + name}})
+	source, sourceRoot := side(t, ca, "hassio", name, from, from.Runner)
+	target, targetRoot := side(t, ca, "remote", name, to, cut, agent.Grant{Name: "hassio", Verbs: []agent.Verb{agent.Receive}, Prefixes: []string{to.Pool + "/" + name}})
 	w := &world{ca: ca, hassio: source, remote: target}
 	w.client = w.dial(t, source, "velero")
 	w.far = w.dial(t, target, "velero")
@@ -178,6 +186,106 @@ func replicationOn(t *testing.T, from, to zfstest.Target) {
 
 			require.NoError(t, target.zfs.Set(ctx, copied, map[string]string{zfssnap.PropStream: map[string]string{"w": "Lce"}[tt.mode] + "w"}))
 			require.ErrorIs(t, agent.TransferError(replicate(w.take(t, dataset, "four"))), agent.ErrStreamMode)
+		})
+	}
+}
+
+// TestArchiveOnAnyZFS restores volumes of every kind from an archive: cut off
+// first, and then whole.
+func TestArchiveOnAnyZFS(t *testing.T) {
+	t.Parallel()
+	t.Run("in memory", func(t *testing.T) {
+		t.Parallel()
+		archiveOn(t, zfstest.NewPool("tank").Target("tank"), zfstest.NewPool("back").Target("back"))
+	})
+	if from, ok := zfstest.RealTarget(); ok {
+		t.Run("real", func(t *testing.T) {
+			to := from
+			to.Pool = os.Getenv(zfstest.EnvReplicaPool)
+			require.NotEmpty(t, to.Pool, zfstest.EnvReplicaPool)
+			archiveOn(t, from, to)
+		})
+	}
+}
+
+func archiveOn(t *testing.T, from, to zfstest.Target) {
+	t.Helper()
+	name := unique("archive")
+	ca, err := agent.NewAuthority(time.Now())
+	require.NoError(t, err)
+	cut := &cutting{Runner: to.Runner}
+	source, sourceRoot := side(t, ca, "hassio", name, from, from.Runner)
+	target, targetRoot := side(t, ca, "remote", name, to, cut)
+	archives := directoryArchive(t, t.TempDir())
+	for _, h := range []*host{source, target} {
+		h.restart(t, func(s *agent.Server) { s.Archives = archives })
+	}
+	w := &world{ca: ca, hassio: source, remote: target}
+	w.client = w.dial(t, source, "velero")
+	w.far = w.dial(t, target, "velero")
+	ctx := t.Context()
+
+	keys := sourceRoot + "/keys"
+	require.NoError(t, source.zfs.Create(ctx, keys, zfs.CreateOptions{}))
+	from.Write(t, keys, "key", random(32))
+	d, err := source.zfs.Dataset(ctx, keys)
+	require.NoError(t, err)
+	tests := []struct {
+		name   string
+		volume uint64
+		props  map[string]string
+	}{
+		{"a filesystem", 0, map[string]string{"recordsize": "1M", "quota": "1G"}},
+		{"an encrypted filesystem", 0, map[string]string{"encryption": "aes-256-gcm", "keyformat": "raw", "keylocation": "file://" + path.Join(d.Mountpoint, "key")}},
+		{"a volume", 16 << 20, nil},
+	}
+	for i, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			vol := []string{"fs", "secret", "vol"}[i]
+			dataset, restored := sourceRoot+"/"+vol, targetRoot+"/new/"+vol
+			require.NoError(t, source.zfs.Create(ctx, dataset, zfs.CreateOptions{VolumeSize: tt.volume, Properties: tt.props}))
+			var last *agentpb.Version
+			for size, file := range []string{"a", "b", "c"} {
+				if tt.volume == 0 {
+					from.Write(t, dataset, file, random((size+1)<<20))
+				}
+				last = w.take(t, dataset, file)
+				w.archive(t, last)
+			}
+			req := &agentpb.CreateVolumeRequest{
+				Guid: last.GetGuid(), Dataset: restored, Mode: agent.ModeArchive, Archive: "offsite",
+				Properties: map[string]string{zfssnap.PropVolume: vol}, Native: map[string]string{"volsize": "33554432"},
+			}
+			if tt.volume == 0 {
+				req.Native = map[string]string{"quota": "2147483648", "mountpoint": "/tmp/" + name + "-" + vol}
+				cut.after.Store(512 << 10)
+				_, err := w.far.CreateVolume(ctx, req)
+				require.Error(t, err)
+				exists, err := target.zfs.Exists(ctx, restored)
+				require.NoError(t, err)
+				require.False(t, exists, "what failed leaves nothing")
+			}
+			for range 2 {
+				d, err := w.far.CreateVolume(ctx, req)
+				require.NoError(t, err)
+				for prop, value := range req.GetNative() {
+					assert.Equal(t, value, d.GetNative()[prop], prop)
+				}
+				assert.False(t, d.GetReadonly())
+				assert.Equal(t, vol == "fs", d.GetMounted())
+			}
+			versions, err := target.zfs.Versions(ctx, restored)
+			require.NoError(t, err)
+			assert.Empty(t, versions)
+			assert.Equal(t, map[string]string{
+				zfssnap.PropManaged: "true", zfssnap.PropVolume: vol, "io.kubectl-dr:origin": strconv.FormatUint(last.GetGuid(), 10),
+			}, target.props(t, restored))
+			if vol == "fs" {
+				for size, file := range []string{"a", "b", "c"} {
+					assert.Equal(t, random((size+1)<<20), to.Read(t, restored, file), file)
+				}
+				to.Write(t, restored, "d", []byte("it can be written to"))
+			}
 		})
 	}
 }

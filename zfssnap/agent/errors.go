@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/archive"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/replicate"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
@@ -48,6 +49,10 @@ var (
 	// ErrUntrusted: what answers there could not prove to be the agent. Asking
 	// again does not help until somebody changes a certificate or an address.
 	ErrUntrusted = errors.New("agent cannot be verified")
+	// ErrNoArchive: the agent's configuration has no archive of that name.
+	ErrNoArchive = errors.New("no such archive")
+	// ErrArchive: an archive does not answer, or fails.
+	ErrArchive = errors.New("archive is unavailable")
 	// ErrStalled: a transfer moved no data for too long.
 	ErrStalled = errors.New("transfer is stalled")
 	// ErrCancelled: the transfer was cancelled.
@@ -79,11 +84,21 @@ var reasons = []struct {
 	{ErrSkew, codes.FailedPrecondition, "SKEW"},
 	{zfs.ErrResumeStale, codes.FailedPrecondition, "RESUME_STALE"},
 	{zfs.ErrPartial, codes.FailedPrecondition, "PARTIAL"},
+	{ErrNoArchive, codes.FailedPrecondition, "NO_ARCHIVE"},
+	{archive.ErrForeign, codes.FailedPrecondition, "FOREIGN"},
+	{archive.ErrSealed, codes.FailedPrecondition, "SEALED"},
+	{archive.ErrLocked, codes.FailedPrecondition, "LOCKED"},
+	{archive.ErrRefused, codes.FailedPrecondition, "ARCHIVE_REFUSED"},
+	{archive.ErrBroken, codes.DataLoss, "BROKEN_CHAIN"},
+	{archive.ErrDamaged, codes.DataLoss, "DAMAGED"},
+	{archive.ErrChanged, codes.Aborted, "CHANGED"},
+	{archive.ErrInvalid, codes.FailedPrecondition, "INVALID_ARCHIVE"},
 	{ErrStalled, codes.Aborted, "STALLED"},
 	{ErrPool, codes.Unavailable, "POOL_UNAVAILABLE"},
 	{ErrNoSpace, codes.ResourceExhausted, "NO_SPACE"},
 	{ErrExists, codes.AlreadyExists, "EXISTS"},
 	{ErrUnreachable, codes.Unavailable, "UNREACHABLE"},
+	{ErrArchive, codes.Unavailable, "ARCHIVE_UNAVAILABLE"},
 	{ErrUntrusted, codes.Unauthenticated, "UNTRUSTED"},
 	{ErrCancelled, codes.Canceled, "CANCELLED"},
 	{ErrIncomplete, codes.DataLoss, "INCOMPLETE"},

@@ -223,12 +223,12 @@ func (ts *transfers) lease(ctx context.Context, t *transfer) <-chan struct{} {
 	return recorded
 }
 
-// sending reports whether a transfer from a dataset is unfinished.
+// sending reports whether a transfer from a dataset to a target is unfinished.
 func (ts *transfers) sending(dataset string) bool {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	for _, t := range ts.byID {
-		if t.job.Dataset == dataset && t.running() {
+		if t.job.Dataset == dataset && t.archive == "" && t.running() {
 			return true
 		}
 	}
@@ -237,7 +237,7 @@ func (ts *transfers) sending(dataset string) bool {
 
 // idle takes a dataset's place in the queue if no transfer has it.
 func (ts *transfers) idle(dataset string) (func(), bool) {
-	q := ts.queue(ts.datasets, dataset, 1)
+	q := ts.queue(ts.replicas.datasets, dataset, 1)
 	select {
 	case q <- struct{}{}:
 		return func() { <-q }, true

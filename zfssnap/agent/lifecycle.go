@@ -47,7 +47,8 @@ func (e *BlockedError) Unwrap() error {
 	}
 }
 
-// ourVolume returns what is set on a volume that is ours, and no replica.
+// ourVolume returns what is set on a volume that is ours, and no replica. What an
+// archive has not given all of yet is no replica.
 func (s *Server) ourVolume(ctx context.Context, deed, name string, match map[string]string) (map[string]string, error) {
 	props, err := s.ZFS.UserProperties(ctx, name, zfs.SourceLocal)
 	if err != nil {
@@ -56,7 +57,7 @@ func (s *Server) ourVolume(ctx context.Context, deed, name string, match map[str
 	switch {
 	case props[names.PropManaged] != "true":
 		return nil, fmt.Errorf("%s: %w: %s is not set on it", deed, ErrForeign, names.PropManaged)
-	case props[names.PropSource] != "":
+	case props[names.PropSource] != "" && !isRestoring(props):
 		return nil, fmt.Errorf("%s: %w: it is the replica of %s, not a volume", deed, ErrMismatch, props[names.PropSource])
 	}
 	for prop, want := range match {
@@ -74,19 +75,25 @@ func (s *Server) DestroyVolume(ctx context.Context, req *agentpb.DestroyVolumeRe
 		return nil, err
 	}
 	deed := "destroy " + name
-	_, err := s.ourVolume(ctx, deed, name, req.GetMatch())
+	props, err := s.ourVolume(ctx, deed, name, req.GetMatch())
 	if errors.Is(err, ErrNotFound) {
 		return &agentpb.DestroyVolumeResponse{}, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	resp, err := s.planDestroy(ctx, name, req.GetWithDependents())
+	// The snapshots that it came with were made with it.
+	resp, err := s.planDestroy(ctx, name, req.GetWithDependents() || isRestoring(props))
 	if err != nil || req.GetDryRun() {
 		return resp, err
 	}
+	return resp, s.destroyPlanned(ctx, deed, resp)
+}
+
+// destroyPlanned carries out what planDestroy said.
+func (s *Server) destroyPlanned(ctx context.Context, deed string, resp *agentpb.DestroyVolumeResponse) (err error) {
 	if len(resp.GetBlocks()) > 0 {
-		return nil, &BlockedError{Deed: deed, Blocks: resp.GetBlocks()}
+		return &BlockedError{Deed: deed, Blocks: resp.GetBlocks()}
 	}
 	// One by one, never with -r: what was made meanwhile is not in the plan.
 	for _, d := range resp.GetGoes() {
@@ -98,11 +105,11 @@ func (s *Server) DestroyVolume(ctx context.Context, req *agentpb.DestroyVolumeRe
 			err = s.ZFS.Destroy(ctx, d.GetName(), zfs.DestroyOptions{})
 		}
 		if err != nil && !errors.Is(err, ErrNotFound) {
-			return nil, err
+			return err
 		}
 	}
-	s.Log.Info("volume destroyed", "dataset", name, "with", len(resp.GetGoes())-1)
-	return resp, nil
+	s.Log.Info("volume destroyed", "deed", deed, "with", len(resp.GetGoes())-1)
+	return nil
 }
 
 // planDestroy says what would go with a volume, children first, and what is in

@@ -21,6 +21,7 @@ const (
 	Snapshot   Verb = "snapshot"   // take snapshots
 	Hold       Verb = "hold"       // place and release our holds
 	Replicate  Verb = "replicate"  // send snapshots to another agent
+	Archive    Verb = "archive"    // keep snapshots in archives, restore from there
 	Receive    Verb = "receive"    // append to replicas, from the identity's own node
 	Clone      Verb = "clone"      // make volumes from snapshots
 	Destroy    Verb = "destroy"    // destroy what is ours
@@ -28,7 +29,7 @@ const (
 	AnyVerb    Verb = "*"
 )
 
-var verbs = []Verb{Read, Snapshot, Hold, Replicate, Receive, Clone, Destroy, Properties, AnyVerb}
+var verbs = []Verb{Read, Snapshot, Hold, Replicate, Archive, Receive, Clone, Destroy, Properties, AnyVerb}
 
 // anyPrefix stands for every dataset.
 const anyPrefix = "*"

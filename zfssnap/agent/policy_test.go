@@ -62,6 +62,18 @@ func deeds(t *testing.T, c *agent.Client, dataset string) map[string]func() erro
 			_, err := c.Replicate(ctx, &agentpb.ReplicateRequest{Dataset: dataset, Snapshot: "none", Guid: 1, TargetNode: "x", TargetAddress: "127.0.0.1:1", TargetDataset: "x"})
 			return err
 		},
+		"archive": func() error {
+			_, err := c.Archive(ctx, &agentpb.ArchiveRequest{Dataset: dataset, Snapshot: "none", Guid: 1, Archive: "offsite"})
+			return err
+		},
+		"expire": func() error {
+			_, err := c.ExpireArchived(ctx, &agentpb.ExpireArchivedRequest{Dataset: dataset, Guids: []uint64{1}, Archive: "offsite"})
+			return err
+		},
+		"restore": func() error {
+			_, err := c.CreateVolume(ctx, &agentpb.CreateVolumeRequest{Guid: 1, Dataset: dataset, Mode: agent.ModeArchive, Archive: "offsite"})
+			return err
+		},
 		"receive": func() error {
 			_, err := c.ReceiveState(ctx, &agentpb.ReceiveStateRequest{Dataset: dataset})
 			return err
@@ -90,7 +102,7 @@ func deeds(t *testing.T, c *agent.Client, dataset string) map[string]func() erro
 func TestExamplePolicies(t *testing.T) {
 	t.Parallel()
 	w := exampleWorld(t)
-	sends := []string{"read", "list holds", "snapshot", "hold", "reap", "replicate", "destroy a snapshot", "destroy a volume", "set properties"}
+	sends := []string{"read", "list holds", "snapshot", "hold", "reap", "replicate", "archive", "expire", "restore", "destroy a snapshot", "destroy a volume", "set properties"}
 	tests := []struct {
 		identity string
 		host     *host

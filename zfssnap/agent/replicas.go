@@ -132,8 +132,11 @@ func (s *Server) readReplica(ctx context.Context, dataset string) (Replica, erro
 	r := Replica{Dataset: dataset}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		props, err := s.ZFS.Get(ctx, dataset, names.PropSource)
-		r.Source = local(props[names.PropSource])
+		props, err := s.ZFS.Get(ctx, dataset, names.PropSource, propOrigin)
+		// A volume has its origin, also while an archive still gives it.
+		if local(props[propOrigin]) == "" {
+			r.Source = local(props[names.PropSource])
+		}
 		return err
 	})
 	g.Go(func() error {

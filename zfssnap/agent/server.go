@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/peer"
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/archive"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/received"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
@@ -60,6 +61,8 @@ type Server struct {
 	// CommandTimeout is for commands that move no data; 10 minutes by default. A
 	// pool on which one takes longer is left alone until it answers.
 	CommandTimeout time.Duration
+	// Archives are those that snapshots are kept in and restored from, by name.
+	Archives map[string]*archive.Config
 	// Bandwidth limits what this node sends.
 	Bandwidth Bandwidth
 	// OnTransfer, when set, is told of every stream sent and received.
@@ -106,7 +109,7 @@ const maxProcesses = 8
 type TransferEvent struct {
 	Received bool   // by this node; else sent by it
 	Dataset  string // of this node
-	Peer     string // node
+	Peer     string // node, or archive
 	Bytes    uint64
 	Duration time.Duration
 	Err      error
@@ -490,6 +493,14 @@ func (s *Server) FindSnapshot(ctx context.Context, req *agentpb.FindSnapshotRequ
 	v, err := s.ZFS.FindFirst(ctx, append([]uint64{req.GetGuid()}, req.GetOrGuids()...), append(hints, roots...)...)
 	if err != nil {
 		return nil, err
+	}
+	// What an archive gave so far is nothing to build on.
+	props, err := s.ZFS.UserProperties(ctx, v.Dataset, zfs.SourceLocal)
+	if err != nil {
+		return nil, err
+	}
+	if isRestoring(props) {
+		return nil, fmt.Errorf("snapshot with guid %d: %w", req.GetGuid(), ErrNotFound)
 	}
 	return versionPB(v), nil
 }

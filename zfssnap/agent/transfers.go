@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/archive"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/replicate"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
 )
@@ -34,15 +36,25 @@ type transfers struct {
 	limits  limiters
 	targets connections
 
-	mu       sync.Mutex
-	byID     map[string]*transfer
+	mu   sync.Mutex
+	byID map[string]*transfer
+	// Archives have queues of their own: a slow one keeps no copy waiting.
+	replicas, archives queues
+}
+
+// queues are those of the transfers of one kind, by name.
+type queues struct {
 	datasets map[string]chan struct{} // one transfer at a time from each
 	pools    map[string]chan struct{} // PoolTransfers from each
 }
 
+func newQueues() queues {
+	return queues{datasets: map[string]chan struct{}{}, pools: map[string]chan struct{}{}}
+}
+
 func newTransfers(s *Server) *transfers {
 	ctx, cancel := context.WithCancel(context.Background())
-	t := &transfers{s: s, ctx: ctx, limits: newLimiters(s.Bandwidth), byID: map[string]*transfer{}, datasets: map[string]chan struct{}{}, pools: map[string]chan struct{}{}}
+	t := &transfers{s: s, ctx: ctx, limits: newLimiters(s.Bandwidth), byID: map[string]*transfer{}, replicas: newQueues(), archives: newQueues()}
 	var running sync.WaitGroup
 	t.stop = func() {
 		cancel()
@@ -58,8 +70,11 @@ func newTransfers(s *Server) *transfers {
 
 // transfer is one of them.
 type transfer struct {
-	job    replicate.Job
-	addr   string
+	job     replicate.Job // without a target when it goes to an archive
+	addr    string        // of the target's agent
+	archive string        // name of the archive, "" for a target
+	attempt func(context.Context, *transfer) error
+
 	cancel context.CancelFunc
 	done   chan struct{}
 	clock  func() time.Time
@@ -75,10 +90,21 @@ type transfer struct {
 	meter    meter
 }
 
-// transferID is the same for the same copy.
-func transferID(req *agentpb.ReplicateRequest) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%d\n%s\n%s", req.GetGuid(), req.GetTargetNode(), req.GetTargetDataset()))
+// id is the same for the same copy.
+func (t *transfer) id() string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%d\n%s\n%s", t.job.GUID, cmp.Or(t.job.TargetNode, "archive "+t.archive), t.job.TargetDataset))
 	return fmt.Sprintf("%x", sum[:8])
+}
+
+// peer is where it goes: a node or an archive.
+func (t *transfer) peer() string { return cmp.Or(t.archive, t.job.TargetNode) }
+
+// String says what it does.
+func (t *transfer) String() string {
+	if t.archive != "" {
+		return fmt.Sprintf("archive %s@%s in %s", t.job.Dataset, t.job.Snapshot, t.archive)
+	}
+	return fmt.Sprintf("replicate %s@%s to node %s", t.job.Dataset, t.job.Snapshot, t.job.TargetNode)
 }
 
 // Replicate implements agentpb.AgentServer.
@@ -100,18 +126,31 @@ func (s *Server) Replicate(ctx context.Context, req *agentpb.ReplicateRequest) (
 	if req.GetTargetNode() == s.Node && within(req.GetTargetDataset(), req.GetDataset()) {
 		return nil, fmt.Errorf("replicate %s@%s: %w: a dataset cannot have its replica within itself", req.GetDataset(), req.GetSnapshot(), ErrInvalid)
 	}
-	if t := s.transfers.join(transferID(req)); t != nil {
-		return t, nil
+	t := &transfer{
+		job: replicate.Job{
+			Node: s.Node, Dataset: req.GetDataset(), Snapshot: req.GetSnapshot(), GUID: req.GetGuid(),
+			TargetNode: req.GetTargetNode(), TargetDataset: req.GetTargetDataset(),
+		},
+		addr: req.GetTargetAddress(), attempt: s.transfers.replicate,
+	}
+	t.job.Keep = func(guid uint64) bool { return s.transfers.needs(t, guid) }
+	return s.transfers.joinOrStart(ctx, t)
+}
+
+// joinOrStart begins a transfer unless its outcome is known, or it runs.
+func (ts *transfers) joinOrStart(ctx context.Context, t *transfer) (*agentpb.Transfer, error) {
+	if known := ts.join(t.id()); known != nil {
+		return known, nil
 	}
 	// A request that can never succeed is refused here, not by a transfer.
-	v, err := s.ZFS.Lookup(ctx, req.GetDataset()+"@"+req.GetSnapshot())
+	v, err := ts.s.ZFS.Lookup(ctx, t.job.Dataset+"@"+t.job.Snapshot)
 	if err != nil {
 		return nil, err
 	}
-	if v.GUID != req.GetGuid() {
-		return nil, fmt.Errorf("replicate: %w: snapshot %s has guid %d, not %d", ErrMismatch, v.FullName(), v.GUID, req.GetGuid())
+	if v.GUID != t.job.GUID {
+		return nil, fmt.Errorf("%s: %w: it has guid %d, not %d", t, ErrMismatch, v.GUID, t.job.GUID)
 	}
-	return s.transfers.start(req), nil
+	return ts.start(t), nil
 }
 
 // GetTransfer implements agentpb.AgentServer.
@@ -140,16 +179,24 @@ func (s *Server) CancelTransfer(ctx context.Context, req *agentpb.GetTransferReq
 }
 
 func (s *Server) transfer(ctx context.Context, id string) (*transfer, error) {
-	if _, err := s.roots(ctx, Replicate); err != nil {
-		return nil, err
-	}
 	s.transfers.mu.Lock()
 	t := s.transfers.byID[id]
 	s.transfers.mu.Unlock()
-	if t == nil {
+	switch {
+	case t == nil:
+		_, err := s.roots(ctx, Replicate)
+		if err != nil {
+			_, err = s.roots(ctx, Archive)
+		}
+		if err != nil {
+			return nil, err
+		}
 		return nil, fmt.Errorf("transfer %q: %w", id, ErrNotFound)
+	case t.archive != "":
+		return t, s.allow(ctx, Archive, t.job.Dataset)
+	default:
+		return t, s.allow(ctx, Replicate, t.job.Dataset)
 	}
-	return t, s.allow(ctx, Replicate, t.job.Dataset)
 }
 
 // join returns the transfer of that id unless it has to be started: one that
@@ -181,13 +228,13 @@ func (ts *transfers) join(id string) *agentpb.Transfer {
 }
 
 // start begins a transfer, unless one of its id runs since.
-func (ts *transfers) start(req *agentpb.ReplicateRequest) *agentpb.Transfer {
-	id := transferID(req)
+func (ts *transfers) start(t *transfer) *agentpb.Transfer {
+	id := t.id()
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	now := ts.s.Clock()
-	for other, t := range ts.byID {
-		switch state := t.snapshot(); {
+	for other, o := range ts.byID {
+		switch state := o.snapshot(); {
 		case state.GetState() == agentpb.Transfer_RUNNING:
 			if other == id {
 				return state
@@ -197,15 +244,8 @@ func (ts *transfers) start(req *agentpb.ReplicateRequest) *agentpb.Transfer {
 		}
 	}
 	ctx, cancel := context.WithCancel(ts.ctx)
-	t := &transfer{
-		job: replicate.Job{
-			Node: ts.s.Node, Dataset: req.GetDataset(), Snapshot: req.GetSnapshot(), GUID: req.GetGuid(),
-			TargetNode: req.GetTargetNode(), TargetDataset: req.GetTargetDataset(),
-		},
-		addr: req.GetTargetAddress(), cancel: cancel, done: make(chan struct{}), clock: ts.s.Clock, moved: now,
-		state: &agentpb.Transfer{Id: id, State: agentpb.Transfer_RUNNING, StartedUnixMs: now.UnixMilli(), UpdatedUnixMs: now.UnixMilli()},
-	}
-	t.job.Keep = func(guid uint64) bool { return ts.needs(t, guid) }
+	t.cancel, t.done, t.clock, t.moved = cancel, make(chan struct{}), ts.s.Clock, now
+	t.state = &agentpb.Transfer{Id: id, State: agentpb.Transfer_RUNNING, StartedUnixMs: now.UnixMilli(), UpdatedUnixMs: now.UnixMilli()}
 	ts.byID[id] = t
 	go func() {
 		defer close(t.done)
@@ -219,13 +259,13 @@ func (ts *transfers) start(req *agentpb.ReplicateRequest) *agentpb.Transfer {
 	return t.snapshot()
 }
 
-// needs reports whether another unfinished transfer from the same dataset sends
-// that snapshot.
+// needs reports whether another unfinished transfer from the same dataset to a
+// target sends that snapshot.
 func (ts *transfers) needs(self *transfer, guid uint64) bool {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	for _, t := range ts.byID {
-		if t != self && t.job.Dataset == self.job.Dataset && t.job.GUID == guid && t.running() {
+		if t != self && t.archive == "" && t.job.Dataset == self.job.Dataset && t.job.GUID == guid && t.running() {
 			return true
 		}
 	}
@@ -292,13 +332,13 @@ func (ts *transfers) slot(ctx context.Context, queues map[string]chan struct{}, 
 // waited out here, because whoever asked takes a failure for final.
 func (ts *transfers) run(ctx context.Context, t *transfer) error {
 	for n := 1; ; n++ {
-		err := ts.attempt(ctx, t)
+		err := t.attempt(ctx, t)
 		if err == nil || ctx.Err() != nil || !passing(err) || t.idle() > ts.s.RetryFor {
 			return err
 		}
 		delay := ts.s.RetryDelay(n)
 		ts.s.Log.Warn("transfer will be tried again", "transfer", t.state.GetId(), "dataset", t.job.Dataset, "snapshot", t.job.Snapshot,
-			"target", t.job.TargetNode, "delay", delay.String(), "error", err)
+			"target", t.peer(), "delay", delay.String(), "error", err)
 		t.update(func(pb *agentpb.Transfer) { pb.Error, pb.Reason = describeError(err) })
 		select {
 		case <-time.After(delay):
@@ -308,10 +348,10 @@ func (ts *transfers) run(ctx context.Context, t *transfer) error {
 	}
 }
 
-// attempt runs a transfer once. One that has to send waits for its turn, and one
-// that waits to be tried again lets others pass.
-func (ts *transfers) attempt(ctx context.Context, t *transfer) error {
-	free, err := ts.slot(ctx, ts.datasets, t.job.Dataset, 1)
+// replicate runs a transfer to another agent once. One that has to send waits for
+// its turn, and one that waits to be tried again lets others pass.
+func (ts *transfers) replicate(ctx context.Context, t *transfer) error {
+	free, err := ts.slot(ctx, ts.replicas.datasets, t.job.Dataset, 1)
 	if err != nil {
 		return err
 	}
@@ -333,23 +373,23 @@ func (ts *transfers) attempt(ctx context.Context, t *transfer) error {
 	if t.leased == nil {
 		t.leased = ts.lease(ctx, t)
 	}
-	if err := ts.turn(ctx, t, attempt); err != nil {
+	if err := ts.turn(ctx, t, ts.replicas, attempt.Run); err != nil {
 		return err
 	}
 	attempt.Tidy(ctx)
 	return nil
 }
 
-// turn runs an attempt when it is its turn to send from its pool.
-func (ts *transfers) turn(ctx context.Context, t *transfer, attempt *replicate.Attempt) error {
-	free, err := ts.slot(ctx, ts.pools, zfs.Pool(t.job.Dataset), ts.s.PoolTransfers)
+// turn runs what sends when it is its turn to send from its pool.
+func (ts *transfers) turn(ctx context.Context, t *transfer, q queues, run func(context.Context) error) error {
+	free, err := ts.slot(ctx, q.pools, zfs.Pool(t.job.Dataset), ts.s.PoolTransfers)
 	if err != nil {
 		return err
 	}
 	defer free()
 	ctx, done := ts.watch(ctx, t)
 	defer done()
-	err = attempt.Run(ctx)
+	err = run(ctx)
 	if err != nil && errors.Is(context.Cause(ctx), ErrStalled) {
 		return context.Cause(ctx)
 	}
@@ -415,11 +455,15 @@ func (ts *transfers) watch(ctx context.Context, t *transfer) (context.Context, f
 			}
 			switch still := t.still(); {
 			case still >= ts.s.StallTimeout:
-				cancel(withHint(fmt.Errorf("replicate %s@%s to node %s: %w: no data has moved for %s", t.job.Dataset, t.job.Snapshot, t.job.TargetNode, ErrStalled, still.Round(time.Second)),
-					"look at zpool status on both hosts; what has arrived is kept, and the next transfer goes on from there"))
+				look := "on both hosts"
+				if t.archive != "" {
+					look = "and at the archive"
+				}
+				cancel(withHint(fmt.Errorf("%s: %w: no data has moved for %s", t, ErrStalled, still.Round(time.Second)),
+					"look at zpool status "+look+"; what has arrived is kept, and the next transfer goes on from there"))
 			case still >= ts.s.StallTimeout/2 && t.stall():
 				ts.s.Log.Warn("transfer is stalled", "transfer", t.state.GetId(), "dataset", t.job.Dataset, "snapshot", t.job.Snapshot,
-					"target", t.job.TargetNode, "still", still.Round(time.Second).String())
+					"target", t.peer(), "still", still.Round(time.Second).String())
 			}
 		}
 	}()
@@ -436,7 +480,7 @@ func passing(err error) bool {
 	if errors.Is(err, ErrPool) {
 		return false
 	}
-	for _, e := range []error{ErrUnreachable, ErrBusy, context.DeadlineExceeded, context.Canceled} {
+	for _, e := range []error{ErrUnreachable, ErrArchive, archive.ErrChanged, ErrBusy, context.DeadlineExceeded, context.Canceled} {
 		if errors.Is(err, e) {
 			return true
 		}
@@ -453,7 +497,7 @@ func (ts *transfers) finish(t *transfer, err error, cancelled bool) {
 			pb.BytesTotal = pb.GetBytesSent()
 		})
 	case cancelled:
-		err = fmt.Errorf("replicate %s@%s to node %s: %w", t.job.Dataset, t.job.Snapshot, t.job.TargetNode, ErrCancelled)
+		err = fmt.Errorf("%s: %w", t, ErrCancelled)
 		t.update(func(pb *agentpb.Transfer) {
 			pb.State = agentpb.Transfer_CANCELLED
 			pb.Error, pb.Reason = describeError(err)
@@ -466,14 +510,14 @@ func (ts *transfers) finish(t *transfer, err error, cancelled bool) {
 	}
 	state := t.snapshot()
 	took := time.Duration(state.GetUpdatedUnixMs()-state.GetStartedUnixMs()) * time.Millisecond
-	log := ts.s.Log.With("transfer", state.GetId(), "dataset", t.job.Dataset, "snapshot", t.job.Snapshot, "target", t.job.TargetNode,
+	log := ts.s.Log.With("transfer", state.GetId(), "dataset", t.job.Dataset, "snapshot", t.job.Snapshot, "target", t.peer(),
 		"replica", t.job.TargetDataset, "bytes_sent", state.GetBytesSent(), "took", took.String())
 	if err != nil {
 		log.Error("transfer ended", "state", state.GetState().String(), "error", err)
 	} else {
 		log.Info("transfer done")
 	}
-	ts.s.OnTransfer(TransferEvent{Dataset: t.job.Dataset, Peer: t.job.TargetNode, Bytes: state.GetBytesSent(), Duration: took, Err: err, Reason: state.GetReason()})
+	ts.s.OnTransfer(TransferEvent{Dataset: t.job.Dataset, Peer: t.peer(), Bytes: state.GetBytesSent(), Duration: took, Err: err, Reason: state.GetReason()})
 }
 
 // describeError is an error for the state of a transfer: with its hint, since

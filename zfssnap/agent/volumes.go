@@ -22,12 +22,14 @@ import (
 
 // Ways of making a volume from a snapshot.
 const (
-	ModeClone = "clone"
-	ModeCopy  = "copy"
+	ModeClone   = "clone"
+	ModeCopy    = "copy"
+	ModeArchive = "archive"
 )
 
 // propOrigin is the guid of the snapshot that a volume was made from. A copy has
-// it when it is complete, and copying() until then.
+// it when it is complete, and copying() until then; what comes from an archive
+// has restoring() until then.
 const propOrigin = zfs.UserNamespace + "origin"
 
 func originOf(snap zfs.Version) string { return strconv.FormatUint(snap.GUID, 10) }
@@ -38,6 +40,9 @@ func copying(snap zfs.Version) string { return "copying " + originOf(snap) }
 func (s *Server) CreateVolume(ctx context.Context, req *agentpb.CreateVolumeRequest) (*agentpb.Dataset, error) {
 	if err := s.allow(ctx, Clone, req.GetDataset()); err != nil {
 		return nil, err
+	}
+	if req.GetMode() == ModeArchive {
+		return s.restoreVolume(ctx, req)
 	}
 	if err := zfs.ValidateSnapshot(req.GetSnapshot()); err != nil {
 		return nil, err
@@ -64,11 +69,7 @@ func (s *Server) CreateVolume(ctx context.Context, req *agentpb.CreateVolumeRequ
 	if snap.GUID != req.GetGuid() {
 		return nil, fmt.Errorf("create volume %s: %w: snapshot %s has guid %d, not %d", req.GetDataset(), ErrMismatch, snap.FullName(), snap.GUID, req.GetGuid())
 	}
-	props := maps.Clone(req.GetProperties())
-	if props == nil {
-		props = map[string]string{}
-	}
-	props[names.PropManaged] = "true"
+	props := volumeProperties(req)
 	if _, busy := s.making.LoadOrStore(req.GetDataset(), true); busy {
 		return nil, fmt.Errorf("create volume %s: %w: it is being made", req.GetDataset(), ErrBusy)
 	}
@@ -94,6 +95,16 @@ func (s *Server) CreateVolume(ctx context.Context, req *agentpb.CreateVolumeRequ
 		return nil, err
 	}
 	return s.describe(ctx, have)
+}
+
+// volumeProperties are our properties of a volume to be made.
+func volumeProperties(req *agentpb.CreateVolumeRequest) map[string]string {
+	props := maps.Clone(req.GetProperties())
+	if props == nil {
+		props = map[string]string{}
+	}
+	props[names.PropManaged] = "true"
+	return props
 }
 
 // sameVolume tells a volume that an earlier, equal request made from any other
@@ -143,7 +154,7 @@ func (s *Server) makeVolume(ctx context.Context, req *agentpb.CreateVolumeReques
 			return err
 		}
 	default:
-		return fmt.Errorf("create volume %s: %w: mode %q is neither %q nor %q", req.GetDataset(), ErrInvalid, req.GetMode(), ModeClone, ModeCopy)
+		return fmt.Errorf("create volume %s: %w: mode %q is none of %q, %q and %q", req.GetDataset(), ErrInvalid, req.GetMode(), ModeClone, ModeCopy, ModeArchive)
 	}
 	s.Log.Info("volume made", "dataset", req.GetDataset(), "snapshot", snap.FullName(), "guid", snap.GUID, "mode", req.GetMode(), "type", string(kind))
 	return nil

@@ -111,6 +111,11 @@ func TestReplicate_targetPoolHangs(t *testing.T) {
 	assert.Contains(t, tr.GetError(), "pool backup hangs since")
 	assert.Contains(t, tr.GetError(), "zpool clear")
 	w.remote.pool.SetHanging("backup", false)
+	// One command finds out that the pool is back.
+	require.Eventually(t, func() bool {
+		_, err := w.far.ResolveDataset(t.Context(), &agentpb.ResolveDatasetRequest{By: &agentpb.ResolveDatasetRequest_Name{Name: "backup"}})
+		return err == nil
+	}, 20*time.Second, time.Millisecond)
 	w.hassio.clock.advance(time.Hour)
 	w.done(t, v)
 }

@@ -19,6 +19,9 @@ var (
 	ErrDamaged = errors.New("damaged")
 	// ErrBroken: a point's chain has a gap, so it cannot be restored.
 	ErrBroken = errors.New("chain is broken")
+	// ErrRefused: the store does not let these credentials in, or there is no
+	// such bucket. Asking again does not help.
+	ErrRefused = errors.New("the store refuses")
 	// ErrLocked: the store does not let an object be deleted.
 	ErrLocked = errors.New("the store does not let it go")
 	// ErrSealed: the parts are encrypted, and no identity opens them.

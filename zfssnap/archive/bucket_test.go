@@ -64,6 +64,8 @@ type s3Server struct {
 	t *testing.T
 	// headers of objects with a lock
 	locked map[string]http.Header
+	// refusal is what it answers to everything, "" for nothing
+	refusal string
 }
 
 func (s *s3Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -76,6 +78,8 @@ func (s *s3Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	data, found := s.Objects()[key]
 	switch {
+	case s.refusal != "":
+		fail(http.StatusForbidden, s.refusal)
 	case r.URL.Query().Get("list-type") == "2":
 		s.list(w, r)
 	case r.Method == http.MethodPut:
@@ -203,6 +207,14 @@ func TestS3(t *testing.T) {
 	require.ErrorIs(t, err, archive.ErrLocked)
 	assert.NotContains(t, err.Error(), "very-secret")
 	assert.NotContains(t, store.Name, "key-id")
+
+	for _, s.refusal = range []string{"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket"} {
+		_, err := store.Bucket.List(ctx, "points/")
+		require.ErrorIs(t, err, archive.ErrRefused, s.refusal)
+		require.ErrorContains(t, err, s.refusal)
+		_, err = store.Point(ctx, 1)
+		require.ErrorIs(t, err, archive.ErrRefused, s.refusal)
+	}
 }
 
 func TestLoadConfig_example(t *testing.T) {
@@ -212,6 +224,7 @@ func TestLoadConfig_example(t *testing.T) {
 	assert.Equal(t, archive.TypeS3, c.Type)
 	assert.EqualValues(t, archive.DefaultPartSize, c.PartSize)
 	assert.Equal(t, archive.DefaultConcurrency, c.Concurrency)
+	assert.Equal(t, 30, c.MaxChain)
 	store, err := c.Open()
 	require.NoError(t, err)
 	assert.Equal(t, "s3://s3.example.org/dr-archive/site-a", store.Name)
@@ -231,6 +244,7 @@ func TestParseConfig(t *testing.T) {
 		{"a prefix that leads elsewhere", "type: FILESYSTEM\nconfig: {directory: /srv}\nprefix: ../x\n", `prefix "../x"`},
 		{"a part that is too small", "type: FILESYSTEM\nconfig: {directory: /srv}\npart_size: 1Ki\n", "part_size 1024"},
 		{"a part size that is none", "type: FILESYSTEM\nconfig: {directory: /srv}\npart_size: 64MB\n", `size "64MB"`},
+		{"a chain of less than none", "type: FILESYSTEM\nconfig: {directory: /srv}\nmax_chain: -1\n", "max_chain -1 is negative"},
 		{"too much at once", "type: FILESYSTEM\nconfig: {directory: /srv}\nconcurrency: 1000\n", "concurrency 1000"},
 		{"a lookup that is none", "type: S3\nconfig: {bucket: a, endpoint: b, bucket_lookup_type: dns}\n", `bucket_lookup_type "dns"`},
 		{"a recipient that is none", "type: FILESYSTEM\nconfig: {directory: /srv}\nrecipients: [AGE-SECRET-KEY-1X]\n", "recipients[0]: invalid: not an age public key"},

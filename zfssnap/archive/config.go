@@ -9,8 +9,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
+	"filippo.io/age"
 	"sigs.k8s.io/yaml"
+
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
 )
 
 // Bounds of a part's size in bytes. An object of S3 may have 5 GiB when it is
@@ -43,6 +47,11 @@ type Config struct {
 	// Recipients are the age public keys that parts are encrypted to; with none
 	// they are stored as they are.
 	Recipients []string `json:"recipients,omitempty"`
+	// IdentityFile has the age secret keys that open encrypted parts; only who
+	// restores needs it.
+	IdentityFile string `json:"identity_file,omitempty"`
+	// MaxChain is that of an Uploader.
+	MaxChain int `json:"max_chain,omitempty"`
 }
 
 // S3Config is the config of type S3. Credentials come from AWS_ACCESS_KEY_ID
@@ -149,6 +158,9 @@ func ParseConfig(data []byte) (*Config, error) {
 	if c.Concurrency < 1 || c.Concurrency > MaxConcurrency {
 		bad("concurrency %d is not between 1 and %d", c.Concurrency, MaxConcurrency)
 	}
+	if c.MaxChain < 0 {
+		bad("max_chain %d is negative", c.MaxChain)
+	}
 	if _, err := ParseRecipients(c.Recipients); err != nil {
 		errs = append(errs, err)
 	}
@@ -170,6 +182,22 @@ func (c *Config) kind(into any) error {
 		return fmt.Errorf("config: %w", err)
 	}
 	return nil
+}
+
+// Uploader returns what makes restore points of a host's snapshots in the store.
+func (c *Config) Uploader(store *Store, client *zfs.Client, node string, clock func() time.Time) *Uploader {
+	return &Uploader{
+		ZFS: client, Store: store, Node: node, PartSize: int64(c.PartSize), Concurrency: c.Concurrency,
+		Recipients: c.Recipients, MaxChain: c.MaxChain, Clock: clock,
+	}
+}
+
+// Identities reads the secret keys of IdentityFile, none without one.
+func (c *Config) Identities() ([]age.Identity, error) {
+	if c.IdentityFile == "" {
+		return nil, nil
+	}
+	return LoadIdentities(c.IdentityFile)
 }
 
 // Open opens the archive. It does not yet reach for it.

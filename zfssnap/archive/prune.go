@@ -79,7 +79,10 @@ type Pruner struct {
 	// Datasets limits points to those of these datasets, on whatever node; with
 	// none all are looked at, and unfinished uploads too.
 	Datasets []string
-	Clock    func() time.Time
+	// Expired, when set, takes the place of the retention: these points are not
+	// kept for themselves, and all others are.
+	Expired []GUID
+	Clock   func() time.Time
 	// Deleted is told of each point and leftover that is gone, by its guid.
 	Deleted func(GUID)
 }
@@ -92,10 +95,13 @@ func (p *Pruner) Plan(ctx context.Context) (*PrunePlan, error) {
 }
 
 func (p *Pruner) plan(ctx context.Context) (*PrunePlan, *Catalog, error) {
-	if err := p.Retention.validate(); err != nil {
-		return nil, nil, err
+	byRule := len(p.Expired) == 0
+	if byRule {
+		if err := p.Retention.validate(); err != nil {
+			return nil, nil, err
+		}
 	}
-	c, err := p.Store.catalog(ctx, true)
+	c, err := p.Store.catalog(ctx, byRule)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -141,11 +147,14 @@ func (p *Pruner) decide(c *Catalog, locks map[GUID]string) *PrunePlan {
 
 	bySource := map[string][]*Manifest{}
 	for _, m := range c.Points {
-		if len(p.Datasets) > 0 && !slices.Contains(p.Datasets, m.Dataset) {
+		switch {
+		case len(p.Datasets) > 0 && !slices.Contains(p.Datasets, m.Dataset):
 			keep(m.GUID, "not asked for")
-			continue
+		case len(p.Expired) == 0:
+			bySource[m.Source()] = append(bySource[m.Source()], m)
+		case !slices.Contains(p.Expired, m.GUID):
+			keep(m.GUID, "not expired")
 		}
-		bySource[m.Source()] = append(bySource[m.Source()], m)
 	}
 	for _, points := range bySource {
 		p.judge(c, points, keep)
@@ -154,7 +163,7 @@ func (p *Pruner) decide(c *Catalog, locks map[GUID]string) *PrunePlan {
 		keep(g, "locked: "+why)
 	}
 	for _, u := range c.Unfinished {
-		if u.Record != nil && u.Record.Base != nil && !p.stale(u.Modified, now) {
+		if u.Record != nil && u.Record.Base != nil && (len(p.Expired) > 0 || !p.stale(u.Modified, now)) {
 			keep(u.Record.Base.GUID, "base of an upload that is not finished")
 		}
 	}
@@ -179,7 +188,7 @@ func (p *Pruner) decide(c *Catalog, locks map[GUID]string) *PrunePlan {
 		plan.Bytes += v.Bytes
 	}
 	slices.SortStableFunc(plan.Delete, func(a, b Verdict) int { return cmp.Compare(depth(c, b.GUID), depth(c, a.GUID)) })
-	if len(p.Datasets) == 0 {
+	if len(p.Datasets)+len(p.Expired) == 0 {
 		plan.Unfinished = p.leftovers(c, now)
 	}
 	for _, l := range plan.Unfinished {
@@ -287,6 +296,21 @@ func (p *Pruner) Prune(ctx context.Context, plan *PrunePlan) error {
 	if err != nil {
 		return err
 	}
+	return p.prune(ctx, plan, fresh, c)
+}
+
+// Expire deletes the expired points that nothing needs, without asking, and
+// returns what it decided.
+func (p *Pruner) Expire(ctx context.Context) (*PrunePlan, error) {
+	plan, c, err := p.plan(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return plan, p.prune(ctx, plan, plan, c)
+}
+
+// prune deletes what a fresh plan and an agreed one have in common.
+func (p *Pruner) prune(ctx context.Context, plan, fresh *PrunePlan, c *Catalog) error {
 	agreed := map[GUID]bool{}
 	for _, v := range plan.Delete {
 		agreed[v.GUID] = true

@@ -3,6 +3,7 @@ package archive_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -294,4 +295,55 @@ func TestCatalog_find(t *testing.T) {
 	_, err = w.catalog().Find(vol + "@one")
 	require.ErrorContains(t, err, "name one by guid")
 	require.ErrorContains(t, err, "of remote")
+}
+
+func TestExpire(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name    string
+		points  string
+		expired string
+		arrange func(*world)
+		keep    string
+		delete  string // in this order
+	}{
+		{"what is expired goes, and nothing else", "A B C", "A C", nil, "B", "A C"},
+		{"what others are based on stays", "A b c", "A", nil, "A b c", ""},
+		{"a chain goes when all of it has expired", "A b C", "A b", nil, "C", "b A"},
+		{"the newest goes too", "A b", "b", nil, "A", "b"},
+		{"a lock keeps a point and its bases", "A b", "A b", func(w *world) {
+			w.bucket.SetLock("points/"+hexGUID(w.catalog().Points[1])+".json", "legal hold")
+		}, "A b", ""},
+		{"the base of an upload that is not finished stays, however old that is", "A", "A", func(w *world) {
+			w.full = false
+			w.snap("z", 9*kib)
+			w.failAt("put", 3)
+			_, _, err := w.tryUpload(w.Context(), "z")
+			require.Error(w, err)
+			w.bucket.Before(nil)
+			w.now = w.now.AddDate(1, 0, 0)
+		}, "A", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.days(strings.Fields(tt.points)...)
+			if tt.arrange != nil {
+				tt.arrange(w)
+			}
+			p := &archive.Pruner{Store: w.store, Clock: func() time.Time { return w.now }}
+			for _, m := range w.catalog().Points {
+				if slices.Contains(strings.Fields(tt.expired), m.Snapshot) {
+					p.Expired = append(p.Expired, m.GUID)
+				}
+			}
+			plan, err := p.Expire(t.Context())
+			require.NoError(t, err)
+			assert.Equal(t, strings.Fields(tt.keep), named(plan.Keep))
+			assert.Equal(t, strings.Fields(tt.delete), named(plan.Delete))
+			assert.Equal(t, strings.Fields(tt.keep), w.points())
+			assert.True(t, w.sound())
+		})
+	}
 }

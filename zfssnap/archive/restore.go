@@ -23,7 +23,10 @@ type Restorer struct {
 	Store       *Store
 	Identities  []age.Identity
 	Concurrency int
-	Hooks       Hooks
+	// Mark are properties of this project that the dataset has from its first
+	// stream on.
+	Mark  map[string]string
+	Hooks Hooks
 }
 
 // RestorePlan is what a restore will do.
@@ -61,9 +64,14 @@ func (r *Restorer) Plan(ctx context.Context, c *Catalog, guid GUID, target strin
 	if err != nil {
 		return nil, err
 	}
+	return r.PlanChain(ctx, chain, target)
+}
+
+// PlanChain is Plan for a chain that was read already, the full stream first.
+func (r *Restorer) PlanChain(ctx context.Context, chain []*Manifest, target string) (*RestorePlan, error) {
 	m := chain[len(chain)-1]
 	p := &RestorePlan{
-		Store: r.Store.Name, Snapshot: m.FullName(), GUID: guid, Source: m.Source(), Target: target,
+		Store: r.Store.Name, Snapshot: m.FullName(), GUID: m.GUID, Source: m.Source(), Target: target,
 		Properties: restorable(m), Encryption: m.Stream.Encryption, chain: chain,
 	}
 	for _, m := range chain {
@@ -195,6 +203,7 @@ func (r *Restorer) receive(ctx context.Context, p *RestorePlan, m *Manifest) err
 	// A stream of an archive always begins at its beginning, so what a cut-off
 	// receive could keep would only be in the way.
 	o.Resumable = false
+	maps.Copy(o.Set, r.Mark)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	in, out := io.Pipe()

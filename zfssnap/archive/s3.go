@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -66,6 +67,9 @@ func openS3(c S3Config, prefix string) (*s3, error) {
 	return &s3{client: *client, bucket: c.Bucket, prefix: prefix, clock: time.Now}, nil
 }
 
+// refusals are answers that do not change by themselves.
+var refusals = []string{minio.AccessDenied, minio.NoSuchBucket, "InvalidAccessKeyId", "SignatureDoesNotMatch"}
+
 // fault gives an answer of the service its cause.
 func fault(verb, key string, err error) error {
 	if err == nil {
@@ -81,6 +85,8 @@ func fault(verb, key string, err error) error {
 			err = fmt.Errorf("%w: %w", ErrExists, err)
 		case verb == "delete" && (resp.Code == minio.AccessDenied || resp.Code == "ObjectLocked"):
 			err = fmt.Errorf("%w: %w", ErrLocked, err)
+		case slices.Contains(refusals, resp.Code):
+			err = fmt.Errorf("%w: %w", ErrRefused, err)
 		}
 	}
 	return fmt.Errorf("%s %s: %w", verb, key, err)

@@ -49,6 +49,9 @@ type Uploader struct {
 	// 0 for any number. Retention frees nothing of a chain that goes on.
 	MaxChain int
 
+	// Limit, when set, waits until n bytes may be stored.
+	Limit func(ctx context.Context, n int) error
+
 	Clock func() time.Time
 	Hooks Hooks
 }
@@ -460,6 +463,11 @@ func (u *Uploader) storePart(ctx context.Context, p *UploadPlan, q *part) (done 
 		done.StoredSize, done.StoredSHA256 = int64(len(q.data)), &stored
 	}
 	done.Name = partName(q.index, done)
+	if u.Limit != nil {
+		if err := u.Limit(ctx, len(q.data)); err != nil {
+			return Part{}, false, err
+		}
+	}
 	return done, false, u.Store.Bucket.Put(ctx, partsDir(p.GUID)+done.Name, q.data, false)
 }
 

@@ -47,6 +47,8 @@ const (
 	// backup was deleted while its copy could not be; the rest is the guid, and
 	// the value the node of the copy.
 	PropExpired = "io.kubectl-dr:expired:"
+	// PropArchiveExpired is PropExpired for an archive, whose name is the value.
+	PropArchiveExpired = "io.kubectl-dr:archive-expired:"
 	// PropFenced, when set on a replica, makes the agent refuse every receive
 	// into it; its value says who fenced it.
 	PropFenced = "io.kubectl-dr:fenced"

@@ -133,17 +133,26 @@ func TestBackupThatCannotBeGood(t *testing.T) {
 // one field from the one there is.
 func copyLocation(t *testing.T, name string, field []string, value string) {
 	t.Helper()
+	otherLocation(t, primary, name, func(location map[string]any) {
+		at := location
+		for _, f := range field[:len(field)-1] {
+			at = at[f].(map[string]any)
+		}
+		at[field[len(field)-1]] = value
+	})
+}
+
+// otherLocation makes a snapshot location at a site that differs from the one
+// there is.
+func otherLocation(t *testing.T, site, name string, change func(location map[string]any)) {
+	t.Helper()
 	location := map[string]any{}
-	require.NoError(t, json.Unmarshal([]byte(kubectl(t, primary, "-n", "velero", "get", "volumesnapshotlocation.velero.io/zfs", "-o", "json")), &location))
+	require.NoError(t, json.Unmarshal([]byte(kubectl(t, site, "-n", "velero", "get", "volumesnapshotlocation.velero.io/zfs", "-o", "json")), &location))
 	location["metadata"] = map[string]any{"name": name, "namespace": "velero"}
-	at := location
-	for _, f := range field[:len(field)-1] {
-		at = at[f].(map[string]any)
-	}
-	at[field[len(field)-1]] = value
+	change(location)
 	object, err := json.Marshal(location)
 	require.NoError(t, err)
-	apply(t, primary, string(object))
+	apply(t, site, string(object))
 }
 
 // TestRestoreThatCannotBeGood restores with what a restore can't use. It fails

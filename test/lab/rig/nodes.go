@@ -102,10 +102,12 @@ func (r *Rig) bootable(n node) vm.Machine {
 		m.Files["bin/zfs-agent"] = r.state.Agent
 		m.Files["agent.yaml"] = r.in("config", n.name, "agent.yaml")
 		m.Files["pki/agent.pem"] = r.PKI().Bundle("agent-" + n.name)
+		m.Files["archive.yaml"] = r.in("config", n.name, "archive.yaml")
+		m.Files["s3-credentials"] = r.S3Credentials()
 		m.Guest.Services = append(m.Guest.Services, guestcfg.Service{
 			Name: "zfs-agent",
 			Argv: []string{config("bin/zfs-agent"), "serve", "--node=" + n.name, fmt.Sprintf("--listen=:%d", agentPort),
-				"--tls=" + config("pki/agent.pem"), "--config=" + config("agent.yaml")},
+				"--tls=" + config("pki/agent.pem"), "--config=" + config("agent.yaml"), "--archive=offsite=" + config("archive.yaml")},
 			Ready: &guestcfg.Probe{TCP: local(agentPort)},
 		})
 	}
@@ -153,6 +155,13 @@ func (r *Rig) writeNodeFiles(n node) error {
 		{"name": "kubectl-dr", "verbs": all, "prefixes": all},
 		{"name": n.peer().name, "verbs": []string{"read", "receive"}, "prefixes": n.receives},
 	}})
+	archive := write("archive.yaml", object{
+		"type": "S3", "part_size": "4Mi", "concurrency": 2,
+		"config": object{
+			"bucket": archiveBucket, "endpoint": fmt.Sprintf("%s:%d", vm.HostAddress, r.port("s3")), "region": "us-east-1",
+			"bucket_lookup_type": "path", "insecure": true, "credentials_file": config("s3-credentials"),
+		},
+	})
 	kubelet := write("kubelet.yaml", object{
 		"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
 		"authentication": object{
@@ -179,7 +188,7 @@ func (r *Rig) writeNodeFiles(n node) error {
 	if err == nil {
 		err = replaceFile(r.in("config", n.name, "kubeconfig.yaml"), kubeconfigData, 0o600)
 	}
-	return errors.Join(agent, kubelet, err)
+	return errors.Join(agent, archive, kubelet, err)
 }
 
 // machinePart is the node's machine with all that runs in it.

@@ -139,7 +139,7 @@ func (r *Rig) prepare(o Options) error {
 	if err := pki.Make(r.PKI(), "kubectl-dr lab "+s.Name, subjects, foreign); err != nil {
 		return fmt.Errorf("make certificates: %w", err)
 	}
-	for _, dir := range []string{r.in("log"), r.Bin(), r.in("kubeconfig"), filepath.Join(r.S3(), bucket)} {
+	for _, dir := range []string{r.in("log"), r.Bin(), r.in("kubeconfig"), filepath.Join(r.S3(), bucket), filepath.Join(r.S3(), archiveBucket)} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}

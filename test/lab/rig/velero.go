@@ -19,6 +19,9 @@ import (
 // bucket is the one that both sites use; it is a folder of the object store.
 const bucket = "velero"
 
+// archiveBucket is the one that the agents' archive is in.
+const archiveBucket = "archive"
+
 const accessKey = "lab"
 
 // s3Part serves a folder as object storage.

@@ -1636,14 +1636,15 @@ func (x *SnapshotHold) GetError() string {
 
 type CreateVolumeRequest struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
-	Snapshot   string                 `protobuf:"bytes,1,opt,name=snapshot,proto3" json:"snapshot,omitempty"`                                                                               // full name on this host
+	Snapshot   string                 `protobuf:"bytes,1,opt,name=snapshot,proto3" json:"snapshot,omitempty"`                                                                               // full name on this host; none for "archive"
 	Guid       uint64                 `protobuf:"varint,2,opt,name=guid,proto3" json:"guid,omitempty"`                                                                                      // of that snapshot; checked
 	Dataset    string                 `protobuf:"bytes,3,opt,name=dataset,proto3" json:"dataset,omitempty"`                                                                                 // to make
-	Mode       string                 `protobuf:"bytes,4,opt,name=mode,proto3" json:"mode,omitempty"`                                                                                       // "clone" or "copy"
+	Mode       string                 `protobuf:"bytes,4,opt,name=mode,proto3" json:"mode,omitempty"`                                                                                       // "clone", "copy" or "archive"
 	Properties map[string]string      `protobuf:"bytes,5,rep,name=properties,proto3" json:"properties,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // io.kubectl-dr:* to put on it
 	// Native properties to set, from an allow-list: quota, refquota, volsize,
 	// recordsize, compression, mountpoint ("legacy" unless given).
 	Native        map[string]string `protobuf:"bytes,6,rep,name=native,proto3" json:"native,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Archive       string            `protobuf:"bytes,60,opt,name=archive,proto3" json:"archive,omitempty"` // that has the snapshot, for "archive"
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1718,6 +1719,13 @@ func (x *CreateVolumeRequest) GetNative() map[string]string {
 		return x.Native
 	}
 	return nil
+}
+
+func (x *CreateVolumeRequest) GetArchive() string {
+	if x != nil {
+		return x.Archive
+	}
+	return ""
 }
 
 type DestroyVolumeRequest struct {
@@ -2440,6 +2448,442 @@ func (x *Transfer) GetStalled() bool {
 	return false
 }
 
+type ArchiveRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Dataset       string                 `protobuf:"bytes,1,opt,name=dataset,proto3" json:"dataset,omitempty"`
+	Snapshot      string                 `protobuf:"bytes,2,opt,name=snapshot,proto3" json:"snapshot,omitempty"` // after '@'
+	Guid          uint64                 `protobuf:"varint,3,opt,name=guid,proto3" json:"guid,omitempty"`
+	Archive       string                 `protobuf:"bytes,4,opt,name=archive,proto3" json:"archive,omitempty"` // as the agent's configuration names it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ArchiveRequest) Reset() {
+	*x = ArchiveRequest{}
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ArchiveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ArchiveRequest) ProtoMessage() {}
+
+func (x *ArchiveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ArchiveRequest.ProtoReflect.Descriptor instead.
+func (*ArchiveRequest) Descriptor() ([]byte, []int) {
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *ArchiveRequest) GetDataset() string {
+	if x != nil {
+		return x.Dataset
+	}
+	return ""
+}
+
+func (x *ArchiveRequest) GetSnapshot() string {
+	if x != nil {
+		return x.Snapshot
+	}
+	return ""
+}
+
+func (x *ArchiveRequest) GetGuid() uint64 {
+	if x != nil {
+		return x.Guid
+	}
+	return 0
+}
+
+func (x *ArchiveRequest) GetArchive() string {
+	if x != nil {
+		return x.Archive
+	}
+	return ""
+}
+
+type ListArchivedRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Archive       string                 `protobuf:"bytes,1,opt,name=archive,proto3" json:"archive,omitempty"`
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"` // of the dataset
+	Dataset       string                 `protobuf:"bytes,3,opt,name=dataset,proto3" json:"dataset,omitempty"`
+	Guid          uint64                 `protobuf:"varint,4,opt,name=guid,proto3" json:"guid,omitempty"` // of the one snapshot that is asked for; 0 for all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListArchivedRequest) Reset() {
+	*x = ListArchivedRequest{}
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListArchivedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListArchivedRequest) ProtoMessage() {}
+
+func (x *ListArchivedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListArchivedRequest.ProtoReflect.Descriptor instead.
+func (*ListArchivedRequest) Descriptor() ([]byte, []int) {
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *ListArchivedRequest) GetArchive() string {
+	if x != nil {
+		return x.Archive
+	}
+	return ""
+}
+
+func (x *ListArchivedRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ListArchivedRequest) GetDataset() string {
+	if x != nil {
+		return x.Dataset
+	}
+	return ""
+}
+
+func (x *ListArchivedRequest) GetGuid() uint64 {
+	if x != nil {
+		return x.Guid
+	}
+	return 0
+}
+
+type ListArchivedResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Snapshots     []*ArchivedSnapshot    `protobuf:"bytes,1,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListArchivedResponse) Reset() {
+	*x = ListArchivedResponse{}
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListArchivedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListArchivedResponse) ProtoMessage() {}
+
+func (x *ListArchivedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListArchivedResponse.ProtoReflect.Descriptor instead.
+func (*ListArchivedResponse) Descriptor() ([]byte, []int) {
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *ListArchivedResponse) GetSnapshots() []*ArchivedSnapshot {
+	if x != nil {
+		return x.Snapshots
+	}
+	return nil
+}
+
+type ArchivedSnapshot struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Dataset       string                 `protobuf:"bytes,2,opt,name=dataset,proto3" json:"dataset,omitempty"`
+	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"` // after '@'
+	Guid          uint64                 `protobuf:"varint,4,opt,name=guid,proto3" json:"guid,omitempty"`
+	CreatedUnix   int64                  `protobuf:"varint,5,opt,name=created_unix,json=createdUnix,proto3" json:"created_unix,omitempty"`
+	Base          uint64                 `protobuf:"varint,6,opt,name=base,proto3" json:"base,omitempty"`                                  // guid of what it is based on, 0 for none
+	StoredBytes   uint64                 `protobuf:"varint,7,opt,name=stored_bytes,json=storedBytes,proto3" json:"stored_bytes,omitempty"` // of itself
+	Problem       string                 `protobuf:"bytes,8,opt,name=problem,proto3" json:"problem,omitempty"`                             // why it can't be restored, "" when it can
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ArchivedSnapshot) Reset() {
+	*x = ArchivedSnapshot{}
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ArchivedSnapshot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ArchivedSnapshot) ProtoMessage() {}
+
+func (x *ArchivedSnapshot) ProtoReflect() protoreflect.Message {
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ArchivedSnapshot.ProtoReflect.Descriptor instead.
+func (*ArchivedSnapshot) Descriptor() ([]byte, []int) {
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *ArchivedSnapshot) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ArchivedSnapshot) GetDataset() string {
+	if x != nil {
+		return x.Dataset
+	}
+	return ""
+}
+
+func (x *ArchivedSnapshot) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ArchivedSnapshot) GetGuid() uint64 {
+	if x != nil {
+		return x.Guid
+	}
+	return 0
+}
+
+func (x *ArchivedSnapshot) GetCreatedUnix() int64 {
+	if x != nil {
+		return x.CreatedUnix
+	}
+	return 0
+}
+
+func (x *ArchivedSnapshot) GetBase() uint64 {
+	if x != nil {
+		return x.Base
+	}
+	return 0
+}
+
+func (x *ArchivedSnapshot) GetStoredBytes() uint64 {
+	if x != nil {
+		return x.StoredBytes
+	}
+	return 0
+}
+
+func (x *ArchivedSnapshot) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+type ExpireArchivedRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Archive       string                 `protobuf:"bytes,1,opt,name=archive,proto3" json:"archive,omitempty"`
+	Dataset       string                 `protobuf:"bytes,2,opt,name=dataset,proto3" json:"dataset,omitempty"`
+	Guids         []uint64               `protobuf:"varint,3,rep,packed,name=guids,proto3" json:"guids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExpireArchivedRequest) Reset() {
+	*x = ExpireArchivedRequest{}
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExpireArchivedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExpireArchivedRequest) ProtoMessage() {}
+
+func (x *ExpireArchivedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExpireArchivedRequest.ProtoReflect.Descriptor instead.
+func (*ExpireArchivedRequest) Descriptor() ([]byte, []int) {
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *ExpireArchivedRequest) GetArchive() string {
+	if x != nil {
+		return x.Archive
+	}
+	return ""
+}
+
+func (x *ExpireArchivedRequest) GetDataset() string {
+	if x != nil {
+		return x.Dataset
+	}
+	return ""
+}
+
+func (x *ExpireArchivedRequest) GetGuids() []uint64 {
+	if x != nil {
+		return x.Guids
+	}
+	return nil
+}
+
+type ExpireArchivedResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kept          []*KeptArchived        `protobuf:"bytes,1,rep,name=kept,proto3" json:"kept,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExpireArchivedResponse) Reset() {
+	*x = ExpireArchivedResponse{}
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExpireArchivedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExpireArchivedResponse) ProtoMessage() {}
+
+func (x *ExpireArchivedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExpireArchivedResponse.ProtoReflect.Descriptor instead.
+func (*ExpireArchivedResponse) Descriptor() ([]byte, []int) {
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ExpireArchivedResponse) GetKept() []*KeptArchived {
+	if x != nil {
+		return x.Kept
+	}
+	return nil
+}
+
+type KeptArchived struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Guid          uint64                 `protobuf:"varint,1,opt,name=guid,proto3" json:"guid,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeptArchived) Reset() {
+	*x = KeptArchived{}
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeptArchived) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeptArchived) ProtoMessage() {}
+
+func (x *KeptArchived) ProtoReflect() protoreflect.Message {
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeptArchived.ProtoReflect.Descriptor instead.
+func (*KeptArchived) Descriptor() ([]byte, []int) {
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *KeptArchived) GetGuid() uint64 {
+	if x != nil {
+		return x.Guid
+	}
+	return 0
+}
+
+func (x *KeptArchived) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type ReceiveStateRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Dataset string                 `protobuf:"bytes,1,opt,name=dataset,proto3" json:"dataset,omitempty"`
@@ -2451,7 +2895,7 @@ type ReceiveStateRequest struct {
 
 func (x *ReceiveStateRequest) Reset() {
 	*x = ReceiveStateRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[34]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2463,7 +2907,7 @@ func (x *ReceiveStateRequest) String() string {
 func (*ReceiveStateRequest) ProtoMessage() {}
 
 func (x *ReceiveStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[34]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2476,7 +2920,7 @@ func (x *ReceiveStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveStateRequest.ProtoReflect.Descriptor instead.
 func (*ReceiveStateRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{34}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ReceiveStateRequest) GetDataset() string {
@@ -2515,7 +2959,7 @@ type ReceiveStateResponse struct {
 
 func (x *ReceiveStateResponse) Reset() {
 	*x = ReceiveStateResponse{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[35]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2527,7 +2971,7 @@ func (x *ReceiveStateResponse) String() string {
 func (*ReceiveStateResponse) ProtoMessage() {}
 
 func (x *ReceiveStateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[35]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2540,7 +2984,7 @@ func (x *ReceiveStateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveStateResponse.ProtoReflect.Descriptor instead.
 func (*ReceiveStateResponse) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{35}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ReceiveStateResponse) GetExists() bool {
@@ -2613,7 +3057,7 @@ type ReceiveRequest struct {
 
 func (x *ReceiveRequest) Reset() {
 	*x = ReceiveRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[36]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2625,7 +3069,7 @@ func (x *ReceiveRequest) String() string {
 func (*ReceiveRequest) ProtoMessage() {}
 
 func (x *ReceiveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[36]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2638,7 +3082,7 @@ func (x *ReceiveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveRequest.ProtoReflect.Descriptor instead.
 func (*ReceiveRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{36}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ReceiveRequest) GetPart() isReceiveRequest_Part {
@@ -2721,7 +3165,7 @@ type ReceiveHeader struct {
 
 func (x *ReceiveHeader) Reset() {
 	*x = ReceiveHeader{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[37]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2733,7 +3177,7 @@ func (x *ReceiveHeader) String() string {
 func (*ReceiveHeader) ProtoMessage() {}
 
 func (x *ReceiveHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[37]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2746,7 +3190,7 @@ func (x *ReceiveHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveHeader.ProtoReflect.Descriptor instead.
 func (*ReceiveHeader) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{37}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ReceiveHeader) GetDataset() string {
@@ -2821,7 +3265,7 @@ type ReceiveEnd struct {
 
 func (x *ReceiveEnd) Reset() {
 	*x = ReceiveEnd{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[38]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2833,7 +3277,7 @@ func (x *ReceiveEnd) String() string {
 func (*ReceiveEnd) ProtoMessage() {}
 
 func (x *ReceiveEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[38]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2846,7 +3290,7 @@ func (x *ReceiveEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveEnd.ProtoReflect.Descriptor instead.
 func (*ReceiveEnd) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{38}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ReceiveEnd) GetBytes() uint64 {
@@ -2866,7 +3310,7 @@ type ReceiveResponse struct {
 
 func (x *ReceiveResponse) Reset() {
 	*x = ReceiveResponse{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[39]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2878,7 +3322,7 @@ func (x *ReceiveResponse) String() string {
 func (*ReceiveResponse) ProtoMessage() {}
 
 func (x *ReceiveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[39]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2891,7 +3335,7 @@ func (x *ReceiveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveResponse.ProtoReflect.Descriptor instead.
 func (*ReceiveResponse) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{39}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ReceiveResponse) GetSnapshot() *Version {
@@ -3054,7 +3498,7 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	" \x01(\tR\x06reason\x12\x12\n" +
 	"\x04dead\x18\v \x01(\bR\x04dead\x12\x1a\n" +
 	"\breleased\x18\f \x01(\bR\breleased\x12\x14\n" +
-	"\x05error\x18\r \x01(\tR\x05error\"\x93\x03\n" +
+	"\x05error\x18\r \x01(\tR\x05error\"\xad\x03\n" +
 	"\x13CreateVolumeRequest\x12\x1a\n" +
 	"\bsnapshot\x18\x01 \x01(\tR\bsnapshot\x12\x12\n" +
 	"\x04guid\x18\x02 \x01(\x04R\x04guid\x12\x18\n" +
@@ -3063,7 +3507,8 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\n" +
 	"properties\x18\x05 \x03(\v27.kubectldr.agent.v1.CreateVolumeRequest.PropertiesEntryR\n" +
 	"properties\x12K\n" +
-	"\x06native\x18\x06 \x03(\v23.kubectldr.agent.v1.CreateVolumeRequest.NativeEntryR\x06native\x1a=\n" +
+	"\x06native\x18\x06 \x03(\v23.kubectldr.agent.v1.CreateVolumeRequest.NativeEntryR\x06native\x12\x18\n" +
+	"\aarchive\x18< \x01(\tR\aarchive\x1a=\n" +
 	"\x0fPropertiesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
@@ -3152,7 +3597,37 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\x04DONE\x10\x02\x12\n" +
 	"\n" +
 	"\x06FAILED\x10\x03\x12\r\n" +
-	"\tCANCELLED\x10\x04\"P\n" +
+	"\tCANCELLED\x10\x04\"t\n" +
+	"\x0eArchiveRequest\x12\x18\n" +
+	"\adataset\x18\x01 \x01(\tR\adataset\x12\x1a\n" +
+	"\bsnapshot\x18\x02 \x01(\tR\bsnapshot\x12\x12\n" +
+	"\x04guid\x18\x03 \x01(\x04R\x04guid\x12\x18\n" +
+	"\aarchive\x18\x04 \x01(\tR\aarchive\"q\n" +
+	"\x13ListArchivedRequest\x12\x18\n" +
+	"\aarchive\x18\x01 \x01(\tR\aarchive\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x18\n" +
+	"\adataset\x18\x03 \x01(\tR\adataset\x12\x12\n" +
+	"\x04guid\x18\x04 \x01(\x04R\x04guid\"Z\n" +
+	"\x14ListArchivedResponse\x12B\n" +
+	"\tsnapshots\x18\x01 \x03(\v2$.kubectldr.agent.v1.ArchivedSnapshotR\tsnapshots\"\xdc\x01\n" +
+	"\x10ArchivedSnapshot\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
+	"\adataset\x18\x02 \x01(\tR\adataset\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x12\n" +
+	"\x04guid\x18\x04 \x01(\x04R\x04guid\x12!\n" +
+	"\fcreated_unix\x18\x05 \x01(\x03R\vcreatedUnix\x12\x12\n" +
+	"\x04base\x18\x06 \x01(\x04R\x04base\x12!\n" +
+	"\fstored_bytes\x18\a \x01(\x04R\vstoredBytes\x12\x18\n" +
+	"\aproblem\x18\b \x01(\tR\aproblem\"a\n" +
+	"\x15ExpireArchivedRequest\x12\x18\n" +
+	"\aarchive\x18\x01 \x01(\tR\aarchive\x12\x18\n" +
+	"\adataset\x18\x02 \x01(\tR\adataset\x12\x14\n" +
+	"\x05guids\x18\x03 \x03(\x04R\x05guids\"N\n" +
+	"\x16ExpireArchivedResponse\x124\n" +
+	"\x04kept\x18\x01 \x03(\v2 .kubectldr.agent.v1.KeptArchivedR\x04kept\":\n" +
+	"\fKeptArchived\x12\x12\n" +
+	"\x04guid\x18\x01 \x01(\x04R\x04guid\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"P\n" +
 	"\x13ReceiveStateRequest\x12\x18\n" +
 	"\adataset\x18\x01 \x01(\tR\adataset\x12\x1f\n" +
 	"\vorigin_guid\x18( \x01(\x04R\n" +
@@ -3193,7 +3668,7 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\"`\n" +
 	"\x0fReceiveResponse\x127\n" +
 	"\bsnapshot\x18\x01 \x01(\v2\x1b.kubectldr.agent.v1.VersionR\bsnapshot\x12\x14\n" +
-	"\x05bytes\x18\x02 \x01(\x04R\x05bytes2\xc5\x0f\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes2\xde\x11\n" +
 	"\x05Agent\x12I\n" +
 	"\x04Info\x12\x1f.kubectldr.agent.v1.InfoRequest\x1a .kubectldr.agent.v1.InfoResponse\x12O\n" +
 	"\x06Doctor\x12!.kubectldr.agent.v1.DoctorRequest\x1a\".kubectldr.agent.v1.DoctorResponse\x12X\n" +
@@ -3214,7 +3689,10 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\rSetProperties\x12(.kubectldr.agent.v1.SetPropertiesRequest\x1a\x1b.kubectldr.agent.v1.Dataset\x12O\n" +
 	"\tReplicate\x12$.kubectldr.agent.v1.ReplicateRequest\x1a\x1c.kubectldr.agent.v1.Transfer\x12S\n" +
 	"\vGetTransfer\x12&.kubectldr.agent.v1.GetTransferRequest\x1a\x1c.kubectldr.agent.v1.Transfer\x12V\n" +
-	"\x0eCancelTransfer\x12&.kubectldr.agent.v1.GetTransferRequest\x1a\x1c.kubectldr.agent.v1.Transfer\x12a\n" +
+	"\x0eCancelTransfer\x12&.kubectldr.agent.v1.GetTransferRequest\x1a\x1c.kubectldr.agent.v1.Transfer\x12K\n" +
+	"\aArchive\x12\".kubectldr.agent.v1.ArchiveRequest\x1a\x1c.kubectldr.agent.v1.Transfer\x12a\n" +
+	"\fListArchived\x12'.kubectldr.agent.v1.ListArchivedRequest\x1a(.kubectldr.agent.v1.ListArchivedResponse\x12g\n" +
+	"\x0eExpireArchived\x12).kubectldr.agent.v1.ExpireArchivedRequest\x1a*.kubectldr.agent.v1.ExpireArchivedResponse\x12a\n" +
 	"\fReceiveState\x12'.kubectldr.agent.v1.ReceiveStateRequest\x1a(.kubectldr.agent.v1.ReceiveStateResponse\x12T\n" +
 	"\aReceive\x12\".kubectldr.agent.v1.ReceiveRequest\x1a#.kubectldr.agent.v1.ReceiveResponse(\x01B8Z6github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpbb\x06proto3"
 
@@ -3231,7 +3709,7 @@ func file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_zfssnap_agent_agentpb_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_zfssnap_agent_agentpb_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_zfssnap_agent_agentpb_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
 var file_zfssnap_agent_agentpb_agent_proto_goTypes = []any{
 	(Transfer_State)(0),             // 0: kubectldr.agent.v1.Transfer.State
 	(*InfoRequest)(nil),             // 1: kubectldr.agent.v1.InfoRequest
@@ -3268,102 +3746,117 @@ var file_zfssnap_agent_agentpb_agent_proto_goTypes = []any{
 	(*ReplicateRequest)(nil),        // 32: kubectldr.agent.v1.ReplicateRequest
 	(*GetTransferRequest)(nil),      // 33: kubectldr.agent.v1.GetTransferRequest
 	(*Transfer)(nil),                // 34: kubectldr.agent.v1.Transfer
-	(*ReceiveStateRequest)(nil),     // 35: kubectldr.agent.v1.ReceiveStateRequest
-	(*ReceiveStateResponse)(nil),    // 36: kubectldr.agent.v1.ReceiveStateResponse
-	(*ReceiveRequest)(nil),          // 37: kubectldr.agent.v1.ReceiveRequest
-	(*ReceiveHeader)(nil),           // 38: kubectldr.agent.v1.ReceiveHeader
-	(*ReceiveEnd)(nil),              // 39: kubectldr.agent.v1.ReceiveEnd
-	(*ReceiveResponse)(nil),         // 40: kubectldr.agent.v1.ReceiveResponse
-	nil,                             // 41: kubectldr.agent.v1.Dataset.PropertiesEntry
-	nil,                             // 42: kubectldr.agent.v1.Dataset.NativeEntry
-	nil,                             // 43: kubectldr.agent.v1.ListDatasetsRequest.MatchEntry
-	nil,                             // 44: kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntry
-	nil,                             // 45: kubectldr.agent.v1.CreateVolumeRequest.PropertiesEntry
-	nil,                             // 46: kubectldr.agent.v1.CreateVolumeRequest.NativeEntry
-	nil,                             // 47: kubectldr.agent.v1.DestroyVolumeRequest.MatchEntry
-	nil,                             // 48: kubectldr.agent.v1.PromoteVolumeRequest.MatchEntry
-	nil,                             // 49: kubectldr.agent.v1.RenameVolumeRequest.MatchEntry
-	nil,                             // 50: kubectldr.agent.v1.SetPropertiesRequest.PropertiesEntry
-	nil,                             // 51: kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntry
+	(*ArchiveRequest)(nil),          // 35: kubectldr.agent.v1.ArchiveRequest
+	(*ListArchivedRequest)(nil),     // 36: kubectldr.agent.v1.ListArchivedRequest
+	(*ListArchivedResponse)(nil),    // 37: kubectldr.agent.v1.ListArchivedResponse
+	(*ArchivedSnapshot)(nil),        // 38: kubectldr.agent.v1.ArchivedSnapshot
+	(*ExpireArchivedRequest)(nil),   // 39: kubectldr.agent.v1.ExpireArchivedRequest
+	(*ExpireArchivedResponse)(nil),  // 40: kubectldr.agent.v1.ExpireArchivedResponse
+	(*KeptArchived)(nil),            // 41: kubectldr.agent.v1.KeptArchived
+	(*ReceiveStateRequest)(nil),     // 42: kubectldr.agent.v1.ReceiveStateRequest
+	(*ReceiveStateResponse)(nil),    // 43: kubectldr.agent.v1.ReceiveStateResponse
+	(*ReceiveRequest)(nil),          // 44: kubectldr.agent.v1.ReceiveRequest
+	(*ReceiveHeader)(nil),           // 45: kubectldr.agent.v1.ReceiveHeader
+	(*ReceiveEnd)(nil),              // 46: kubectldr.agent.v1.ReceiveEnd
+	(*ReceiveResponse)(nil),         // 47: kubectldr.agent.v1.ReceiveResponse
+	nil,                             // 48: kubectldr.agent.v1.Dataset.PropertiesEntry
+	nil,                             // 49: kubectldr.agent.v1.Dataset.NativeEntry
+	nil,                             // 50: kubectldr.agent.v1.ListDatasetsRequest.MatchEntry
+	nil,                             // 51: kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntry
+	nil,                             // 52: kubectldr.agent.v1.CreateVolumeRequest.PropertiesEntry
+	nil,                             // 53: kubectldr.agent.v1.CreateVolumeRequest.NativeEntry
+	nil,                             // 54: kubectldr.agent.v1.DestroyVolumeRequest.MatchEntry
+	nil,                             // 55: kubectldr.agent.v1.PromoteVolumeRequest.MatchEntry
+	nil,                             // 56: kubectldr.agent.v1.RenameVolumeRequest.MatchEntry
+	nil,                             // 57: kubectldr.agent.v1.SetPropertiesRequest.PropertiesEntry
+	nil,                             // 58: kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntry
 }
 var file_zfssnap_agent_agentpb_agent_proto_depIdxs = []int32{
 	3,  // 0: kubectldr.agent.v1.InfoResponse.pools:type_name -> kubectldr.agent.v1.Pool
 	6,  // 1: kubectldr.agent.v1.DoctorResponse.findings:type_name -> kubectldr.agent.v1.Finding
-	41, // 2: kubectldr.agent.v1.Dataset.properties:type_name -> kubectldr.agent.v1.Dataset.PropertiesEntry
-	42, // 3: kubectldr.agent.v1.Dataset.native:type_name -> kubectldr.agent.v1.Dataset.NativeEntry
-	43, // 4: kubectldr.agent.v1.ListDatasetsRequest.match:type_name -> kubectldr.agent.v1.ListDatasetsRequest.MatchEntry
+	48, // 2: kubectldr.agent.v1.Dataset.properties:type_name -> kubectldr.agent.v1.Dataset.PropertiesEntry
+	49, // 3: kubectldr.agent.v1.Dataset.native:type_name -> kubectldr.agent.v1.Dataset.NativeEntry
+	50, // 4: kubectldr.agent.v1.ListDatasetsRequest.match:type_name -> kubectldr.agent.v1.ListDatasetsRequest.MatchEntry
 	8,  // 5: kubectldr.agent.v1.ListDatasetsResponse.datasets:type_name -> kubectldr.agent.v1.Dataset
 	13, // 6: kubectldr.agent.v1.ListVersionsResponse.versions:type_name -> kubectldr.agent.v1.Version
-	44, // 7: kubectldr.agent.v1.CreateSnapshotsRequest.properties:type_name -> kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntry
+	51, // 7: kubectldr.agent.v1.CreateSnapshotsRequest.properties:type_name -> kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntry
 	13, // 8: kubectldr.agent.v1.CreateSnapshotsResponse.snapshots:type_name -> kubectldr.agent.v1.Version
 	27, // 9: kubectldr.agent.v1.DestroySnapshotResponse.waits_for:type_name -> kubectldr.agent.v1.Dependent
 	23, // 10: kubectldr.agent.v1.ListHoldsResponse.holds:type_name -> kubectldr.agent.v1.SnapshotHold
-	45, // 11: kubectldr.agent.v1.CreateVolumeRequest.properties:type_name -> kubectldr.agent.v1.CreateVolumeRequest.PropertiesEntry
-	46, // 12: kubectldr.agent.v1.CreateVolumeRequest.native:type_name -> kubectldr.agent.v1.CreateVolumeRequest.NativeEntry
-	47, // 13: kubectldr.agent.v1.DestroyVolumeRequest.match:type_name -> kubectldr.agent.v1.DestroyVolumeRequest.MatchEntry
+	52, // 11: kubectldr.agent.v1.CreateVolumeRequest.properties:type_name -> kubectldr.agent.v1.CreateVolumeRequest.PropertiesEntry
+	53, // 12: kubectldr.agent.v1.CreateVolumeRequest.native:type_name -> kubectldr.agent.v1.CreateVolumeRequest.NativeEntry
+	54, // 13: kubectldr.agent.v1.DestroyVolumeRequest.match:type_name -> kubectldr.agent.v1.DestroyVolumeRequest.MatchEntry
 	27, // 14: kubectldr.agent.v1.DestroyVolumeResponse.goes:type_name -> kubectldr.agent.v1.Dependent
 	27, // 15: kubectldr.agent.v1.DestroyVolumeResponse.blocks:type_name -> kubectldr.agent.v1.Dependent
-	48, // 16: kubectldr.agent.v1.PromoteVolumeRequest.match:type_name -> kubectldr.agent.v1.PromoteVolumeRequest.MatchEntry
+	55, // 16: kubectldr.agent.v1.PromoteVolumeRequest.match:type_name -> kubectldr.agent.v1.PromoteVolumeRequest.MatchEntry
 	8,  // 17: kubectldr.agent.v1.PromoteVolumeResponse.dataset:type_name -> kubectldr.agent.v1.Dataset
 	27, // 18: kubectldr.agent.v1.PromoteVolumeResponse.moves:type_name -> kubectldr.agent.v1.Dependent
 	27, // 19: kubectldr.agent.v1.PromoteVolumeResponse.blocks:type_name -> kubectldr.agent.v1.Dependent
-	49, // 20: kubectldr.agent.v1.RenameVolumeRequest.match:type_name -> kubectldr.agent.v1.RenameVolumeRequest.MatchEntry
-	50, // 21: kubectldr.agent.v1.SetPropertiesRequest.properties:type_name -> kubectldr.agent.v1.SetPropertiesRequest.PropertiesEntry
+	56, // 20: kubectldr.agent.v1.RenameVolumeRequest.match:type_name -> kubectldr.agent.v1.RenameVolumeRequest.MatchEntry
+	57, // 21: kubectldr.agent.v1.SetPropertiesRequest.properties:type_name -> kubectldr.agent.v1.SetPropertiesRequest.PropertiesEntry
 	0,  // 22: kubectldr.agent.v1.Transfer.state:type_name -> kubectldr.agent.v1.Transfer.State
-	13, // 23: kubectldr.agent.v1.ReceiveStateResponse.versions:type_name -> kubectldr.agent.v1.Version
-	38, // 24: kubectldr.agent.v1.ReceiveRequest.header:type_name -> kubectldr.agent.v1.ReceiveHeader
-	39, // 25: kubectldr.agent.v1.ReceiveRequest.end:type_name -> kubectldr.agent.v1.ReceiveEnd
-	51, // 26: kubectldr.agent.v1.ReceiveHeader.snapshot_properties:type_name -> kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntry
-	13, // 27: kubectldr.agent.v1.ReceiveResponse.snapshot:type_name -> kubectldr.agent.v1.Version
-	1,  // 28: kubectldr.agent.v1.Agent.Info:input_type -> kubectldr.agent.v1.InfoRequest
-	4,  // 29: kubectldr.agent.v1.Agent.Doctor:input_type -> kubectldr.agent.v1.DoctorRequest
-	7,  // 30: kubectldr.agent.v1.Agent.ResolveDataset:input_type -> kubectldr.agent.v1.ResolveDatasetRequest
-	9,  // 31: kubectldr.agent.v1.Agent.ListDatasets:input_type -> kubectldr.agent.v1.ListDatasetsRequest
-	11, // 32: kubectldr.agent.v1.Agent.ListVersions:input_type -> kubectldr.agent.v1.ListVersionsRequest
-	14, // 33: kubectldr.agent.v1.Agent.FindSnapshot:input_type -> kubectldr.agent.v1.FindSnapshotRequest
-	15, // 34: kubectldr.agent.v1.Agent.CreateSnapshots:input_type -> kubectldr.agent.v1.CreateSnapshotsRequest
-	17, // 35: kubectldr.agent.v1.Agent.DestroySnapshot:input_type -> kubectldr.agent.v1.DestroySnapshotRequest
-	19, // 36: kubectldr.agent.v1.Agent.Hold:input_type -> kubectldr.agent.v1.HoldRequest
-	19, // 37: kubectldr.agent.v1.Agent.Release:input_type -> kubectldr.agent.v1.HoldRequest
-	21, // 38: kubectldr.agent.v1.Agent.ListHolds:input_type -> kubectldr.agent.v1.ListHoldsRequest
-	21, // 39: kubectldr.agent.v1.Agent.ReapHolds:input_type -> kubectldr.agent.v1.ListHoldsRequest
-	24, // 40: kubectldr.agent.v1.Agent.CreateVolume:input_type -> kubectldr.agent.v1.CreateVolumeRequest
-	25, // 41: kubectldr.agent.v1.Agent.DestroyVolume:input_type -> kubectldr.agent.v1.DestroyVolumeRequest
-	28, // 42: kubectldr.agent.v1.Agent.PromoteVolume:input_type -> kubectldr.agent.v1.PromoteVolumeRequest
-	30, // 43: kubectldr.agent.v1.Agent.RenameVolume:input_type -> kubectldr.agent.v1.RenameVolumeRequest
-	31, // 44: kubectldr.agent.v1.Agent.SetProperties:input_type -> kubectldr.agent.v1.SetPropertiesRequest
-	32, // 45: kubectldr.agent.v1.Agent.Replicate:input_type -> kubectldr.agent.v1.ReplicateRequest
-	33, // 46: kubectldr.agent.v1.Agent.GetTransfer:input_type -> kubectldr.agent.v1.GetTransferRequest
-	33, // 47: kubectldr.agent.v1.Agent.CancelTransfer:input_type -> kubectldr.agent.v1.GetTransferRequest
-	35, // 48: kubectldr.agent.v1.Agent.ReceiveState:input_type -> kubectldr.agent.v1.ReceiveStateRequest
-	37, // 49: kubectldr.agent.v1.Agent.Receive:input_type -> kubectldr.agent.v1.ReceiveRequest
-	2,  // 50: kubectldr.agent.v1.Agent.Info:output_type -> kubectldr.agent.v1.InfoResponse
-	5,  // 51: kubectldr.agent.v1.Agent.Doctor:output_type -> kubectldr.agent.v1.DoctorResponse
-	8,  // 52: kubectldr.agent.v1.Agent.ResolveDataset:output_type -> kubectldr.agent.v1.Dataset
-	10, // 53: kubectldr.agent.v1.Agent.ListDatasets:output_type -> kubectldr.agent.v1.ListDatasetsResponse
-	12, // 54: kubectldr.agent.v1.Agent.ListVersions:output_type -> kubectldr.agent.v1.ListVersionsResponse
-	13, // 55: kubectldr.agent.v1.Agent.FindSnapshot:output_type -> kubectldr.agent.v1.Version
-	16, // 56: kubectldr.agent.v1.Agent.CreateSnapshots:output_type -> kubectldr.agent.v1.CreateSnapshotsResponse
-	18, // 57: kubectldr.agent.v1.Agent.DestroySnapshot:output_type -> kubectldr.agent.v1.DestroySnapshotResponse
-	20, // 58: kubectldr.agent.v1.Agent.Hold:output_type -> kubectldr.agent.v1.HoldResponse
-	20, // 59: kubectldr.agent.v1.Agent.Release:output_type -> kubectldr.agent.v1.HoldResponse
-	22, // 60: kubectldr.agent.v1.Agent.ListHolds:output_type -> kubectldr.agent.v1.ListHoldsResponse
-	22, // 61: kubectldr.agent.v1.Agent.ReapHolds:output_type -> kubectldr.agent.v1.ListHoldsResponse
-	8,  // 62: kubectldr.agent.v1.Agent.CreateVolume:output_type -> kubectldr.agent.v1.Dataset
-	26, // 63: kubectldr.agent.v1.Agent.DestroyVolume:output_type -> kubectldr.agent.v1.DestroyVolumeResponse
-	29, // 64: kubectldr.agent.v1.Agent.PromoteVolume:output_type -> kubectldr.agent.v1.PromoteVolumeResponse
-	8,  // 65: kubectldr.agent.v1.Agent.RenameVolume:output_type -> kubectldr.agent.v1.Dataset
-	8,  // 66: kubectldr.agent.v1.Agent.SetProperties:output_type -> kubectldr.agent.v1.Dataset
-	34, // 67: kubectldr.agent.v1.Agent.Replicate:output_type -> kubectldr.agent.v1.Transfer
-	34, // 68: kubectldr.agent.v1.Agent.GetTransfer:output_type -> kubectldr.agent.v1.Transfer
-	34, // 69: kubectldr.agent.v1.Agent.CancelTransfer:output_type -> kubectldr.agent.v1.Transfer
-	36, // 70: kubectldr.agent.v1.Agent.ReceiveState:output_type -> kubectldr.agent.v1.ReceiveStateResponse
-	40, // 71: kubectldr.agent.v1.Agent.Receive:output_type -> kubectldr.agent.v1.ReceiveResponse
-	50, // [50:72] is the sub-list for method output_type
-	28, // [28:50] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	38, // 23: kubectldr.agent.v1.ListArchivedResponse.snapshots:type_name -> kubectldr.agent.v1.ArchivedSnapshot
+	41, // 24: kubectldr.agent.v1.ExpireArchivedResponse.kept:type_name -> kubectldr.agent.v1.KeptArchived
+	13, // 25: kubectldr.agent.v1.ReceiveStateResponse.versions:type_name -> kubectldr.agent.v1.Version
+	45, // 26: kubectldr.agent.v1.ReceiveRequest.header:type_name -> kubectldr.agent.v1.ReceiveHeader
+	46, // 27: kubectldr.agent.v1.ReceiveRequest.end:type_name -> kubectldr.agent.v1.ReceiveEnd
+	58, // 28: kubectldr.agent.v1.ReceiveHeader.snapshot_properties:type_name -> kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntry
+	13, // 29: kubectldr.agent.v1.ReceiveResponse.snapshot:type_name -> kubectldr.agent.v1.Version
+	1,  // 30: kubectldr.agent.v1.Agent.Info:input_type -> kubectldr.agent.v1.InfoRequest
+	4,  // 31: kubectldr.agent.v1.Agent.Doctor:input_type -> kubectldr.agent.v1.DoctorRequest
+	7,  // 32: kubectldr.agent.v1.Agent.ResolveDataset:input_type -> kubectldr.agent.v1.ResolveDatasetRequest
+	9,  // 33: kubectldr.agent.v1.Agent.ListDatasets:input_type -> kubectldr.agent.v1.ListDatasetsRequest
+	11, // 34: kubectldr.agent.v1.Agent.ListVersions:input_type -> kubectldr.agent.v1.ListVersionsRequest
+	14, // 35: kubectldr.agent.v1.Agent.FindSnapshot:input_type -> kubectldr.agent.v1.FindSnapshotRequest
+	15, // 36: kubectldr.agent.v1.Agent.CreateSnapshots:input_type -> kubectldr.agent.v1.CreateSnapshotsRequest
+	17, // 37: kubectldr.agent.v1.Agent.DestroySnapshot:input_type -> kubectldr.agent.v1.DestroySnapshotRequest
+	19, // 38: kubectldr.agent.v1.Agent.Hold:input_type -> kubectldr.agent.v1.HoldRequest
+	19, // 39: kubectldr.agent.v1.Agent.Release:input_type -> kubectldr.agent.v1.HoldRequest
+	21, // 40: kubectldr.agent.v1.Agent.ListHolds:input_type -> kubectldr.agent.v1.ListHoldsRequest
+	21, // 41: kubectldr.agent.v1.Agent.ReapHolds:input_type -> kubectldr.agent.v1.ListHoldsRequest
+	24, // 42: kubectldr.agent.v1.Agent.CreateVolume:input_type -> kubectldr.agent.v1.CreateVolumeRequest
+	25, // 43: kubectldr.agent.v1.Agent.DestroyVolume:input_type -> kubectldr.agent.v1.DestroyVolumeRequest
+	28, // 44: kubectldr.agent.v1.Agent.PromoteVolume:input_type -> kubectldr.agent.v1.PromoteVolumeRequest
+	30, // 45: kubectldr.agent.v1.Agent.RenameVolume:input_type -> kubectldr.agent.v1.RenameVolumeRequest
+	31, // 46: kubectldr.agent.v1.Agent.SetProperties:input_type -> kubectldr.agent.v1.SetPropertiesRequest
+	32, // 47: kubectldr.agent.v1.Agent.Replicate:input_type -> kubectldr.agent.v1.ReplicateRequest
+	33, // 48: kubectldr.agent.v1.Agent.GetTransfer:input_type -> kubectldr.agent.v1.GetTransferRequest
+	33, // 49: kubectldr.agent.v1.Agent.CancelTransfer:input_type -> kubectldr.agent.v1.GetTransferRequest
+	35, // 50: kubectldr.agent.v1.Agent.Archive:input_type -> kubectldr.agent.v1.ArchiveRequest
+	36, // 51: kubectldr.agent.v1.Agent.ListArchived:input_type -> kubectldr.agent.v1.ListArchivedRequest
+	39, // 52: kubectldr.agent.v1.Agent.ExpireArchived:input_type -> kubectldr.agent.v1.ExpireArchivedRequest
+	42, // 53: kubectldr.agent.v1.Agent.ReceiveState:input_type -> kubectldr.agent.v1.ReceiveStateRequest
+	44, // 54: kubectldr.agent.v1.Agent.Receive:input_type -> kubectldr.agent.v1.ReceiveRequest
+	2,  // 55: kubectldr.agent.v1.Agent.Info:output_type -> kubectldr.agent.v1.InfoResponse
+	5,  // 56: kubectldr.agent.v1.Agent.Doctor:output_type -> kubectldr.agent.v1.DoctorResponse
+	8,  // 57: kubectldr.agent.v1.Agent.ResolveDataset:output_type -> kubectldr.agent.v1.Dataset
+	10, // 58: kubectldr.agent.v1.Agent.ListDatasets:output_type -> kubectldr.agent.v1.ListDatasetsResponse
+	12, // 59: kubectldr.agent.v1.Agent.ListVersions:output_type -> kubectldr.agent.v1.ListVersionsResponse
+	13, // 60: kubectldr.agent.v1.Agent.FindSnapshot:output_type -> kubectldr.agent.v1.Version
+	16, // 61: kubectldr.agent.v1.Agent.CreateSnapshots:output_type -> kubectldr.agent.v1.CreateSnapshotsResponse
+	18, // 62: kubectldr.agent.v1.Agent.DestroySnapshot:output_type -> kubectldr.agent.v1.DestroySnapshotResponse
+	20, // 63: kubectldr.agent.v1.Agent.Hold:output_type -> kubectldr.agent.v1.HoldResponse
+	20, // 64: kubectldr.agent.v1.Agent.Release:output_type -> kubectldr.agent.v1.HoldResponse
+	22, // 65: kubectldr.agent.v1.Agent.ListHolds:output_type -> kubectldr.agent.v1.ListHoldsResponse
+	22, // 66: kubectldr.agent.v1.Agent.ReapHolds:output_type -> kubectldr.agent.v1.ListHoldsResponse
+	8,  // 67: kubectldr.agent.v1.Agent.CreateVolume:output_type -> kubectldr.agent.v1.Dataset
+	26, // 68: kubectldr.agent.v1.Agent.DestroyVolume:output_type -> kubectldr.agent.v1.DestroyVolumeResponse
+	29, // 69: kubectldr.agent.v1.Agent.PromoteVolume:output_type -> kubectldr.agent.v1.PromoteVolumeResponse
+	8,  // 70: kubectldr.agent.v1.Agent.RenameVolume:output_type -> kubectldr.agent.v1.Dataset
+	8,  // 71: kubectldr.agent.v1.Agent.SetProperties:output_type -> kubectldr.agent.v1.Dataset
+	34, // 72: kubectldr.agent.v1.Agent.Replicate:output_type -> kubectldr.agent.v1.Transfer
+	34, // 73: kubectldr.agent.v1.Agent.GetTransfer:output_type -> kubectldr.agent.v1.Transfer
+	34, // 74: kubectldr.agent.v1.Agent.CancelTransfer:output_type -> kubectldr.agent.v1.Transfer
+	34, // 75: kubectldr.agent.v1.Agent.Archive:output_type -> kubectldr.agent.v1.Transfer
+	37, // 76: kubectldr.agent.v1.Agent.ListArchived:output_type -> kubectldr.agent.v1.ListArchivedResponse
+	40, // 77: kubectldr.agent.v1.Agent.ExpireArchived:output_type -> kubectldr.agent.v1.ExpireArchivedResponse
+	43, // 78: kubectldr.agent.v1.Agent.ReceiveState:output_type -> kubectldr.agent.v1.ReceiveStateResponse
+	47, // 79: kubectldr.agent.v1.Agent.Receive:output_type -> kubectldr.agent.v1.ReceiveResponse
+	55, // [55:80] is the sub-list for method output_type
+	30, // [30:55] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_zfssnap_agent_agentpb_agent_proto_init() }
@@ -3375,7 +3868,7 @@ func file_zfssnap_agent_agentpb_agent_proto_init() {
 		(*ResolveDatasetRequest_Name)(nil),
 		(*ResolveDatasetRequest_Mountpoint)(nil),
 	}
-	file_zfssnap_agent_agentpb_agent_proto_msgTypes[36].OneofWrappers = []any{
+	file_zfssnap_agent_agentpb_agent_proto_msgTypes[43].OneofWrappers = []any{
 		(*ReceiveRequest_Header)(nil),
 		(*ReceiveRequest_Data)(nil),
 		(*ReceiveRequest_End)(nil),
@@ -3386,7 +3879,7 @@ func file_zfssnap_agent_agentpb_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_zfssnap_agent_agentpb_agent_proto_rawDesc), len(file_zfssnap_agent_agentpb_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   51,
+			NumMessages:   58,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

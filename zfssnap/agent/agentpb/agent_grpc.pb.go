@@ -43,6 +43,9 @@ const (
 	Agent_Replicate_FullMethodName       = "/kubectldr.agent.v1.Agent/Replicate"
 	Agent_GetTransfer_FullMethodName     = "/kubectldr.agent.v1.Agent/GetTransfer"
 	Agent_CancelTransfer_FullMethodName  = "/kubectldr.agent.v1.Agent/CancelTransfer"
+	Agent_Archive_FullMethodName         = "/kubectldr.agent.v1.Agent/Archive"
+	Agent_ListArchived_FullMethodName    = "/kubectldr.agent.v1.Agent/ListArchived"
+	Agent_ExpireArchived_FullMethodName  = "/kubectldr.agent.v1.Agent/ExpireArchived"
 	Agent_ReceiveState_FullMethodName    = "/kubectldr.agent.v1.Agent/ReceiveState"
 	Agent_Receive_FullMethodName         = "/kubectldr.agent.v1.Agent/Receive"
 )
@@ -90,7 +93,8 @@ type AgentClient interface {
 	// next increment may start from, are never released.
 	ReapHolds(ctx context.Context, in *ListHoldsRequest, opts ...grpc.CallOption) (*ListHoldsResponse, error)
 	// CreateVolume makes a writable dataset from a snapshot of this host, by
-	// clone or by copy. Idempotent for the same snapshot, name and properties.
+	// clone or by copy, or from one in an archive. Idempotent for the same
+	// snapshot, name and properties. One that fails leaves nothing.
 	CreateVolume(ctx context.Context, in *CreateVolumeRequest, opts ...grpc.CallOption) (*Dataset, error)
 	// DestroyVolume destroys a dataset that is ours (io.kubectl-dr:managed is
 	// local and true), refusing when it has dependents. With with_dependents its
@@ -117,6 +121,16 @@ type AgentClient interface {
 	// call Replicate again, it resumes.
 	GetTransfer(ctx context.Context, in *GetTransferRequest, opts ...grpc.CallOption) (*Transfer, error)
 	CancelTransfer(ctx context.Context, in *GetTransferRequest, opts ...grpc.CallOption) (*Transfer, error)
+	// Archive starts to store a snapshot of this host in one of the agent's
+	// archives, and returns at once. It is incremental from the newest snapshot
+	// that is archived. Idempotent, reported and continued as Replicate.
+	Archive(ctx context.Context, in *ArchiveRequest, opts ...grpc.CallOption) (*Transfer, error)
+	// ListArchived lists what an archive has of a dataset, oldest first.
+	ListArchived(ctx context.Context, in *ListArchivedRequest, opts ...grpc.CallOption) (*ListArchivedResponse, error)
+	// ExpireArchived deletes restore points of a dataset of this host from an
+	// archive, unless others are based on them or the store has locked them.
+	// Missing is success.
+	ExpireArchived(ctx context.Context, in *ExpireArchivedRequest, opts ...grpc.CallOption) (*ExpireArchivedResponse, error)
 	// ReceiveState tells the sending agent what this host has of a replica.
 	ReceiveState(ctx context.Context, in *ReceiveStateRequest, opts ...grpc.CallOption) (*ReceiveStateResponse, error)
 	// Receive takes one zfs stream: first message a header, then data, last an
@@ -335,6 +349,36 @@ func (c *agentClient) CancelTransfer(ctx context.Context, in *GetTransferRequest
 	return out, nil
 }
 
+func (c *agentClient) Archive(ctx context.Context, in *ArchiveRequest, opts ...grpc.CallOption) (*Transfer, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Transfer)
+	err := c.cc.Invoke(ctx, Agent_Archive_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *agentClient) ListArchived(ctx context.Context, in *ListArchivedRequest, opts ...grpc.CallOption) (*ListArchivedResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListArchivedResponse)
+	err := c.cc.Invoke(ctx, Agent_ListArchived_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *agentClient) ExpireArchived(ctx context.Context, in *ExpireArchivedRequest, opts ...grpc.CallOption) (*ExpireArchivedResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExpireArchivedResponse)
+	err := c.cc.Invoke(ctx, Agent_ExpireArchived_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *agentClient) ReceiveState(ctx context.Context, in *ReceiveStateRequest, opts ...grpc.CallOption) (*ReceiveStateResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ReceiveStateResponse)
@@ -401,7 +445,8 @@ type AgentServer interface {
 	// next increment may start from, are never released.
 	ReapHolds(context.Context, *ListHoldsRequest) (*ListHoldsResponse, error)
 	// CreateVolume makes a writable dataset from a snapshot of this host, by
-	// clone or by copy. Idempotent for the same snapshot, name and properties.
+	// clone or by copy, or from one in an archive. Idempotent for the same
+	// snapshot, name and properties. One that fails leaves nothing.
 	CreateVolume(context.Context, *CreateVolumeRequest) (*Dataset, error)
 	// DestroyVolume destroys a dataset that is ours (io.kubectl-dr:managed is
 	// local and true), refusing when it has dependents. With with_dependents its
@@ -428,6 +473,16 @@ type AgentServer interface {
 	// call Replicate again, it resumes.
 	GetTransfer(context.Context, *GetTransferRequest) (*Transfer, error)
 	CancelTransfer(context.Context, *GetTransferRequest) (*Transfer, error)
+	// Archive starts to store a snapshot of this host in one of the agent's
+	// archives, and returns at once. It is incremental from the newest snapshot
+	// that is archived. Idempotent, reported and continued as Replicate.
+	Archive(context.Context, *ArchiveRequest) (*Transfer, error)
+	// ListArchived lists what an archive has of a dataset, oldest first.
+	ListArchived(context.Context, *ListArchivedRequest) (*ListArchivedResponse, error)
+	// ExpireArchived deletes restore points of a dataset of this host from an
+	// archive, unless others are based on them or the store has locked them.
+	// Missing is success.
+	ExpireArchived(context.Context, *ExpireArchivedRequest) (*ExpireArchivedResponse, error)
 	// ReceiveState tells the sending agent what this host has of a replica.
 	ReceiveState(context.Context, *ReceiveStateRequest) (*ReceiveStateResponse, error)
 	// Receive takes one zfs stream: first message a header, then data, last an
@@ -505,6 +560,15 @@ func (UnimplementedAgentServer) GetTransfer(context.Context, *GetTransferRequest
 }
 func (UnimplementedAgentServer) CancelTransfer(context.Context, *GetTransferRequest) (*Transfer, error) {
 	return nil, status.Error(codes.Unimplemented, "method CancelTransfer not implemented")
+}
+func (UnimplementedAgentServer) Archive(context.Context, *ArchiveRequest) (*Transfer, error) {
+	return nil, status.Error(codes.Unimplemented, "method Archive not implemented")
+}
+func (UnimplementedAgentServer) ListArchived(context.Context, *ListArchivedRequest) (*ListArchivedResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListArchived not implemented")
+}
+func (UnimplementedAgentServer) ExpireArchived(context.Context, *ExpireArchivedRequest) (*ExpireArchivedResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExpireArchived not implemented")
 }
 func (UnimplementedAgentServer) ReceiveState(context.Context, *ReceiveStateRequest) (*ReceiveStateResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ReceiveState not implemented")
@@ -893,6 +957,60 @@ func _Agent_CancelTransfer_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Agent_Archive_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ArchiveRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).Archive(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_Archive_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).Archive(ctx, req.(*ArchiveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Agent_ListArchived_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListArchivedRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).ListArchived(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_ListArchived_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).ListArchived(ctx, req.(*ListArchivedRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Agent_ExpireArchived_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExpireArchivedRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).ExpireArchived(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_ExpireArchived_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).ExpireArchived(ctx, req.(*ExpireArchivedRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Agent_ReceiveState_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ReceiveStateRequest)
 	if err := dec(in); err != nil {
@@ -1004,6 +1122,18 @@ var Agent_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CancelTransfer",
 			Handler:    _Agent_CancelTransfer_Handler,
+		},
+		{
+			MethodName: "Archive",
+			Handler:    _Agent_Archive_Handler,
+		},
+		{
+			MethodName: "ListArchived",
+			Handler:    _Agent_ListArchived_Handler,
+		},
+		{
+			MethodName: "ExpireArchived",
+			Handler:    _Agent_ExpireArchived_Handler,
 		},
 		{
 			MethodName: "ReceiveState",
