@@ -226,7 +226,7 @@ func (w *world) until(t testing.TB, id string, is func(*agentpb.Transfer) bool) 
 		var err error
 		tr, err = w.client.GetTransfer(t.Context(), &agentpb.GetTransferRequest{Id: id})
 		return err == nil && is(tr)
-	}, 20*time.Second, 2*time.Millisecond)
+	}, time.Minute, 2*time.Millisecond)
 	return tr
 }
 
@@ -236,7 +236,7 @@ func (w *world) forgotten(t testing.TB, id string) {
 	require.Eventually(t, func() bool {
 		_, err := w.client.GetTransfer(t.Context(), &agentpb.GetTransferRequest{Id: id})
 		return errors.Is(err, agent.ErrNotFound)
-	}, 20*time.Second, 2*time.Millisecond)
+	}, time.Minute, 2*time.Millisecond)
 }
 
 // done replicates and requires success.
