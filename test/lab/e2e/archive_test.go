@@ -18,7 +18,7 @@ func TestArchiveAlone(t *testing.T) {
 	for _, site := range []string{primary, dr} {
 		otherLocation(t, site, name, func(location map[string]any) {
 			config := location["spec"].(map[string]any)["config"].(map[string]any)
-			for _, key := range []string{"target", "targetAddress", "targetPrefix"} {
+			for _, key := range []string{"target", "targetAddress", "targetPrefix", "failbackTarget", "failbackTargetAddress", "failbackPrefix"} {
 				delete(config, key)
 			}
 			config["archive"] = "offsite"
