@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -91,7 +93,13 @@ func newEnv(streams genericiooptions.IOStreams) *env {
 		holder: fmt.Sprintf("%s:%d", host, os.Getpid()),
 		open:   cluster.Open,
 		storage: func(ctx context.Context, c *cluster.Cluster, opts cluster.AgentOptions) (*cluster.Storage, error) {
-			return c.OpenStorage(ctx, opts)
+			s, err := c.OpenStorage(ctx, opts)
+			if err == nil {
+				for _, name := range slices.Sorted(maps.Keys(s.Broken)) {
+					fmt.Fprintf(streams.ErrOut, "warning: %v; going on without it\n", s.Broken[name])
+				}
+			}
+			return s, err
 		},
 	}
 }

@@ -274,6 +274,10 @@ func (in *inspection) locationNames(ctx context.Context) {
 	for _, name := range have {
 		in.ok("snapshot location "+name, "")
 	}
+	for _, name := range slices.Sorted(maps.Keys(in.Storage.Broken)) {
+		in.failed("snapshot location "+name, in.Storage.Broken[name], "correct it, or delete it if nothing uses it")
+		have = append(have, name)
+	}
 	if len(in.backups) == 0 {
 		return
 	}

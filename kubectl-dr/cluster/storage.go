@@ -81,6 +81,9 @@ type Location struct {
 // Storage is where the recovery site keeps copies and makes volumes.
 type Storage struct {
 	Locations []Location
+	// Broken says by name which locations can't be used, and why. What only they
+	// lead to is not found; nothing else depends on them.
+	Broken map[string]error
 	// back: what is looked for was taken at the recovery site, and its copies are
 	// at the source.
 	back bool
@@ -88,7 +91,9 @@ type Storage struct {
 
 // Back returns the storage as the source sees it when an application comes back:
 // copies of what was taken at the recovery site.
-func (s *Storage) Back() *Storage { return &Storage{Locations: s.Locations, back: true} }
+func (s *Storage) Back() *Storage {
+	return &Storage{Locations: s.Locations, Broken: s.Broken, back: true}
+}
 
 // ErrNoLocation is returned when Velero has no snapshot location of ours.
 var ErrNoLocation = errors.New("no VolumeSnapshotLocation of provider " + zfssnap.Provider)
@@ -101,19 +106,24 @@ var ErrNoCopy = errors.New("there is no copy at the recovery site")
 var ErrTakenHere = fmt.Errorf("%w", ErrNoCopy)
 
 // OpenStorage reads the snapshot locations of the cluster. It does not touch
-// the agents.
+// the agents. A location that can't be used is an error only when there is no
+// other: a recovery must not stop at one that is none of its business.
 func (c *Cluster) OpenStorage(ctx context.Context, opts AgentOptions) (*Storage, error) {
 	locations, err := c.SnapshotLocations(ctx)
 	if err != nil {
 		return nil, err
 	}
-	s := &Storage{}
+	s := &Storage{Broken: map[string]error{}}
 	for i := range locations {
 		l, err := c.openLocation(ctx, &locations[i], opts)
 		if err != nil {
-			return nil, fmt.Errorf("open VolumeSnapshotLocation %s: %w", locations[i].Name, err)
+			s.Broken[locations[i].Name] = fmt.Errorf("open VolumeSnapshotLocation %s: %w", locations[i].Name, err)
+			continue
 		}
 		s.Locations = append(s.Locations, l)
+	}
+	if len(s.Locations) == 0 {
+		return nil, s.Broken[slices.Min(slices.Collect(maps.Keys(s.Broken)))]
 	}
 	return s, nil
 }

@@ -123,7 +123,11 @@ func prepareWayBack(dir string) error {
 			return err
 		}
 	}
-	_, err = prepared("kubectl", "apply", "--context", primary, "-f", "testdata/home.yaml")
+	return applyHomeProfile()
+}
+
+func applyHomeProfile() error {
+	_, err := prepared("kubectl", "apply", "--context", primary, "-f", "testdata/home.yaml")
 	return err
 }
 
