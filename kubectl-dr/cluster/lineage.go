@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent"
@@ -101,6 +102,8 @@ func (s *Storage) Keep(ctx context.Context, node, dataset, name, run string) err
 // Returns reports whether copies of a node's volumes go back to where a failover
 // came from.
 func (s *Storage) Returns(node string) bool {
-	l, err := s.location(node)
-	return err == nil && l.Returns(node)
+	return slices.ContainsFunc(s.Locations, func(l Location) bool {
+		_, known := l.Location.Agents[node]
+		return known && l.Returns(node)
+	})
 }

@@ -52,8 +52,9 @@ type Item struct {
 
 // Limits from which on something is worth a word.
 const (
-	// DefaultTimeout bounds each command.
-	DefaultTimeout = 10 * time.Second
+	// DefaultTimeout bounds each command. On a busy host one takes seconds, on one
+	// that hangs for ever.
+	DefaultTimeout = 30 * time.Second
 	// DefaultReceiveAge is how old an interrupted receive may be.
 	DefaultReceiveAge = 3 * 24 * time.Hour
 
