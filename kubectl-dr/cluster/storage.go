@@ -220,9 +220,14 @@ func (s *Storage) Find(ctx context.Context, id zfssnap.SnapshotID) (Copy, error)
 	}
 	var errs []error
 	var asked []string
-	for _, l := range s.Locations {
+	locations := s.leading(id)
+	// What is on its own node is no copy where there is another place for one.
+	elsewhere := slices.ContainsFunc(locations, func(l Location) bool {
+		return slices.ContainsFunc(l.nodesFor(id), func(node string) bool { return node != id.Node })
+	})
+	for _, l := range locations {
 		for _, node := range l.nodesFor(id) {
-			if slices.Contains(asked, node) {
+			if slices.Contains(asked, node) || elsewhere && node == id.Node {
 				continue
 			}
 			asked = append(asked, node)
@@ -237,7 +242,7 @@ func (s *Storage) Find(ctx context.Context, id zfssnap.SnapshotID) (Copy, error)
 			}
 		}
 	}
-	for _, l := range s.Locations {
+	for _, l := range locations {
 		if l.Archive == "" {
 			continue
 		}
@@ -262,6 +267,15 @@ func (s *Storage) Find(ctx context.Context, id zfssnap.SnapshotID) (Copy, error)
 		return Copy{}, fmt.Errorf("look for a copy of %s: %w", id.Name(), errors.Join(errs...))
 	}
 	return Copy{}, fmt.Errorf("%w of %s (guid %d, looked on node %s)", ErrNoCopy, id.Name(), id.GUID, strings.Join(asked, ", "))
+}
+
+// leading are the locations that lead to copies of a snapshot. On the way back it
+// is those that say where that goes.
+func (s *Storage) leading(id zfssnap.SnapshotID) []Location {
+	if !s.back {
+		return s.Locations
+	}
+	return slices.DeleteFunc(slices.Clone(s.Locations), func(l Location) bool { return !l.Returns(id.Node) })
 }
 
 // Newer returns the names of the snapshots of a dataset that are newer than one

@@ -11,9 +11,9 @@ import (
 
 // TestArchiveAlone backs up to object storage and nowhere else. When the volume
 // is lost at its source, and there is no replica, the archive gives it back at the
-// recovery site.
+// recovery site. Its location would be in the way of others' plans, so it runs
+// before them.
 func TestArchiveAlone(t *testing.T) {
-	t.Parallel()
 	const name = "case-archive"
 	for _, site := range []string{primary, dr} {
 		otherLocation(t, site, name, func(location map[string]any) {
@@ -22,6 +22,10 @@ func TestArchiveAlone(t *testing.T) {
 				delete(config, key)
 			}
 			config["archive"] = "offsite"
+		})
+		t.Cleanup(func() {
+			_, err := prepared("kubectl", "--context", site, "-n", "velero", "delete", "volumesnapshotlocation.velero.io/"+name)
+			assert.NoError(t, err)
 		})
 	}
 	a := newVolume(t, name)
