@@ -1,12 +1,15 @@
 package cluster
 
 import (
+	"context"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	"google.golang.org/grpc"
 	corev1api "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -15,6 +18,7 @@ import (
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
 )
 
 func TestOpenStorage_goesOnWithoutALocationThatIsBroken(t *testing.T) {
@@ -53,4 +57,69 @@ func TestOpenStorage_goesOnWithoutALocationThatIsBroken(t *testing.T) {
 	require.ErrorContains(t, err, "open VolumeSnapshotLocation bad")
 	_, err = open()
 	require.ErrorIs(t, err, ErrNoLocation)
+}
+
+// having answers for the agents of nodes that have a snapshot.
+type having []string
+
+type finder struct {
+	Agent
+	has bool
+}
+
+func (h having) Agent(node string) (Agent, error) {
+	return finder{has: slices.Contains(h, node)}, nil
+}
+
+func (f finder) FindSnapshot(context.Context, *agentpb.FindSnapshotRequest, ...grpc.CallOption) (*agentpb.Version, error) {
+	if !f.has {
+		return nil, agent.ErrNotFound
+	}
+	return &agentpb.Version{Dataset: "pool/data", Name: "dr-b1"}, nil
+}
+
+func TestFind_isNotContentWithTheOriginal(t *testing.T) {
+	t.Parallel()
+	location := func(config map[string]string, nodes ...string) Location {
+		config["agents"] = "hassio=hassio:7443,remote=remote:7443"
+		l, err := zfssnap.ParseLocation(config)
+		require.NoError(t, err)
+		return Location{Location: l, Agents: having(nodes)}
+	}
+	alone := location(map[string]string{}, "hassio", "remote")
+	forth := func(nodes ...string) Location {
+		return location(map[string]string{"target": "remote", "targetPrefix": "backup/replica"}, nodes...)
+	}
+	both := func(nodes ...string) Location {
+		return location(map[string]string{
+			"target": "remote", "targetPrefix": "backup/replica", "failbackTarget": "hassio", "failbackPrefix": "replica",
+			"restoreParents": "znvm=backup/znvm",
+		}, nodes...)
+	}
+	tests := []struct {
+		name      string
+		locations []Location
+		back      bool
+		taken     string // on this node
+		want      string
+	}{
+		{"on the target", []Location{alone, forth("hassio", "remote")}, false, "hassio", "remote"},
+		{"not on the target yet", []Location{alone, forth("hassio")}, false, "hassio", ""},
+		{"where there is one place only", []Location{alone}, false, "hassio", "hassio"},
+		{"on the way back", []Location{alone, both("hassio", "remote")}, true, "remote", "hassio"},
+		{"on the way back, not there yet", []Location{alone, both("remote")}, true, "remote", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := &Storage{Locations: tt.locations, back: tt.back}
+			found, err := s.Find(t.Context(), zfssnap.SnapshotID{Node: tt.taken, Dataset: "pool/data", Snapshot: "dr-b1", GUID: 1})
+			if tt.want == "" {
+				require.ErrorIs(t, err, ErrNoCopy)
+				return
+			}
+			require.NoError(t, err)
+			assert.Equal(t, tt.want, found.Node)
+		})
+	}
 }
