@@ -168,11 +168,7 @@ plan is in progress at a time.` + exitStatus,
 	f.addRestore(c)
 	keep := c.Flags().Bool("keep", false, "leave everything in place")
 	c.RunE = g.run(func(ctx context.Context, args []string) error {
-		cl, p, err := f.load(ctx, e, args)
-		if err != nil {
-			return err
-		}
-		s, err := g.site(ctx, e, cl)
+		s, p, err := f.site(ctx, e, args)
 		if err != nil {
 			return err
 		}
@@ -263,11 +259,7 @@ still in progress is ended. Can be repeated.` + exitStatus,
 		},
 	}
 	c.RunE = g.run(func(ctx context.Context, args []string) error {
-		cl, err := e.open(g.recovery, g.namespace(nil))
-		if err != nil {
-			return err
-		}
-		s, err := g.site(ctx, e, cl)
+		s, err := g.openSite(ctx, e)
 		if err != nil {
 			return err
 		}
@@ -388,11 +380,7 @@ repeated. Only one run of a plan is in progress at a time.` + exitStatus,
 		if err := f.validate(); err != nil {
 			return err
 		}
-		cl, p, err := f.load(ctx, e, args)
-		if err != nil {
-			return err
-		}
-		s, err := g.site(ctx, e, cl)
+		s, p, err := f.site(ctx, e, args)
 		if err != nil {
 			return err
 		}

@@ -70,15 +70,11 @@ changed.` + exitStatus,
 	out := addOutputFlags(c)
 	strict := c.Flags().Bool("strict", false, "exit with status 2 on warnings too")
 	c.RunE = g.run(func(ctx context.Context, _ []string) error {
-		cl, err := e.open(g.recovery, g.namespace(nil))
+		s, err := g.openSite(ctx, e)
 		if err != nil {
 			return err
 		}
-		storage, err := e.storage(ctx, cl, g.agentOptions())
-		if err != nil {
-			return err
-		}
-		replies, err := cluster.Examine(ctx, storage, nodes.nodes, e.now)
+		replies, err := cluster.Examine(ctx, s.storage, nodes.nodes, e.now)
 		if err != nil {
 			return err
 		}
@@ -182,21 +178,17 @@ A backup that Velero does not know is shown; its hold is not released.` + exitSt
 				return err
 			}
 		}
-		cl, err := e.open(g.recovery, g.namespace(nil))
+		s, err := g.openSite(ctx, e)
 		if err != nil {
 			return err
 		}
-		storage, err := e.storage(ctx, cl, g.agentOptions())
-		if err != nil {
-			return err
-		}
-		return f.holds(ctx, e, cl, storage, dataset)
+		return f.holds(ctx, e, s, dataset)
 	})
 	return c
 }
 
-func (f *holdsFlags) holds(ctx context.Context, e *env, cl *cluster.Cluster, storage *cluster.Storage, dataset string) error {
-	runs, err := run.Runs(ctx, cl.Client, cl.Namespace, "")
+func (f *holdsFlags) holds(ctx context.Context, e *env, s *site, dataset string) error {
+	runs, err := run.Runs(ctx, s.cluster.Client, s.cluster.Namespace, "")
 	if err != nil {
 		return err
 	}
@@ -206,7 +198,7 @@ func (f *holdsFlags) holds(ctx context.Context, e *env, cl *cluster.Cluster, sto
 			req.Over = append(req.Over, holds.OwnerRun+r.Name)
 		}
 	}
-	replies, err := cluster.AskAgents(ctx, storage, f.nodes, holdsTimeout, e.now, func(ctx context.Context, a cluster.Agent) (*agentpb.ListHoldsResponse, error) {
+	replies, err := cluster.AskAgents(ctx, s.storage, f.nodes, holdsTimeout, e.now, func(ctx context.Context, a cluster.Agent) (*agentpb.ListHoldsResponse, error) {
 		if f.reap && !f.dryRun {
 			return a.ReapHolds(ctx, req)
 		}
@@ -215,7 +207,7 @@ func (f *holdsFlags) holds(ctx context.Context, e *env, cl *cluster.Cluster, sto
 	if err != nil {
 		return err
 	}
-	backups, err := backupNames(ctx, cl)
+	backups, err := backupNames(ctx, s.cluster)
 	if err != nil {
 		return err
 	}

@@ -68,11 +68,7 @@ goes on when the command is run again.` + exitStatus,
 		if err := f.validate(c.Name()); err != nil {
 			return err
 		}
-		cl, p, err := f.load(ctx, e, args)
-		if err != nil {
-			return err
-		}
-		s, err := g.site(ctx, e, cl)
+		s, p, err := f.site(ctx, e, args)
 		if err != nil {
 			return err
 		}
@@ -109,11 +105,7 @@ goes on when the command is run again.` + exitStatus,
 		if err := f.moveFlags.validate(c.Name()); err != nil {
 			return err
 		}
-		cl, p, err := f.load(ctx, e, args)
-		if err != nil {
-			return err
-		}
-		s, err := g.site(ctx, e, cl)
+		s, p, err := f.site(ctx, e, args)
 		if err != nil {
 			return err
 		}

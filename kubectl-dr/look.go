@@ -379,15 +379,11 @@ the recovery site.` + exitStatus,
 	c.RunE = g.run(func(ctx context.Context, _ []string) error {
 		v := &report.Version{TypeMeta: report.TypeMeta("VersionReport"), ObjectMeta: metav1.ObjectMeta{Name: "kubectl-dr"}, Client: zfssnap.Version}
 		if *remote {
-			cl, err := e.open(g.recovery, g.namespace(nil))
+			s, err := g.openSite(ctx, e)
 			if err != nil {
 				return err
 			}
-			s, err := g.site(ctx, e, cl)
-			if err != nil {
-				return err
-			}
-			if v.Server, err = check.ServerVersion(ctx, cl, e.interval, serverTimeout); err != nil {
+			if v.Server, err = check.ServerVersion(ctx, s.cluster, e.interval, serverTimeout); err != nil {
 				return err
 			}
 			for _, h := range s.storage.Hosts(ctx, e.now) {

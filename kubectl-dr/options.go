@@ -189,6 +189,25 @@ func (g *globalFlags) site(ctx context.Context, e *env, c *cluster.Cluster) (*si
 	return &site{cluster: c, storage: storage, finder: finder(c, storage)}, nil
 }
 
+// openSite is site for commands about no plan.
+func (g *globalFlags) openSite(ctx context.Context, e *env) (*site, error) {
+	c, err := e.open(g.recovery, g.namespace(nil))
+	if err != nil {
+		return nil, err
+	}
+	return g.site(ctx, e, c)
+}
+
+// site returns the recovery site and the plan.
+func (f *planFlags) site(ctx context.Context, e *env, args []string) (*site, *plan.RecoveryPlan, error) {
+	c, p, err := f.load(ctx, e, args)
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := f.global.site(ctx, e, c)
+	return s, p, err
+}
+
 func finder(c *cluster.Cluster, storage *cluster.Storage) *restorepoint.Finder {
 	return &restorepoint.Finder{Client: c.Client, Namespace: c.Namespace, Files: c.Files, Replicas: storage}
 }

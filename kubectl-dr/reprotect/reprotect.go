@@ -60,25 +60,6 @@ type Reprotect struct {
 	Hooks  run.Hooks
 }
 
-// StoppedError says that a reprotection stopped and can go on.
-type StoppedError struct {
-	Run string
-	Err error
-}
-
-func (e *StoppedError) Error() string { return fmt.Sprintf("reprotect %s stopped at %s", e.Run, e.Err) }
-func (e *StoppedError) Unwrap() error { return e.Err }
-
-// Hint says how it goes on; what the cause knows comes first.
-func (e *StoppedError) Hint() string {
-	own := "run the same command again to go on from there, or with --abandon to end the run and leave everything as it is"
-	var cause interface{ Hint() string }
-	if errors.As(e.Err, &cause) && cause.Hint() != "" {
-		return cause.Hint() + "; then " + own
-	}
-	return own
-}
-
 // Steps returns all steps in order.
 func (r *Reprotect) Steps() []run.Step {
 	schedule := r.Run.Spec.PlanSpec.Source.Schedule
@@ -98,13 +79,13 @@ func (r *Reprotect) Steps() []run.Step {
 }
 
 // Execute runs the reprotection to its end, or goes on with one begun earlier.
-// The error is a *StoppedError when it can go on.
+// The error is a *failover.StoppedError when it can go on.
 func (r *Reprotect) Execute(ctx context.Context, j *run.Journal) error {
 	if err := j.Begin(ctx); err != nil {
 		return err
 	}
 	if err := j.Do(ctx, r.Steps()...); err != nil {
-		stopped := &StoppedError{Run: r.Run.Name, Err: err}
+		stopped := &failover.StoppedError{Kind: plan.RunReprotect, Run: r.Run.Name, Err: err}
 		return errors.Join(stopped, j.Note(ctx, stopped.Error()))
 	}
 	return j.Finish(ctx, plan.PhasePassed, "the recovery site is the source now")
