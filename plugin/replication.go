@@ -99,7 +99,7 @@ func (a *ReplicationAction) operation(ctx context.Context, item runtime.Unstruct
 }
 
 // Progress starts or follows the copies. It completes when all places hold the
-// snapshot, fails when that can not come about, and keeps Velero waiting while
+// snapshot, fails when that can not come about or there is no snapshot, and keeps Velero waiting while
 // an agent or the cluster does not answer, up to the location's
 // replicationTimeout after the backup's start. An error returned to Velero
 // would fail the operation for good, so none is returned for any of these.
@@ -107,6 +107,10 @@ func (a *ReplicationAction) Progress(operationID string, backup *velerov1api.Bac
 	op, err := parseOperation(operationID)
 	if err != nil {
 		return velero.OperationProgress{}, err
+	}
+	if zfssnap.SnapshotFailed(backup, op.volume) {
+		err := fmt.Errorf("%s of node %s is not in the backup: its snapshot failed", op.volume.Dataset, op.volume.Node)
+		return a.unsettled(err, true, backup, 0), nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), pollTimeout)
 	defer cancel()

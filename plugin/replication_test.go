@@ -2,6 +2,8 @@ package plugin
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -62,6 +64,10 @@ type fakeAgent struct {
 
 func (a *fakeAgent) ListVersions(context.Context, *agentpb.ListVersionsRequest, ...grpc.CallOption) (*agentpb.ListVersionsResponse, error) {
 	return &agentpb.ListVersionsResponse{Versions: a.snapshots}, a.err
+}
+
+func (a *fakeAgent) CreateSnapshots(context.Context, *agentpb.CreateSnapshotsRequest, ...grpc.CallOption) (*agentpb.CreateSnapshotsResponse, error) {
+	return nil, a.err
 }
 
 func (a *fakeAgent) Replicate(context.Context, *agentpb.ReplicateRequest, ...grpc.CallOption) (*agentpb.Transfer, error) {
@@ -352,6 +358,35 @@ func TestReplicationAction_Progress(t *testing.T) {
 			assert.Equal(t, tt.want, got)
 		})
 	}
+}
+
+// The two run in processes of their own: the backup tells one what the other saw.
+func TestReplicationAction_Progress_ofASnapshotThatFailed(t *testing.T) {
+	t.Parallel()
+	action := newAction(t, &fakeAgent{err: status.Error(codes.Unavailable, "connection refused")}, snapshotLocation(withTarget()))
+	kube, err := action.Sites.Kube()
+	require.NoError(t, err)
+	backup := nightly()
+	require.NoError(t, kube.Create(t.Context(), backup))
+	snapshotter := &zfssnap.Snapshotter{Sites: action.Sites, Namespace: "velero", Log: action.Log}
+	credential := filepath.Join(t.TempDir(), "tls.pem")
+	require.NoError(t, os.WriteFile(credential, []byte("pem"), 0o600))
+	config := withTarget()
+	config[zfssnap.KeyCredentialsFile] = credential
+	require.NoError(t, snapshotter.Init(config))
+
+	_, err = snapshotter.CreateSnapshot("zfs1:hassio:znvm/k3s/pvc-1", "", map[string]string{"velero.io/backup": "nightly"})
+	require.ErrorContains(t, err, "connection refused")
+	require.NoError(t, kube.Get(t.Context(), client.ObjectKeyFromObject(backup), backup))
+
+	got, err := action.Progress(openEBSOperation, backup)
+	require.NoError(t, err)
+	assert.True(t, got.Completed, "there is no copy to wait for")
+	assert.Equal(t, "znvm/k3s/pvc-1 of node hassio is not in the backup: its snapshot failed", got.Err)
+
+	got, err = action.Progress("zfs/dr-nightly-0f1e2d3c/zfs1:hassio:znvm/k3s/pvc-2", backup)
+	require.NoError(t, err)
+	assert.False(t, got.Completed, "another volume's copy is still waited for")
 }
 
 func TestReplicationAction_Cancel(t *testing.T) {

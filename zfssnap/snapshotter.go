@@ -2,6 +2,7 @@ package zfssnap
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"maps"
@@ -12,8 +13,8 @@ import (
 
 	"github.com/sirupsen/logrus"
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
@@ -155,44 +156,78 @@ func (s *Snapshotter) CreateSnapshot(volumeID, _ string, tags map[string]string)
 	if err != nil {
 		return "", err
 	}
-	backup := tags[tagBackup]
-	if backup == "" {
+	name := tags[tagBackup]
+	if name == "" {
 		return "", fmt.Errorf("snapshot %s: tag %s is missing", id.Dataset, tagBackup)
 	}
 	ctx := context.Background()
-	uid, err := s.backupUID(ctx, backup)
+	backup, err := s.backup(ctx, name)
 	if err != nil {
 		return "", fmt.Errorf("snapshot %s: %w", id.Dataset, err)
 	}
-	order := snapshotOrder{name: SnapshotName(backup, uid), properties: propertiesOf(tags)}
-	if g := s.Groups.of(backup, uid, id); g != nil {
+	snap, err := s.take(ctx, id, backup, propertiesOf(tags))
+	if err != nil {
+		s.noteFailure(ctx, backup, id)
+		return "", err
+	}
+	return snap.String(), nil
+}
+
+// take takes the snapshot of a volume with those of its group, or alone.
+func (s *Snapshotter) take(ctx context.Context, id VolumeID, backup *velerov1api.Backup, properties map[string]string) (SnapshotID, error) {
+	order := snapshotOrder{name: SnapshotName(backup.Name, backup.UID), properties: properties}
+	if g := s.Groups.of(backup.Name, backup.UID, id); g != nil {
 		snap, taken, err := g.take(ctx, s, id, order.clone())
-		if err != nil {
-			return "", err
-		}
-		if taken {
-			return snap.String(), nil
+		if err != nil || taken {
+			return snap, err
 		}
 	}
 	snaps, err := s.takeTogether(ctx, []VolumeID{id}, order)
 	if err != nil {
-		return "", err
+		return SnapshotID{}, err
 	}
-	return snaps[0].String(), nil
+	return snaps[0], nil
 }
 
-// backupUID tells a backup from an earlier one of its name. Velero names only
-// the name.
-func (s *Snapshotter) backupUID(ctx context.Context, name string) (types.UID, error) {
+// backup returns a backup by its name, which is all that Velero tells of it: its
+// uid tells it from an earlier one of that name.
+func (s *Snapshotter) backup(ctx context.Context, name string) (*velerov1api.Backup, error) {
 	kube, err := s.Sites.Kube()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	backup := &velerov1api.Backup{}
 	if err := kube.Get(ctx, client.ObjectKey{Namespace: s.Namespace, Name: name}, backup); err != nil {
-		return "", fmt.Errorf("get backup %s: %w", name, err)
+		return nil, fmt.Errorf("get backup %s: %w", name, err)
 	}
-	return backup.UID, nil
+	return backup, nil
+}
+
+// noteFailure tells whoever waits for copies of the backup, in another process,
+// that a volume's snapshot is not part of it. See SnapshotFailed.
+func (s *Snapshotter) noteFailure(ctx context.Context, backup *velerov1api.Backup, id VolumeID) {
+	noted := backup.DeepCopy()
+	metav1.SetMetaDataAnnotation(&noted.ObjectMeta, failureAnnotation(id), id.String())
+	kube, err := s.Sites.Kube()
+	if err == nil {
+		err = kube.Patch(ctx, noted, client.MergeFrom(backup))
+	}
+	if err != nil {
+		s.Log.WithError(err).Warn("the backup can not be told that a snapshot has failed, and waits for its copy until its time is over")
+	}
+}
+
+// SnapshotFailed reports whether the snapshot of a volume could not be taken for
+// a backup, which Velero records as failed even if it comes to be later.
+func SnapshotFailed(backup *velerov1api.Backup, id VolumeID) bool {
+	return backup.Annotations[failureAnnotation(id)] == id.String()
+}
+
+// failureAnnotation is one per volume, because several fail at once, and short,
+// because names of annotations have to be.
+func failureAnnotation(id VolumeID) string {
+	sum := sha256.Sum256([]byte(id.String()))
+	return fmt.Sprintf("%s/snapshot-failed-%x", Domain, sum[:8])
 }
 
 // snapshotOrder is what the snapshots of a backup have in common.

@@ -275,6 +275,15 @@ func (d *demo) drill(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	d.say("One more backup is asked for, which is replicated meanwhile. The schedule is paused,")
+	d.say("so that this is the last one.")
+	if _, code, err := d.show(ctx, "velero", "--kubecontext", "primary", "schedule", "pause", schedule); err != nil || code != 0 {
+		return errors.Join(err, d.must(code == 0, "velero pauses the schedule"))
+	}
+	asked := time.Now()
+	if _, code, err := d.show(ctx, "velero", "--kubecontext", "primary", "backup", "create", "--from-schedule", schedule); err != nil || code != 0 {
+		return errors.Join(err, d.must(code == 0, "velero starts a backup"))
+	}
 	_, code, err := d.show(ctx, "kubectl", "dr", "--context", "dr", "drill", "wordpress")
 	if err != nil {
 		return err
@@ -290,7 +299,7 @@ func (d *demo) drill(ctx context.Context) error {
 	if before != after {
 		d.say("before:\n%s\nafter:\n%s", before, after)
 	}
-	return nil
+	return d.nextBackup(ctx, asked)
 }
 
 // leftovers lists what a drill could leave at the recovery site.
@@ -304,11 +313,7 @@ func (d *demo) leftovers(ctx context.Context) (string, error) {
 }
 
 func (d *demo) disaster(ctx context.Context) error {
-	d.say("A last upload is made that no backup has: it is what a disaster costs. The schedule is")
-	d.say("paused first, so that no backup slips in between.")
-	if _, code, err := d.show(ctx, "velero", "--kubecontext", "primary", "schedule", "pause", schedule); err != nil || code != 0 {
-		return errors.Join(err, d.must(code == 0, "velero pauses the schedule"))
-	}
+	d.say("A last upload is made that no backup has: it is what a disaster costs.")
 	if err := d.eventually(ctx, 5*time.Minute, "no backup is under way", func(ctx context.Context) (bool, string) {
 		phases, err := d.kubectl(ctx, "primary", "-n", "velero", "get", "backups.velero.io", "-o", "jsonpath={.items[*].status.phase}")
 		for _, phase := range strings.Fields(phases) {

@@ -94,6 +94,13 @@ func TestBackupThatCannotBeGood(t *testing.T) {
 			says: []string{"node hassio", "certificate signed by unknown authority", "zfs-agent certs"},
 		},
 		{
+			name: "case-down", location: "case-down",
+			given: func(t *testing.T, _ app) {
+				copyLocation(t, "case-down", []string{"spec", "config", "agents"}, "hassio=127.0.0.1:1,remote=127.0.0.1:1")
+			},
+			says: []string{"pvc-case-down", "agent on node hassio at 127.0.0.1:1 is unreachable", "check that zfs-agent runs on node hassio"},
+		},
+		{
 			name: "case-gone", location: "zfs",
 			given: func(t *testing.T, a app) {
 				on(t, hassio, "zfs", "rename", a.dataset(), parent+"/case-renamed")
