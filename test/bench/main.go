@@ -23,6 +23,7 @@ func main() {
 	flag.StringVar(&o.sourcePool, "source-pool", "znvm", "pool that volumes are in")
 	flag.StringVar(&o.targetPool, "target-pool", "nas", "pool that replicas are in")
 	flag.StringVar(&o.ssh, "ssh", "", "how ssh reaches this host, as user@host; without it syncoid is not measured through ssh")
+	flag.StringVar(&o.archive, "archive", "", "configuration of an archive; without it none is measured")
 	flag.BoolVar(&o.long, "long", false, "measure with the full numbers of datasets and snapshots")
 	only := flag.String("only", "", "measure only what this regular expression matches")
 	flag.Parse()
@@ -42,6 +43,7 @@ type options struct {
 	agent                  string
 	sourcePool, targetPool string
 	ssh                    string
+	archive                string
 	long                   bool
 }
 
@@ -54,6 +56,7 @@ var benchmarks = []struct {
 	{"clone", measureClone},
 	{"increment", measureIncrement},
 	{"throughput", measureThroughput},
+	{"archive", measureArchive},
 	{"nothing", measureNothing},
 	{"steps", measureSteps},
 	{"planning", measurePlanning},

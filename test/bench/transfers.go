@@ -45,13 +45,10 @@ func measureThroughput(ctx context.Context, h *host) ([]row, error) {
 		})
 		return used, errors.Join(err, h.forget(ctx, h.site.Replica(dataset)))
 	}
-	if _, err := command(ctx, "zfs", "snapshot", theirs+"@bare"); err != nil {
-		return nil, err
-	}
 	target := path.Join(h.target, "bare")
-	bare := func(int) (spent, error) {
-		used, err := h.spend(ctx, func() error { return pipe(ctx, target, theirs+"@bare") })
-		return used, errors.Join(err, h.forget(ctx, target))
+	bare, err := h.barePipe(ctx, theirs, target)
+	if err != nil {
+		return nil, err
 	}
 	syncoid := func(int) (spent, error) {
 		used, err := h.spend(ctx, func() error {
@@ -76,17 +73,32 @@ func measureThroughput(ctx context.Context, h *host) ([]row, error) {
 		if err != nil {
 			return nil, err
 		}
-		ourTime, ourCPU := medians(us)
-		theirTime, theirCPU := medians(them)
-		rows = append(rows, row{
-			what: "throughput from agent to agent", ours: rate(size, ourTime),
-			against: other.name, theirs: rate(size, theirTime),
-			ratio: float64(theirTime) / float64(ourTime), bar: other.bar,
-			note: fmt.Sprintf("median of %d each of %s; processor time for a GiB: %s and %s",
-				runs, mebibytes(uint64(size)), perGiB(size, ourCPU), perGiB(size, theirCPU)),
-		})
+		rows = append(rows, throughput("throughput from agent to agent", other.name, size, us, them, other.bar))
 	}
 	return rows, nil
+}
+
+// barePipe is a full stream of a dataset from zfs send to zfs receive.
+func (h *host) barePipe(ctx context.Context, dataset, target string) (func(int) (spent, error), error) {
+	if _, err := command(ctx, "zfs", "snapshot", dataset+"@bare"); err != nil {
+		return nil, err
+	}
+	return func(int) (spent, error) {
+		used, err := h.spend(ctx, func() error { return pipe(ctx, target, dataset+"@bare") })
+		return used, errors.Join(err, h.forget(ctx, target))
+	}, nil
+}
+
+// throughput compares what the same bytes took.
+func throughput(what, against string, size int64, us, them []spent, b bar) row {
+	ourTime, ourCPU := medians(us)
+	theirTime, theirCPU := medians(them)
+	return row{
+		what: what, ours: rate(size, ourTime), against: against, theirs: rate(size, theirTime),
+		ratio: float64(theirTime) / float64(ourTime), bar: b,
+		note: fmt.Sprintf("median of %d each of %s; processor time for a GiB: %s and %s",
+			len(us), mebibytes(uint64(size)), perGiB(size, ourCPU), perGiB(size, theirCPU)),
+	}
 }
 
 func medians(all []spent) (t, cpu time.Duration) {

@@ -191,26 +191,44 @@ func (s *Server) reap(ctx context.Context) {
 	}
 }
 
+// leaseAfter is how long a transfer runs before it says again where to: most are
+// done by then.
+const leaseAfter = 10 * time.Second
+
 // lease records on a dataset where it is sent, and that the transfer lives,
-// until the context ends. The returned channel is closed after the first time.
+// until the context ends. The returned channel is closed once it is on record
+// where to.
 func (ts *transfers) lease(ctx context.Context, t *transfer) <-chan struct{} {
 	recorded := make(chan struct{})
 	target := holds.Target{
 		Node: t.job.TargetNode, Address: t.addr, Dataset: t.job.TargetDataset,
 		By: ts.s.Node, Owner: holds.OwnerTransfer + t.state.GetId(),
 	}
-	renew := func() {
+	renew := func() bool {
 		target.Until = ts.s.Clock().Add(ts.s.TransferLease).UTC().Truncate(time.Second)
 		err := ts.s.ZFS.Set(ctx, t.job.Dataset, map[string]string{target.Property(): target.Encode()})
 		if err != nil && ctx.Err() == nil {
 			ts.s.Log.Warn("lease of a transfer is not recorded", "dataset", t.job.Dataset, "target", target.String(), "error", err)
 		}
+		return err == nil
 	}
 	go func() {
 		ticker := time.NewTicker(ts.s.TransferLease / 3)
 		defer ticker.Stop()
-		renew()
-		close(recorded)
+		if _, known := ts.leases.Load(t.target()); known {
+			close(recorded)
+			select {
+			case <-time.After(min(leaseAfter, ts.s.TransferLease/3)):
+			case <-ctx.Done():
+				return
+			}
+			renew()
+		} else {
+			if renew() {
+				ts.leases.Store(t.target(), true)
+			}
+			close(recorded)
+		}
 		for {
 			select {
 			case <-ticker.C:

@@ -140,10 +140,16 @@ func (s *Server) ReceiveState(ctx context.Context, req *agentpb.ReceiveStateRequ
 	if err := s.allow(ctx, Receive, req.GetDataset()); err != nil {
 		return nil, err
 	}
+	id, err := identity(ctx)
+	if err != nil {
+		return nil, err
+	}
+	state := s.told.state(req.GetDataset())
 	r, err := s.replica(ctx, req.GetDataset())
 	if err != nil {
 		return nil, err
 	}
+	s.told.remember(req.GetDataset(), id, r, state, s.Clock())
 	hasOrigin := false
 	if guid := req.GetOriginGuid(); guid != 0 {
 		_, err := s.origin(ctx, req.GetDataset(), guid)
@@ -184,6 +190,7 @@ func (s *Server) Receive(stream agentpb.Agent_ReceiveServer) error {
 		return fmt.Errorf("receive into %s: %w: another receive runs", h.GetDataset(), ErrBusy)
 	}
 	defer s.receiving.Delete(h.GetDataset())
+	defer s.told.received(h.GetDataset())
 
 	node, _, _ := strings.Cut(h.GetSource(), ":")
 	start := s.Clock()
@@ -239,9 +246,13 @@ func (s *Server) receive(ctx context.Context, h *agentpb.ReceiveHeader, in *inco
 	if err := in.next(); err != nil {
 		return zfs.Version{}, err
 	}
-	r, err := s.replica(ctx, h.GetDataset())
-	if err != nil {
-		return zfs.Version{}, err
+	node, _, _ := strings.Cut(h.GetSource(), ":")
+	r, known := s.told.take(h.GetDataset(), node, s.Clock())
+	if !known {
+		var err error
+		if r, err = s.replica(ctx, h.GetDataset()); err != nil {
+			return zfs.Version{}, err
+		}
 	}
 	switch {
 	case r.fenced != "":
@@ -330,33 +341,11 @@ func (s *Server) run(ctx context.Context, h *agentpb.ReceiveHeader, in *incoming
 
 var errReceiveEnded = errors.New("zfs receive has ended")
 
-// checkSafe returns ErrMismatch unless a replica is as it was left.
-func (s *Server) checkSafe(ctx context.Context, h *agentpb.ReceiveHeader) error {
-	problems, err := received.Problems(ctx, s.ZFS, h.GetDataset(), zfs.Type(h.GetType()))
-	if err != nil || len(problems) == 0 {
-		return err
-	}
-	return withHint(fmt.Errorf("replica %s: %w as it was left: it must be read-only, unmounted and without foreign properties, and has %s",
-		h.GetDataset(), ErrMismatch, strings.Join(problems, "; ")),
-		"the snapshot is kept and nothing was undone; find out who changed the replica, put it right with zfs set, zfs inherit or zfs unmount, and back up again")
-}
-
 // complete checks a replica after a receive, tags the snapshot, and moves the
 // hold to the newest one. before is what there was before it.
 func (s *Server) complete(ctx context.Context, h *agentpb.ReceiveHeader, before replica) (zfs.Version, error) {
-	var v zfs.Version
-	var holds []zfs.Hold
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() (err error) {
-		v, err = s.arrived(gctx, h)
-		return err
-	})
-	g.Go(func() error { return s.checkSafe(gctx, h) })
-	g.Go(func() (err error) {
-		holds, err = s.ZFS.Holds(gctx, held(before.versions)...)
-		return err
-	})
-	if err := g.Wait(); err != nil {
+	v, err := s.arrived(ctx, h)
+	if err != nil {
 		return v, err
 	}
 	props := maps.Clone(h.GetSnapshotProperties())
@@ -378,35 +367,40 @@ func (s *Server) complete(ctx context.Context, h *agentpb.ReceiveHeader, before 
 	if err := s.ZFS.Hold(ctx, replicaHold, newest.FullName()); err != nil {
 		return v, err
 	}
-	for _, o := range holds {
-		if o.Tag == replicaHold && o.Snapshot != newest.FullName() {
-			if err := s.ZFS.Release(ctx, replicaHold, o.Snapshot); err != nil && !errors.Is(err, ErrNotFound) {
-				return v, err
+	older := slices.DeleteFunc(held(before.versions), func(name string) bool { return name == newest.FullName() })
+	if len(older) > 0 {
+		err = s.ZFS.Release(ctx, replicaHold, older...)
+		if errors.Is(err, ErrNotFound) {
+			err = nil
+		}
+	}
+	return v, err
+}
+
+// arrived finds the snapshot of a stream, and checks that the replica is as it
+// was left.
+func (s *Server) arrived(ctx context.Context, h *agentpb.ReceiveHeader) (zfs.Version, error) {
+	name := h.GetDataset() + "@" + h.GetSnapshot()
+	v, problems, err := received.Check(ctx, s.ZFS, name, zfs.Type(h.GetType()))
+	if errors.Is(err, ErrNotFound) {
+		problems, err = received.Problems(ctx, s.ZFS, h.GetDataset(), zfs.Type(h.GetType()))
+	}
+	if err == nil && v.GUID != h.GetGuid() {
+		// It may have had another name here before.
+		var vs []zfs.Version
+		if vs, err = s.ZFS.Versions(ctx, h.GetDataset()); err == nil {
+			var ok bool
+			if v, ok = (replica{versions: vs}).snapshot(h.GetGuid()); !ok {
+				err = fmt.Errorf("%w: no snapshot with guid %d is there after it", ErrIncomplete, h.GetGuid())
 			}
 		}
 	}
-	return v, nil
-}
-
-// arrived finds the snapshot of a stream: under the name it was sent with, or
-// another that it had here before.
-func (s *Server) arrived(ctx context.Context, h *agentpb.ReceiveHeader) (zfs.Version, error) {
-	v, err := s.ZFS.Lookup(ctx, h.GetDataset()+"@"+h.GetSnapshot())
-	switch {
-	case err == nil && v.GUID == h.GetGuid():
-		return v, nil
-	case err != nil && !errors.Is(err, ErrNotFound):
+	if err != nil || len(problems) == 0 {
 		return v, err
 	}
-	vs, err := s.ZFS.Versions(ctx, h.GetDataset())
-	if err != nil {
-		return v, err
-	}
-	v, ok := replica{versions: vs}.snapshot(h.GetGuid())
-	if !ok {
-		return v, fmt.Errorf("%w: no snapshot with guid %d is there after it", ErrIncomplete, h.GetGuid())
-	}
-	return v, nil
+	return v, withHint(fmt.Errorf("replica %s: %w as it was left: it must be read-only, unmounted and without foreign properties, and has %s",
+		h.GetDataset(), ErrMismatch, strings.Join(problems, "; ")),
+		"the snapshot is kept and nothing was undone; find out who changed the replica, put it right with zfs set, zfs inherit or zfs unmount, and back up again")
 }
 
 // incoming is the part of a stream after its header.

@@ -194,7 +194,9 @@ func TestReplicate_restoresWhatTheNextIncrementNeeds(t *testing.T) {
 		{"the hold of the replica", func(w *world) error {
 			return w.remote.zfs.Release(t.Context(), "kubectl-dr:replica", replica+"@dr-b2")
 		}},
-		{"the end of the hold before", func(w *world) error {
+		{"the end of the hold before, and of the agent", func(w *world) error {
+			w.hassio.restart(t, w.hassio.tune)
+			w.client = w.dial(t, w.hassio, "velero")
 			return w.hassio.zfs.Hold(t.Context(), "kubectl-dr:replication", source+"@dr-b1")
 		}},
 	}
@@ -213,6 +215,29 @@ func TestReplicate_restoresWhatTheNextIncrementNeeds(t *testing.T) {
 			assert.Equal(t, []uint64{v.GetGuid()}, w.hassio.bookmarks(t, source))
 			assert.Equal(t, []string{"kubectl-dr:replica"}, w.remote.holds(t, replica+"@dr-b2"))
 		})
+	}
+}
+
+// What an increment costs where little has changed: each command is a process.
+func TestReplicate_takesFewCommands(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.done(t, w.snapshot(t, "b1"))
+	v := w.snapshot(t, "b2")
+	before := [2]int{len(w.hassio.pool.Commands()), len(w.remote.pool.Commands())}
+	w.done(t, v)
+	for i, tt := range []struct {
+		h    *host
+		want []string
+	}{
+		{w.hassio, []string{"list", "list", "hold", "bookmark", "send", "destroy", "release"}},
+		{w.remote, []string{"get", "list", "receive", "get", "get", "set", "hold", "release"}},
+	} {
+		var verbs []string
+		for _, c := range tt.h.pool.Commands()[before[i]:] {
+			verbs = append(verbs, c[1])
+		}
+		assert.ElementsMatch(t, tt.want, verbs, "on %s", tt.h.node)
 	}
 }
 
@@ -716,6 +741,36 @@ func TestReceive_refuses(t *testing.T) {
 	err := w.receive(t, "hassio", header(nil), data("garbage that is no stream at all"), end(32))
 	require.ErrorIs(t, err, agent.ErrIncomplete)
 	assert.NotContains(t, w.remote.pool.Names(), replica)
+}
+
+// What a source was told of a replica counts for the stream that follows, unless
+// the replica was changed since.
+func TestReceive_afterAFenceIsRefused(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.done(t, w.snapshot(t, "b1"))
+	source := w.dial(t, w.remote, "hassio")
+	ask := func() {
+		_, err := source.ReceiveState(t.Context(), &agentpb.ReceiveStateRequest{Dataset: replica})
+		require.NoError(t, err)
+	}
+	stream := []*agentpb.ReceiveRequest{header(nil), data("garbage that is no stream at all"), end(32)}
+
+	ask()
+	_, err := w.far.SetProperties(t.Context(), &agentpb.SetPropertiesRequest{Dataset: replica, Properties: map[string]string{zfssnap.PropFenced: "run-1"}})
+	require.NoError(t, err)
+	before := len(w.remote.pool.Commands())
+	require.ErrorIs(t, w.receive(t, "hassio", stream...), agent.ErrFenced)
+	assert.NotContains(t, flat(w.remote.pool.Commands()[before:]), "zfs receive")
+
+	_, err = w.far.SetProperties(t.Context(), &agentpb.SetPropertiesRequest{Dataset: replica, Properties: map[string]string{zfssnap.PropFenced: ""}})
+	require.NoError(t, err)
+	ask()
+	before = len(w.remote.pool.Commands())
+	require.ErrorIs(t, w.receive(t, "hassio", stream...), agent.ErrIncomplete)
+	assert.Len(t, w.remote.pool.Commands()[before:], 1, "nothing but zfs receive is run for what was just told")
+	require.ErrorIs(t, w.receive(t, "hassio", stream...), agent.ErrIncomplete)
+	assert.Greater(t, len(w.remote.pool.Commands()[before:]), 2, "it counts once")
 }
 
 func TestReceive_oneAtATime(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -182,10 +183,10 @@ func TestReceive_whatIsNotSafeIsAFailedTransfer(t *testing.T) {
 			w.done(t, first)
 			copied := "backup/replica/" + tt.dataset
 			// Spoilt as soon as the stream is in, when the agent looks at what came.
+			var spoilt sync.Once
 			w.remote.pool.Before(func(args []string) error {
 				if args[1] == "get" && slices.Contains(args, copied) && slices.Contains(w.remote.pool.Names(), copied+"@two") {
-					w.remote.pool.Before(nil)
-					tt.spoil(t, w.remote, copied)
+					spoilt.Do(func() { tt.spoil(t, w.remote, copied) })
 				}
 				return nil
 			})

@@ -94,6 +94,8 @@ type Server struct {
 	replicas   replicas
 	background background
 	holdings   holdings
+	taken      taken
+	told       told
 	grpc       *grpc.Server
 	health     *health.Server
 
@@ -189,6 +191,9 @@ func (s *Server) init() {
 			grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveTime / 2, PermitWithoutStream: true}),
 			grpc.UnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 				resp, err := next(ctx, req)
+				if !looks[info.FullMethod] {
+					s.told.changed()
+				}
 				return resp, s.answer(ctx, info.FullMethod, err)
 			}),
 			grpc.StreamInterceptor(func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {

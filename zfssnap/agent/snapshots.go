@@ -78,7 +78,9 @@ func (s *Server) CreateSnapshots(ctx context.Context, req *agentpb.CreateSnapsho
 	if err != nil {
 		return nil, err
 	}
-	if !fresh {
+	if fresh {
+		s.taken.add(vs, props, s.Clock())
+	} else {
 		took = 0
 	}
 	resp := &agentpb.CreateSnapshotsResponse{Snapshots: versions(vs)}
@@ -357,6 +359,7 @@ func (s *Server) DestroySnapshot(ctx context.Context, req *agentpb.DestroySnapsh
 	if err := s.ZFS.DestroySnapshots(ctx, req.GetDataset(), []string{req.GetName()}, true); err != nil && !errors.Is(err, ErrNotFound) {
 		return nil, err
 	}
+	s.taken.forget(name)
 	resp := &agentpb.DestroySnapshotResponse{Existed: true}
 	vs, err := s.ZFS.Versions(ctx, req.GetDataset())
 	if err != nil {

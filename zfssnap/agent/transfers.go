@@ -35,6 +35,8 @@ type transfers struct {
 
 	limits  limiters
 	targets connections
+	tidied  sync.Map // target of a dataset → createtxg, from Tidy
+	leases  sync.Map // target of a dataset → true once it is on record
 
 	mu   sync.Mutex
 	byID map[string]*transfer
@@ -96,6 +98,11 @@ func (t *transfer) id() string {
 	return fmt.Sprintf("%x", sum[:8])
 }
 
+// target is what it brings up to date: the replica of a dataset.
+func (t *transfer) target() [3]string {
+	return [3]string{t.job.Dataset, t.job.TargetNode, t.job.TargetDataset}
+}
+
 // peer is where it goes: a node or an archive.
 func (t *transfer) peer() string { return cmp.Or(t.archive, t.job.TargetNode) }
 
@@ -142,8 +149,13 @@ func (ts *transfers) joinOrStart(ctx context.Context, t *transfer) (*agentpb.Tra
 	if known := ts.join(t.id()); known != nil {
 		return known, nil
 	}
+	name := t.job.Dataset + "@" + t.job.Snapshot
+	if props, ok := ts.s.taken.properties(name, t.job.GUID); ok {
+		t.job.Properties = props
+		return ts.start(t), nil
+	}
 	// A request that can never succeed is refused here, not by a transfer.
-	v, err := ts.s.ZFS.Lookup(ctx, t.job.Dataset+"@"+t.job.Snapshot)
+	v, err := ts.s.ZFS.Lookup(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -361,6 +373,9 @@ func (ts *transfers) replicate(ctx context.Context, t *transfer) error {
 		return err
 	}
 	defer leave()
+	if upTo, ok := ts.tidied.Load(t.target()); ok {
+		t.job.Tidied = upTo.(uint64)
+	}
 	attempt, err := replicate.Runner{
 		ZFS: ts.s.ZFS, Target: target, Progress: t, Limit: ts.limits.wait(t.job.TargetNode), Log: ts.s.Log,
 	}.Begin(ctx, t.job)
@@ -376,7 +391,9 @@ func (ts *transfers) replicate(ctx context.Context, t *transfer) error {
 	if err := ts.turn(ctx, t, ts.replicas, attempt.Run); err != nil {
 		return err
 	}
-	attempt.Tidy(ctx)
+	if upTo := attempt.Tidy(ctx); upTo != 0 {
+		ts.tidied.Store(t.target(), upTo)
+	}
 	return nil
 }
 

@@ -230,6 +230,10 @@ func (d Dataset) routes(k Known) []*route {
 	return routes
 }
 
+// young is how long a hold of a transfer is kept whatever is known: one that has
+// just begun has not recorded its lease yet. Times of holds are in whole minutes.
+const young = 2 * time.Minute
+
 func judgeReplication(h *Hold, v zfs.Version, routes []*route, k Known) {
 	h.State = Live
 	var owners, over []string
@@ -259,6 +263,9 @@ func judgeReplication(h *Hold, v zfs.Version, routes []*route, k Known) {
 			return
 		case v.GUID == r.base.GUID:
 			h.Reason = "the next increment to " + r.name + " starts here"
+			return
+		case v.CreateTXG > r.base.CreateTXG && k.Now.Before(h.Placed.Add(young)):
+			h.Reason = "placed just now"
 			return
 		case v.CreateTXG > r.base.CreateTXG && k.Now.Before(r.until):
 			h.Until, h.Reason = r.until, "on its way to "+r.name

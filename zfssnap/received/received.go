@@ -48,12 +48,33 @@ var safe = map[zfs.Type]map[string][]string{
 // none, and what else would (zfs send -p) could make files shared, executable or
 // owned by someone else when the replica is cloned.
 func Problems(ctx context.Context, c *zfs.Client, dataset string, kind zfs.Type) ([]string, error) {
+	problems, _, err := look(ctx, c, kind, dataset)
+	return problems, err
+}
+
+// Check is Problems of a snapshot's dataset, and returns the snapshot with it.
+func Check(ctx context.Context, c *zfs.Client, snapshot string, kind zfs.Type) (zfs.Version, []string, error) {
+	dataset, _, _ := zfs.SplitVersion(snapshot)
+	problems, props, err := look(ctx, c, kind, dataset, snapshot)
+	if err != nil {
+		return zfs.Version{}, nil, err
+	}
+	v, err := zfs.VersionOf(snapshot, props[snapshot])
+	return v, problems, err
+}
+
+// look has one process for a dataset and what is given with it.
+func look(ctx context.Context, c *zfs.Client, kind zfs.Type, dataset string, with ...string) ([]string, map[string]map[string]zfs.Property, error) {
 	want := safe[kind]
-	var props map[string]zfs.Property
+	ask := slices.Sorted(maps.Keys(want))
+	if len(with) > 0 {
+		ask = append(ask, zfs.VersionProperties...)
+	}
+	var props map[string]map[string]zfs.Property
 	var came []string
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		props, err = c.Get(ctx, dataset, slices.Sorted(maps.Keys(want))...)
+		props, err = c.GetEach(ctx, append([]string{dataset}, with...), ask...)
 		return err
 	})
 	g.Go(func() (err error) {
@@ -61,18 +82,18 @@ func Problems(ctx context.Context, c *zfs.Client, dataset string, kind zfs.Type)
 		return err
 	})
 	if err := g.Wait(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var problems []string
 	for _, name := range slices.Sorted(maps.Keys(want)) {
-		if value := props[name].Value; !slices.Contains(want[name], value) {
+		if value := props[dataset][name].Value; !slices.Contains(want[name], value) {
 			problems = append(problems, name+"="+value)
 		}
 	}
 	if len(came) > 0 {
 		problems = append(problems, "properties that came with a stream: "+strings.Join(came, ", "))
 	}
-	return problems, nil
+	return problems, props, nil
 }
 
 // NativeProperties are the native properties that belong to a volume rather

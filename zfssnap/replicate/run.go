@@ -51,6 +51,10 @@ type Job struct {
 
 	TargetNode    string
 	TargetDataset string
+	// Properties of the snapshot, where they are known; nil has them asked for.
+	Properties map[string]string
+	// Tidied is what Tidy returned for this replica before; 0 for nothing.
+	Tidied uint64
 	// Keep reports that another transfer needs a snapshot of Dataset, so that
 	// its hold must stay. Nil for none.
 	Keep func(guid uint64) bool
@@ -81,9 +85,8 @@ type Attempt struct {
 	Job
 	source Source
 	target Target
-	seen   time.Time         // when they had it
-	props  map[string]string // of the wanted snapshot
-	base   zfs.Version       // of the next increment, once Run has succeeded
+	seen   time.Time   // when they had it
+	base   zfs.Version // of the next increment, once Run has succeeded
 }
 
 // Run sees to it that the target has the snapshot. It may be repeated after any
@@ -190,11 +193,6 @@ func (u *Attempt) look(parent context.Context, ignoreToken bool) error {
 	g.Go(func() (err error) {
 		u.target, err = u.ask(ctx, ignoreToken)
 		return err
-	})
-	g.Go(func() (err error) {
-		// A snapshot that is gone is for Make to find.
-		u.props, err = u.ZFS.UserProperties(ctx, u.Dataset+"@"+u.Snapshot, zfs.SourceLocal)
-		return unless(err, zfs.ErrNotFound)
 	})
 	if err := g.Wait(); err != nil {
 		return err
@@ -329,8 +327,8 @@ func estimate(source []zfs.Version, plan Plan) uint64 {
 func (u *Attempt) header(ctx context.Context, plan Plan) (*agentpb.ReceiveHeader, error) {
 	props := map[string]string{}
 	switch {
-	case plan.To.FullName() == u.Dataset+"@"+u.Snapshot:
-		props = u.props
+	case plan.To.GUID == u.GUID && u.Properties != nil:
+		props = maps.Clone(u.Properties)
 	case !plan.To.Bookmark:
 		var err error
 		if props, err = u.ZFS.UserProperties(ctx, plan.To.FullName(), zfs.SourceLocal); err != nil {
@@ -481,46 +479,51 @@ func (u *Attempt) settle(ctx context.Context, to zfs.Version) error {
 	return nil
 }
 
+// few is how many snapshots are released without asking which are held by us.
+const few = 8
+
 // Tidy drops what was kept for this replica and is older than what it has after
 // Run: holds, and its cursors. What cannot be dropped now is dropped after the
-// next transfer.
-func (u *Attempt) Tidy(ctx context.Context) {
+// next transfer. It returns the createtxg before which nothing is left to drop,
+// 0 when something stays.
+func (u *Attempt) Tidy(ctx context.Context) uint64 {
 	cursors, held := u.older(u.base)
 	g, ctx := errgroup.WithContext(ctx)
+	for _, c := range cursors {
+		g.Go(func() error { return unless(u.ZFS.DestroyBookmark(ctx, c), zfs.ErrNotFound) })
+	}
 	g.Go(func() error {
-		for _, c := range cursors {
-			if err := unless(u.ZFS.DestroyBookmark(ctx, c), zfs.ErrNotFound); err != nil {
+		if len(held) > few {
+			// Most are held for backups.
+			holds, err := u.ZFS.Holds(ctx, held...)
+			if err != nil {
 				return err
 			}
-		}
-		return nil
-	})
-	g.Go(func() error {
-		holds, err := u.ZFS.Holds(ctx, held...)
-		if err != nil {
-			return err
-		}
-		for _, h := range holds {
-			if h.Tag != holdTag {
-				continue
-			}
-			if err := unless(u.ZFS.Release(ctx, h.Tag, h.Snapshot), zfs.ErrNotFound); err != nil {
-				return err
+			held = nil
+			for _, h := range holds {
+				if h.Tag == holdTag {
+					held = append(held, h.Snapshot)
+				}
 			}
 		}
-		return nil
+		if len(held) == 0 {
+			return nil
+		}
+		return unless(u.ZFS.Release(ctx, holdTag, held...), zfs.ErrNotFound)
 	})
 	if err := g.Wait(); err != nil {
 		u.Log.Warn("older holds or bookmarks of a replica stay until its next transfer", "dataset", u.Dataset, "target", u.TargetNode, "error", err)
+		return 0
 	}
+	return u.base.CreateTXG
 }
 
 // older names this replica's cursors, and the held snapshots, that are older
-// than base and that no other transfer needs.
+// than base, were not dropped before, and that no other transfer needs.
 func (u *Attempt) older(base zfs.Version) (cursors, held []string) {
 	for _, v := range u.source.Versions {
 		switch {
-		case v.CreateTXG >= base.CreateTXG, u.Keep != nil && u.Keep(v.GUID):
+		case v.CreateTXG < u.Tidied, v.CreateTXG >= base.CreateTXG, u.Keep != nil && u.Keep(v.GUID):
 		case v.Bookmark && strings.HasPrefix(v.FullName(), u.cursors()):
 			cursors = append(cursors, v.FullName())
 		case !v.Bookmark && v.UserRefs > 0:

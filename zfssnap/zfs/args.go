@@ -106,7 +106,10 @@ func taggedArgs(root, prop string) ([]string, error) {
 	return append(args, root), ValidateDataset(root)
 }
 
-const versionColumns = "createtxg,guid,creation,used,referenced,written,userrefs,name"
+// VersionProperties are the properties of a snapshot that VersionOf reads.
+var VersionProperties = []string{"createtxg", "guid", "creation", "used", "referenced", "written", "userrefs"}
+
+var versionColumns = strings.Join(VersionProperties, ",") + ",name"
 
 func versionsArgs(datasets ...string) ([]string, error) {
 	return append([]string{"zfs", "list", "-Hp", "-t", "snapshot,bookmark", "-d", "1", "-o", versionColumns}, datasets...),
@@ -169,11 +172,11 @@ func snapshotArgs(names []string, props map[string]string) ([]string, error) {
 	return append(args, names...), nil
 }
 
-func holdArgs(verb, tag, snapshot string) ([]string, error) {
+func holdArgs(verb, tag string, snapshots []string) ([]string, error) {
 	if err := ValidateHoldTag(tag); err != nil {
 		return nil, err
 	}
-	return []string{"zfs", verb, tag, snapshot}, ValidateSnapshot(snapshot)
+	return append([]string{"zfs", verb, tag}, snapshots...), validateAll(ValidateSnapshot, snapshots)
 }
 
 func holdsArgs(snapshots []string) ([]string, error) {

@@ -18,7 +18,8 @@ const maxOperands = 500
 
 // Client runs zfs(8) and zpool(8). It keeps no state: what a method returns was
 // read since it was called. Its methods may be called at once; those that look
-// at a dataset, snapshot or bookmark then share processes.
+// at a dataset, snapshot or bookmark, and those that hold and release, then share
+// processes.
 //
 // A command that failed comes back as *CommandError, which wraps the cause.
 type Client struct {
@@ -30,6 +31,8 @@ type Client struct {
 	versions   gather[[]Version]
 	lookups    gather[Version]
 	holds      gather[[]Hold]
+	holding    gather[struct{}]
+	releasing  gather[struct{}]
 }
 
 // New returns a client of the ZFS of this host.
@@ -451,24 +454,37 @@ func (c *Client) Snapshot(ctx context.Context, names []string, props map[string]
 	return c.exec(ctx, args, err)
 }
 
-// Hold holds snapshots under a tag. A snapshot that already has the tag is
-// success.
+// Hold holds snapshots of one pool under a tag. A snapshot that already has the
+// tag is success.
 func (c *Client) Hold(ctx context.Context, tag string, snapshots ...string) error {
-	return c.eachHold(ctx, "hold", tag, snapshots, ErrTagExists)
+	return c.eachHold(ctx, &c.holding, "hold", tag, snapshots, ErrTagExists)
 }
 
-// Release removes a tag from snapshots. A snapshot without that tag is
-// success, a missing snapshot is ErrNotFound.
+// Release removes a tag from snapshots of one pool. A snapshot without that tag
+// is success, a missing snapshot is ErrNotFound.
 func (c *Client) Release(ctx context.Context, tag string, snapshots ...string) error {
-	return c.eachHold(ctx, "release", tag, snapshots, ErrNoTag)
+	return c.eachHold(ctx, &c.releasing, "release", tag, snapshots, ErrNoTag)
 }
 
-// eachHold runs one command per snapshot: zfs(8) does the same inside, and a
-// single exit status could not tell which of them was already as asked.
-func (c *Client) eachHold(ctx context.Context, verb, tag string, snapshots []string, fine error) error {
-	for _, s := range snapshots {
-		args, err := holdArgs(verb, tag, s)
-		if err := unless(c.exec(ctx, args, err), fine); err != nil {
+// eachHold shares processes with what else is held or released meanwhile:
+// zfs(8) goes on to the next snapshot when there is nothing to do for one.
+func (c *Client) eachHold(ctx context.Context, g *gather[struct{}], verb, tag string, snapshots []string, fine error) error {
+	if _, err := holdArgs(verb, tag, snapshots); err != nil {
+		return err
+	}
+	for chunk := range slices.Chunk(snapshots, maxGathered) {
+		_, err := g.ask(ctx, tag, chunk, func(ctx context.Context, names []string) (map[string]struct{}, error) {
+			args, err := holdArgs(verb, tag, names)
+			if err = unlessAll(c.exec(ctx, args, err), fine); err != nil {
+				return nil, err
+			}
+			done := make(map[string]struct{}, len(names))
+			for _, n := range names {
+				done[n] = struct{}{}
+			}
+			return done, nil
+		})
+		if err != nil {
 			return err
 		}
 	}
@@ -679,6 +695,27 @@ func (c *Client) Mount(ctx context.Context, dataset string) error {
 func (c *Client) Unmount(ctx context.Context, dataset string) error {
 	args, err := datasetArgs(dataset, "unmount")
 	return unless(c.exec(ctx, args, err), errNotMounted)
+}
+
+// unlessAll is unless for a command on several names, which says something of
+// each that is not as it should be: what is fine is left out of the error.
+func unlessAll(err, fine error) error {
+	var failed *CommandError
+	if !errors.As(err, &failed) {
+		return err
+	}
+	var rest strings.Builder
+	for line := range strings.Lines(failed.Stderr) {
+		if !errors.Is(Classify(line), fine) {
+			rest.WriteString(line)
+		}
+	}
+	if rest.Len() == 0 && failed.Stderr != "" {
+		return nil
+	}
+	left := *failed
+	left.Stderr, left.Err = rest.String(), Classify(rest.String())
+	return &left
 }
 
 // unless returns err, or nil when it is the one that is fine.

@@ -141,23 +141,41 @@ func parseVersions(out []byte) ([]Version, error) {
 		if err != nil {
 			return nil, err
 		}
-		var v Version
-		var created uint64
-		if err := numbers(l, f, &v.CreateTXG, &v.GUID, &created, &v.Used, &v.Referenced, &v.Written, &v.UserRefs); err != nil {
+		v, err := parseVersion(l, f)
+		if err != nil {
 			return nil, err
 		}
-		v.Created = time.Unix(int64(created), 0).UTC()
-		dataset, sep, name := SplitVersion(f[7])
-		if sep == "" || v.GUID == 0 {
-			return nil, fmt.Errorf("parse line %q: not a snapshot or bookmark", l)
-		}
-		v.Dataset, v.Name, v.Bookmark = dataset, name, sep == "#"
 		vs = append(vs, v)
 	}
 	slices.SortStableFunc(vs, func(a, b Version) int {
 		return cmp.Or(cmp.Compare(a.CreateTXG, b.CreateTXG), compareBool(a.Bookmark, b.Bookmark), cmp.Compare(a.Name, b.Name))
 	})
 	return vs, nil
+}
+
+// parseVersion reads the values of VersionProperties and the name.
+func parseVersion(line string, f []string) (v Version, err error) {
+	var created uint64
+	if err := numbers(line, f, &v.CreateTXG, &v.GUID, &created, &v.Used, &v.Referenced, &v.Written, &v.UserRefs); err != nil {
+		return v, err
+	}
+	v.Created = time.Unix(int64(created), 0).UTC()
+	dataset, sep, name := SplitVersion(f[len(f)-1])
+	if sep == "" || v.GUID == 0 {
+		return v, fmt.Errorf("parse line %q: not a snapshot or bookmark", line)
+	}
+	v.Dataset, v.Name, v.Bookmark = dataset, name, sep == "#"
+	return v, nil
+}
+
+// VersionOf is the snapshot that has VersionProperties.
+func VersionOf(snapshot string, props map[string]Property) (Version, error) {
+	var f []string
+	for _, name := range VersionProperties {
+		f = append(f, props[name].Value)
+	}
+	f = append(f, snapshot)
+	return parseVersion(strings.Join(f, "\t"), f)
 }
 
 func compareBool(a, b bool) int {

@@ -22,8 +22,8 @@ type Options struct {
 	// Source is this module's folder; empty means that it is searched for above
 	// the running program and the working folder.
 	Source string
-	// HostsOnly leaves out everything but the kernel and a root file system for
-	// machines with OpenZFS and no Kubernetes.
+	// HostsOnly leaves out everything but the object store, the kernel and a root
+	// file system for machines with OpenZFS and no Kubernetes.
 	HostsOnly bool
 	// Tell receives a line when a step has begun or ended that takes time; nil
 	// means nobody asks. It may be called from several goroutines at once.

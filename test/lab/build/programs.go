@@ -25,6 +25,9 @@ type part struct {
 	programs map[string]string
 }
 
+// objectStore is the one part that hosts without Kubernetes need too.
+const objectStore = "s3"
+
 var parts = []part{
 	{
 		name: "kubernetes", module: "k8s.io/kubernetes",
@@ -49,7 +52,7 @@ var parts = []part{
 		name: "velero-plugin-for-aws", module: "github.com/vmware-tanzu/velero-plugin-for-aws",
 		programs: same("velero-plugin-for-aws"),
 	},
-	{name: "s3", module: "github.com/versity/versitygw", programs: same("versitygw")},
+	{name: objectStore, module: "github.com/versity/versitygw", programs: same("versitygw")},
 }
 
 // own are this module's programs that run in guests, by package.
@@ -74,10 +77,13 @@ func same(names ...string) map[string]string {
 // after the other: go build uses all cores by itself.
 func (b *builder) programs(ctx context.Context) (map[string]string, error) {
 	files, err := b.ownPrograms(ctx)
-	if err != nil || b.hostsOnly {
-		return files, err
+	if err != nil {
+		return nil, err
 	}
 	for _, p := range parts {
+		if b.hostsOnly && p.name != objectStore {
+			continue
+		}
 		built, err := b.part(ctx, p)
 		if err != nil {
 			return nil, err

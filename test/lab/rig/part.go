@@ -56,9 +56,8 @@ func (r *Rig) up() []step {
 
 // parts are the processes of the rig.
 func (r *Rig) parts() []part {
-	var parts []part
+	parts := []part{r.s3Part()}
 	if !r.state.Light {
-		parts = append(parts, r.s3Part())
 		for _, s := range sites {
 			parts = append(parts, r.planeParts(s)...)
 			parts = append(parts, r.veleroPart(s))

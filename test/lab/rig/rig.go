@@ -30,7 +30,8 @@ type Options struct {
 	Name string
 	// Dir is the rig's folder; empty means the usual place.
 	Dir string
-	// Light leaves out Kubernetes: only the two ZFS hosts with their agents.
+	// Light leaves out Kubernetes: only the two ZFS hosts with their agents, and
+	// the object store.
 	Light bool
 	// Plugin and Agent are the product's binaries under test; one that isn't
 	// there is left out with a warning.

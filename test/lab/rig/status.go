@@ -63,6 +63,11 @@ func (r *Rig) Environment() []Variable {
 		Variable{"LAB_VELERO_BUNDLE", r.PKI().Bundle("velero")},
 		Variable{"LAB_FOREIGN_BUNDLE", r.PKI().Bundle("foreign")},
 	)
+	vars = append(vars,
+		Variable{"LAB_S3_ENDPOINT", fmt.Sprintf("http://%s", local(r.port("s3")))},
+		Variable{"LAB_S3_BUCKET", bucket},
+		Variable{"LAB_S3_CREDENTIALS", r.S3Credentials()},
+	)
 	if r.state.Light {
 		return vars
 	}
@@ -70,8 +75,5 @@ func (r *Rig) Environment() []Variable {
 		Variable{"PRIMARY_KUBECONFIG", r.Kubeconfig("primary")},
 		Variable{"DR_KUBECONFIG", r.Kubeconfig("dr")},
 		Variable{"KUBECONFIG", r.MergedKubeconfig()},
-		Variable{"LAB_S3_ENDPOINT", fmt.Sprintf("http://%s", local(r.port("s3")))},
-		Variable{"LAB_S3_BUCKET", bucket},
-		Variable{"LAB_S3_CREDENTIALS", r.S3Credentials()},
 	)
 }

@@ -59,42 +59,45 @@ func (p *Pool) takeSnapshots(args []string) *failure {
 }
 
 func (p *Pool) hold(args []string) *failure {
-	if len(args) != 2 {
-		return usage(fail("missing arguments"))
-	}
-	dataset, _, _ := strings.Cut(args[1], "@")
-	if _, failed := p.open(dataset); failed != nil {
-		return failed
-	}
-	s := p.snapshot(args[1])
-	if s == nil {
-		return fail("cannot hold snapshot '%s': dataset does not exist", args[1])
-	}
-	if _, ok := s.holds[args[0]]; ok {
-		return fail("cannot hold snapshot '%s': tag already exists on this dataset", args[1])
-	}
-	s.holds[args[0]] = p.now()
-	return nil
+	return p.eachHold(args, "hold", func(s *snapshot, tag string) *failure {
+		if _, ok := s.holds[tag]; ok {
+			return fail("cannot hold snapshot '%s': tag already exists on this dataset", s.fullName())
+		}
+		s.holds[tag] = p.now()
+		return nil
+	})
 }
 
 func (p *Pool) release(args []string) *failure {
-	if len(args) != 2 {
+	return p.eachHold(args, "release hold from", func(s *snapshot, tag string) *failure {
+		if _, ok := s.holds[tag]; !ok {
+			return fail("cannot release hold from snapshot '%s': no such tag on this dataset", s.fullName())
+		}
+		delete(s.holds, tag)
+		p.settle(s)
+		return nil
+	})
+}
+
+// eachHold goes on to the next snapshot after one that fails.
+func (p *Pool) eachHold(args []string, deed string, do func(s *snapshot, tag string) *failure) *failure {
+	if len(args) < 2 {
 		return usage(fail("missing arguments"))
 	}
-	dataset, _, _ := strings.Cut(args[1], "@")
-	if _, failed := p.open(dataset); failed != nil {
-		return failed
+	var failed *failure
+	for _, name := range args[1:] {
+		dataset, _, _ := strings.Cut(name, "@")
+		_, one := p.open(dataset)
+		if s := p.snapshot(name); one == nil && s == nil {
+			one = fail("cannot %s snapshot '%s': dataset does not exist", deed, name)
+		} else if one == nil {
+			one = do(s, args[0])
+		}
+		if one != nil {
+			failed = failed.and(one)
+		}
 	}
-	s := p.snapshot(args[1])
-	if s == nil {
-		return fail("cannot release hold from snapshot '%s': dataset does not exist", args[1])
-	}
-	if _, ok := s.holds[args[0]]; !ok {
-		return fail("cannot release hold from snapshot '%s': no such tag on this dataset", args[1])
-	}
-	delete(s.holds, args[0])
-	p.settle(s)
-	return nil
+	return failed
 }
 
 func (p *Pool) makeBookmark(args []string) *failure {

@@ -747,6 +747,16 @@ var conformance = []struct {
 		holds, err = s.Holds(ctx, fs+"@s2")
 		require.NoError(s, err)
 		assert.Empty(s, holds)
+
+		require.NoError(s, s.Hold(ctx, "kubectl-dr:other", fs+"@s1", fs+"@s2"), "one of them is held so already")
+		require.ErrorIs(s, s.Hold(ctx, "kubectl-dr:third", fs+"@gone", fs+"@s2"), zfs.ErrNotFound)
+		v, err = s.Lookup(ctx, fs+"@s2")
+		require.NoError(s, err)
+		assert.Equal(s, uint64(2), v.UserRefs, "what follows a missing one is held all the same")
+		require.ErrorIs(s, s.Release(ctx, "kubectl-dr:third", fs+"@s1", fs+"@gone", fs+"@s2"), zfs.ErrNotFound)
+		v, err = s.Lookup(ctx, fs+"@s2")
+		require.NoError(s, err)
+		assert.Equal(s, uint64(1), v.UserRefs)
 	}},
 	{"snapshots without a hold are found by their own properties", func(s *suite) {
 		ctx := s.Context()
