@@ -46,7 +46,7 @@ func TestRig_targets(t *testing.T) {
 	for _, name := range []string{"s3", "primary", "primary/apiserver", "dr", "dr/velero", "hassio", "remote"} {
 		assert.Contains(t, full, name)
 	}
-	assert.Equal(t, []string{"hassio", "remote"}, written(t, true).targets(), "a light rig has the machines alone")
+	assert.Equal(t, []string{"s3", "hassio", "remote"}, written(t, true).targets(), "a light rig has the machines and the object store")
 }
 
 func TestRig_up_orderHolds(t *testing.T) {
