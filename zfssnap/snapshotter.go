@@ -61,6 +61,7 @@ type Snapshotter struct {
 
 	mu      sync.RWMutex
 	current *Site
+	unseen  sync.Map // volume ID → why GetVolumeInfo could not look at it
 }
 
 // Init makes config the location that following calls consult first.
@@ -131,6 +132,11 @@ func (s *Snapshotter) GetVolumeID(pv runtime.Unstructured) (string, error) {
 
 // GetVolumeInfo returns a description of the volume as its type; see
 // volumeType. There are no IOPS.
+//
+// After an error Velero does not ask for the snapshot, and without that call
+// nobody learns which backup has failed: one that waits for the copy would wait
+// on. So a volume that can not be looked at has the type "", which no restore
+// accepts, and the reason becomes the error of its snapshot.
 func (s *Snapshotter) GetVolumeInfo(volumeID, _ string) (string, *int64, error) {
 	id, err := resolvedVolume(volumeID)
 	if err != nil {
@@ -142,8 +148,11 @@ func (s *Snapshotter) GetVolumeInfo(volumeID, _ string) (string, *int64, error) 
 	}
 	ds, err := site.dataset(context.Background(), id.Node, "look up "+id.Dataset, byName(id.Dataset))
 	if err != nil {
-		return "", nil, err
+		s.Log.WithError(err).Error("volume can not be looked at; its snapshot will fail")
+		s.unseen.Store(volumeID, err)
+		return "", nil, nil
 	}
+	s.unseen.Delete(volumeID)
 	return volumeTypeOf(ds).String(), nil, nil
 }
 
@@ -165,7 +174,12 @@ func (s *Snapshotter) CreateSnapshot(volumeID, _ string, tags map[string]string)
 	if err != nil {
 		return "", fmt.Errorf("snapshot %s: %w", id.Dataset, err)
 	}
-	snap, err := s.take(ctx, id, backup, propertiesOf(tags))
+	var snap SnapshotID
+	if reason, ok := s.unseen.Load(volumeID); ok {
+		err = reason.(error)
+	} else {
+		snap, err = s.take(ctx, id, backup, propertiesOf(tags))
+	}
 	if err != nil {
 		s.noteFailure(ctx, backup, id)
 		return "", err

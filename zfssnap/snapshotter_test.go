@@ -90,6 +90,33 @@ func TestSnapshotter_unresolvedVolume(t *testing.T) {
 	require.ErrorContains(t, err, "find the dataset of PersistentVolume pv: find the dataset at /srv/data on node hassio")
 }
 
+// Velero does not ask for a snapshot after an error of GetVolumeInfo, and the
+// backup would wait for a copy that nobody makes.
+func TestSnapshotter_volumeThatCanNotBeLookedAt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, primaryConfig())
+	volume := VolumeID{Node: "hassio", Dataset: volDataset}
+	w.agents["hassio"].down = true
+	volumeType, _, err := w.snap.GetVolumeInfo(volume.String(), "")
+	require.NoError(t, err)
+	assert.Empty(t, volumeType, "no restore takes it for one")
+
+	w.agents["hassio"].down = false
+	_, err = w.snap.CreateSnapshot(volume.String(), "", backupTags)
+	require.ErrorContains(t, err, "connection refused", "a snapshot without a type could not be restored")
+	assert.Empty(t, w.agents["hassio"].names(volDataset))
+	backup := &velerov1api.Backup{}
+	require.NoError(t, w.kube.Get(t.Context(), client.ObjectKey{Namespace: "velero", Name: "nightly"}, backup))
+	assert.True(t, SnapshotFailed(backup, volume), "who waits for the copy is told")
+	assert.False(t, SnapshotFailed(backup, VolumeID{Node: "hassio", Dataset: "znvm/other"}))
+
+	volumeType, _, err = w.snap.GetVolumeInfo(volume.String(), "")
+	require.NoError(t, err)
+	assert.NotEmpty(t, volumeType)
+	_, err = w.snap.CreateSnapshot(volume.String(), "", backupTags)
+	require.NoError(t, err, "the next backup is not held to it")
+}
+
 func TestSnapshotter_CreateSnapshot_fails(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
