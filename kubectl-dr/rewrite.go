@@ -10,7 +10,9 @@ import (
 
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/rewrite"
@@ -129,19 +131,7 @@ func (f *rewriteFlags) read(ctx context.Context, e *env, g *globalFlags) (*rewri
 		in.Profiles = own.Profiles
 	}
 	if f.namespace != "" {
-		config, err := g.recovery.ToRESTConfig()
-		if err != nil {
-			return nil, nil, err
-		}
-		objects, err := dynamic.NewForConfig(config)
-		if err != nil {
-			return nil, nil, err
-		}
-		resources, err := g.recovery.ToDiscoveryClient()
-		if err != nil {
-			return nil, nil, err
-		}
-		if err := in.Namespace(ctx, resources, objects, f.namespace); err != nil {
+		if err := readCluster(ctx, in, g.recovery, f.namespace); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -155,6 +145,25 @@ func (f *rewriteFlags) read(ctx context.Context, e *env, g *globalFlags) (*rewri
 	}
 	set, err := cl.Profiles(ctx)
 	return in, set, err
+}
+
+// readCluster reads the objects in a namespace of a cluster, or all for "".
+func readCluster(ctx context.Context, in *rewrite.Input, getter genericclioptions.RESTClientGetter, namespace string) error {
+	config, err := getter.ToRESTConfig()
+	if err != nil {
+		return err
+	}
+	config = rest.CopyConfig(config)
+	config.QPS, config.Burst = 50, 100
+	objects, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	resources, err := getter.ToDiscoveryClient()
+	if err != nil {
+		return err
+	}
+	return in.Cluster(ctx, resources, objects, namespace)
 }
 
 // lintProfiles says of each profile which fields match none of the objects.

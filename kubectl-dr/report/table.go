@@ -27,6 +27,8 @@ func Print(w io.Writer, obj runtime.Object, opts TableOptions) error {
 	switch o := obj.(type) {
 	case *RPO:
 		p.rpo(o)
+	case *Comparison:
+		p.comparison(o)
 	case *Check:
 		p.check(o)
 	case *Status:
@@ -103,6 +105,22 @@ func or(s string) string {
 		return none
 	}
 	return s
+}
+
+func (p *printer) comparison(c *Comparison) {
+	var rows [][]any
+	for _, o := range c.Objects {
+		kind := o.Kind
+		if o.Group != "" {
+			kind += "." + o.Group
+		}
+		rows = append(rows, []any{string(o.Difference), or(o.Namespace), kind, o.Name, or(strings.Join(o.Fields, ", "))})
+	}
+	if len(rows) > 0 {
+		p.table([]string{"DIFFERENCE", "NAMESPACE", "KIND", "NAME", "FIELDS"}, rows)
+		p.line("")
+	}
+	p.line("%s: %d objects of %s compared with %s: %d missing, %d surplus, %d drifted", c.State, c.Compared, c.Source, c.Standby, c.Missing, c.Surplus, c.Drifted)
 }
 
 func (p *printer) rpo(r *RPO) {

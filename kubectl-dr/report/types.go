@@ -89,6 +89,48 @@ type VolumeRPO struct {
 	Message string `json:"message,omitempty"`
 }
 
+// Comparison says how a standby differs from its source.
+//
+// +kubebuilder:object:root=true
+type Comparison struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	At metav1.Time `json:"at"`
+	// Source and Standby say what was compared.
+	Source  string `json:"source"`
+	Standby string `json:"standby"`
+	// State is problem when there is a difference.
+	State State `json:"state"`
+	// Compared counts the objects of the source.
+	Compared int                `json:"compared"`
+	Missing  int                `json:"missing"`
+	Surplus  int                `json:"surplus"`
+	Drifted  int                `json:"drifted"`
+	Objects  []ObjectDifference `json:"objects,omitempty"`
+}
+
+// Difference is a way in which an object of the standby differs.
+type Difference string
+
+// The differences.
+const (
+	Missing Difference = "missing" // the standby lacks it
+	Surplus Difference = "surplus" // only the standby has it
+	Drifted Difference = "drifted" // its fields differ
+)
+
+// ObjectDifference is one object that differs.
+type ObjectDifference struct {
+	Kind       string     `json:"kind"`
+	Group      string     `json:"group,omitempty"`
+	Namespace  string     `json:"namespace,omitempty"`
+	Name       string     `json:"name"`
+	Difference Difference `json:"difference"`
+	// Fields are paths that differ; values are not told.
+	Fields []string `json:"fields,omitempty"`
+}
+
 // Check says whether a plan could be carried out now.
 //
 // +kubebuilder:object:root=true

@@ -82,7 +82,7 @@ func TestRead_folders(t *testing.T) {
 	assert.Len(t, in.Objects, 2)
 }
 
-func TestInput_Namespace(t *testing.T) {
+func TestInput_Cluster(t *testing.T) {
 	t.Parallel()
 	resources := &fake.FakeDiscovery{Fake: &clienttesting.Fake{Resources: []*metav1.APIResourceList{{
 		GroupVersion: "v1",
@@ -99,9 +99,13 @@ func TestInput_Namespace(t *testing.T) {
 		&corev1api.Event{ObjectMeta: metav1.ObjectMeta{Namespace: "web", Name: "event"}},
 	)
 	in := &Input{}
-	require.NoError(t, in.Namespace(t.Context(), preferred{resources}, objects, "web"))
+	require.NoError(t, in.Cluster(t.Context(), preferred{resources}, objects, "web"))
 	require.Len(t, in.Objects, 1)
 	assert.Equal(t, "ConfigMap web/mine", Name(in.Objects[0]))
+
+	in = &Input{}
+	require.NoError(t, in.Cluster(t.Context(), preferred{resources}, objects, ""))
+	assert.Len(t, in.Objects, 2, "in all namespaces")
 }
 
 // preferred answers what the fake leaves out.

@@ -17,10 +17,12 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/tools/pager"
 	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
@@ -156,9 +158,6 @@ func (in *Input) object(file string, raw, content []byte) error {
 // rewriteLabel marks a ConfigMap of profiles.
 const rewriteLabel = "kubectl-dr.io/rewrite"
 
-// backup reads the objects of a backup's archive, which holds each at
-// resources/<resource>/cluster/<name>.json or below namespaces/<namespace>/, and
-// again in folders for each version.
 func (in *Input) backup(name string) error {
 	f, err := os.Open(name)
 	if err != nil {
@@ -169,6 +168,13 @@ func (in *Input) backup(name string) error {
 	if err != nil {
 		return fmt.Errorf("read %s: %w", name, err)
 	}
+	return in.Backup(name, unzipped)
+}
+
+// Backup reads the objects of a backup's archive, unpacked, which holds each at
+// resources/<resource>/cluster/<name>.json or below namespaces/<namespace>/, and
+// again in folders for each version. name is for messages.
+func (in *Input) Backup(name string, unzipped io.Reader) error {
 	archive := tar.NewReader(unzipped)
 	for {
 		entry, err := archive.Next()
@@ -208,8 +214,12 @@ var notBackedUp = map[schema.GroupResource]bool{
 	{Group: "authorization.k8s.io", Resource: "localsubjectaccessreviews"}: true,
 }
 
-// Namespace reads the objects in a namespace of a cluster.
-func (in *Input) Namespace(ctx context.Context, resources discovery.ServerResourcesInterface, objects dynamic.Interface, namespace string) error {
+// pageSize is how many objects are asked for at a time.
+const pageSize = 500
+
+// Cluster reads the objects in a namespace of a cluster; in all namespaces, and
+// those without one, for "".
+func (in *Input) Cluster(ctx context.Context, resources discovery.ServerResourcesInterface, objects dynamic.Interface, namespace string) error {
 	lists, err := resources.ServerPreferredResources()
 	if err != nil && !discovery.IsGroupDiscoveryFailedError(err) {
 		return fmt.Errorf("list the cluster's resources: %w", err)
@@ -221,18 +231,21 @@ func (in *Input) Namespace(ctx context.Context, resources discovery.ServerResour
 		}
 		for _, r := range list.APIResources {
 			gvr := gv.WithResource(r.Name)
-			if !r.Namespaced || !slices.Contains(r.Verbs, "list") || notBackedUp[gvr.GroupResource()] {
+			if !r.Namespaced && namespace != "" || !slices.Contains(r.Verbs, "list") || notBackedUp[gvr.GroupResource()] {
 				continue
 			}
-			found, err := objects.Resource(gvr).Namespace(namespace).List(ctx, metav1.ListOptions{})
-			if apierrors.IsNotFound(err) || apierrors.IsMethodNotSupported(err) {
-				continue
-			}
-			if err != nil {
-				return fmt.Errorf("list %s in namespace %s: %w", gvr.GroupResource(), namespace, err)
-			}
-			for i := range found.Items {
-				in.Objects = append(in.Objects, &found.Items[i])
+			pages := pager.New(func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+				return objects.Resource(gvr).Namespace(namespace).List(ctx, options)
+			})
+			pages.PageSize = pageSize
+			err := pages.EachListItem(ctx, metav1.ListOptions{}, func(obj runtime.Object) error {
+				if u, ok := obj.(*unstructured.Unstructured); ok {
+					in.Objects = append(in.Objects, u)
+				}
+				return nil
+			})
+			if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsMethodNotSupported(err) {
+				return fmt.Errorf("list %s: %w", gvr.GroupResource(), err)
 			}
 		}
 	}
