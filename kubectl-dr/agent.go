@@ -87,23 +87,6 @@ changed.` + exitStatus,
 // examined makes a report of what doctors say, a group for each node's subjects.
 func (e *env) examined(replies []cluster.Reply[*agentpb.DoctorResponse]) *report.Check {
 	r := &report.Check{TypeMeta: report.TypeMeta("DoctorReport"), ObjectMeta: metav1.ObjectMeta{Name: "agents"}, At: metav1.NewTime(e.now()), State: report.OK}
-	add := func(group string, item report.Item) {
-		i := slices.IndexFunc(r.Groups, func(g report.Group) bool { return g.Name == group })
-		if i < 0 {
-			i = len(r.Groups)
-			r.Groups = append(r.Groups, report.Group{Name: group})
-		}
-		r.Groups[i].Items = append(r.Groups[i].Items, item)
-		r.State = report.Worse(r.State, item.State)
-		switch item.State {
-		case report.OK:
-			r.OK++
-		case report.Warning:
-			r.Warnings++
-		case report.Problem:
-			r.Problems++
-		}
-	}
 	for _, reply := range replies {
 		if reply.Err != nil {
 			item := report.Item{Name: "agent", State: report.Problem, Message: reply.Err.Error(),
@@ -111,15 +94,15 @@ func (e *env) examined(replies []cluster.Reply[*agentpb.DoctorResponse]) *report
 			if status.Code(reply.Err) == codes.Unimplemented {
 				item.State, item.Message, item.Remedy = report.Warning, "it is of an earlier version and knows no doctor", "upgrade zfs-agent there"
 			}
-			add(reply.Node, item)
+			r.Add(reply.Node, item)
 			continue
 		}
 		for _, f := range reply.Said.GetFindings() {
-			add(reply.Node+": "+f.GetGroup(), report.Item{Name: f.GetName(), State: report.State(f.GetState()), Message: f.GetMessage(), Remedy: f.GetRemedy()})
+			r.Add(reply.Node+": "+f.GetGroup(), report.Item{Name: f.GetName(), State: report.State(f.GetState()), Message: f.GetMessage(), Remedy: f.GetRemedy()})
 		}
 		skew, uncertain := cluster.Skew(reply.Asked, reply.Answered, reply.Said.GetUnixTimeMs())
 		if skew.Abs() > rpo.Noticeable+uncertain {
-			add(reply.Node+": host", report.Item{Name: "clock beside this machine's", State: report.Warning, Message: rpo.Skewed(skew),
+			r.Add(reply.Node+": host", report.Item{Name: "clock beside this machine's", State: report.Warning, Message: rpo.Skewed(skew),
 				Remedy: "let both follow the same time servers: ages are told by clocks"})
 		}
 	}

@@ -29,6 +29,10 @@ func Print(w io.Writer, obj runtime.Object, opts TableOptions) error {
 		p.rpo(o)
 	case *Comparison:
 		p.comparison(o)
+	case *EtcdSnapshot:
+		p.etcdSnapshots([]EtcdSnapshot{*o})
+	case *EtcdSnapshotList:
+		p.etcdSnapshots(o.Items)
 	case *Check:
 		p.check(o)
 	case *Status:
@@ -121,6 +125,18 @@ func (p *printer) comparison(c *Comparison) {
 		p.line("")
 	}
 	p.line("%s: %d objects of %s compared with %s: %d missing, %d surplus, %d drifted", c.State, c.Compared, c.Source, c.Standby, c.Missing, c.Surplus, c.Drifted)
+}
+
+func (p *printer) etcdSnapshots(all []EtcdSnapshot) {
+	var rows [][]any
+	for _, s := range all {
+		var keys []string
+		for _, e := range s.Encryption {
+			keys = append(keys, e.Provider+"/"+e.Name)
+		}
+		rows = append(rows, []any{s.Name, at(&s.TakenAt), s.Revision, s.Keys, Bytes(s.Size), or(strings.Join(keys, ",")), or(s.ServerVersion), s.SHA256})
+	}
+	p.table([]string{"NAME", "TAKEN", "REVISION", "KEYS", "SIZE", "ENCRYPTED BY", "etcd", "sha256"}, rows)
 }
 
 func (p *printer) rpo(r *RPO) {

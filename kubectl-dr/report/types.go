@@ -131,6 +131,55 @@ type ObjectDifference struct {
 	Fields []string `json:"fields,omitempty"`
 }
 
+// EtcdSnapshot is a snapshot of a control plane's etcd.
+//
+// +kubebuilder:object:root=true
+type EtcdSnapshot struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	TakenAt metav1.Time `json:"takenAt,omitempty"`
+	// ServerVersion is that of the member, StorageVersion that of its file.
+	ServerVersion  string `json:"serverVersion,omitempty"`
+	StorageVersion string `json:"storageVersion,omitempty"`
+	// Revision is etcd's, at which all keys are.
+	Revision int64 `json:"revision"`
+	Keys     int   `json:"keys"`
+	// Size in bytes and SHA256 are those of the file.
+	Size   int64  `json:"size"`
+	SHA256 string `json:"sha256"`
+	// Encryption is what values are encrypted with.
+	Encryption []EtcdEncryption `json:"encryption,omitempty"`
+	// EncryptionKeys are those of the apiserver's configuration.
+	EncryptionKeys []EtcdKey `json:"encryptionKeys,omitempty"`
+	// Parts is how many an archive has, and Sealed that they are encrypted.
+	Parts  int  `json:"parts,omitempty"`
+	Sealed bool `json:"sealed,omitempty"`
+}
+
+// EtcdSnapshotList is the snapshots in an archive.
+//
+// +kubebuilder:object:root=true
+type EtcdSnapshotList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []EtcdSnapshot `json:"items"`
+}
+
+// EtcdEncryption counts the values that are encrypted with a key.
+type EtcdEncryption struct {
+	Provider string `json:"provider"`
+	Name     string `json:"name"`
+	Values   int    `json:"values"`
+}
+
+// EtcdKey is a key of encryption at rest; it is not told, but for a fingerprint.
+type EtcdKey struct {
+	Provider    string `json:"provider"`
+	Name        string `json:"name"`
+	Fingerprint string `json:"fingerprint,omitempty"`
+}
+
 // Check says whether a plan could be carried out now.
 //
 // +kubebuilder:object:root=true
