@@ -195,7 +195,7 @@ but a planned failover needs the source.` + exitStatus,
 	root.SetHelpCommandGroupID(groupOther)
 	root.SetCompletionCommandGroupID(groupOther)
 	for _, add := range []func(*env, *globalFlags) *cobra.Command{
-		newCmdCheck, newCmdStatus, newCmdRPO, newCmdHistory, newCmdReport, newCmdRewrite, newCmdCompare, newCmdDrill, newCmdFailover, newCmdReprotect, newCmdFailback, newCmdAgent, newCmdEtcd, newCmdVersion,
+		newCmdCheck, newCmdStatus, newCmdRPO, newCmdHistory, newCmdReport, newCmdRewrite, newCmdCompare, newCmdDrill, newCmdFailover, newCmdReprotect, newCmdFailback, newCmdAgent, newCmdEtcd, newCmdGitOps, newCmdVersion,
 	} {
 		root.AddCommand(add(e, flags))
 	}

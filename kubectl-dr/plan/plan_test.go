@@ -57,6 +57,12 @@ func TestLint(t *testing.T) {
 			p.Spec.Probes[0] = Probe{Name: "x", Exec: &ExecProbe{Workload: "shop/deployment/web"}}
 		}, "spec.probes[0].exec.command: is empty"},
 		{"a negative timeout", func(p *RecoveryPlan) { p.Spec.Probes[0].Timeout.Duration = -1 }, "timeout: is negative"},
+		{"a Flux object of another kind", func(p *RecoveryPlan) {
+			p.Spec.GitOps = &GitOps{Flux: []FluxObject{{Kind: "GitRepository", Name: "x"}}}
+		}, `spec.gitops.flux[0].kind: "GitRepository" is neither "Kustomization" nor "HelmRelease"`},
+		{"an Application without a name", func(p *RecoveryPlan) {
+			p.Spec.GitOps = &GitOps{ArgoCD: []ArgoApplication{{}}}
+		}, "spec.gitops.argocd[0].application: is empty"},
 		{"traffic by an unknown way", func(p *RecoveryPlan) { p.Spec.Traffic.Method = "pigeon" }, `"pigeon" is neither`},
 	}
 	for _, tt := range tests {
