@@ -50,6 +50,7 @@ const startTimeout = 1 * time.Minute
 // runs in it.
 type cluster struct {
 	kubeconfig string
+	etcd       string // where its etcd is
 	objects    dynamic.Interface
 	discovery  *discovery.DiscoveryClient
 	mapper     meta.RESTMapper
@@ -58,6 +59,15 @@ type cluster struct {
 // startCluster starts one of processes of its own.
 func startCluster(t *testing.T) *cluster {
 	t.Helper()
+	c := startControlPlane(t, filepath.Join(t.TempDir(), "etcd"))
+	c.define(t)
+	return c
+}
+
+// startControlPlane starts one over data of etcd, which are made when there are
+// none.
+func startControlPlane(t *testing.T, data string) *cluster {
+	t.Helper()
 	programs := build(t, "etcd", "kube-apiserver")
 	dir := t.TempDir()
 	etcd, peers, port := "http://"+freeAddress(t), "http://"+freeAddress(t), freeAddress(t)
@@ -65,7 +75,7 @@ func startCluster(t *testing.T) *cluster {
 	writeKey(t, key)
 	tokens := filepath.Join(dir, "tokens.csv")
 	require.NoError(t, os.WriteFile(tokens, fmt.Appendf(nil, "%s,admin,1,system:masters\n", token), 0o600))
-	start(t, programs[0], "--data-dir="+filepath.Join(dir, "etcd"), "--unsafe-no-fsync",
+	start(t, programs[0], "--data-dir="+data, "--unsafe-no-fsync",
 		"--listen-client-urls="+etcd, "--advertise-client-urls="+etcd,
 		"--listen-peer-urls="+peers, "--initial-advertise-peer-urls="+peers, "--initial-cluster=default="+peers)
 	_, number, err := net.SplitHostPort(port)
@@ -82,7 +92,7 @@ func startCluster(t *testing.T) *cluster {
 		Host: "https://" + port, BearerToken: token, QPS: -1,
 		TLSClientConfig: rest.TLSClientConfig{CAFile: filepath.Join(dir, "apiserver.crt"), ServerName: "kubernetes"},
 	}
-	c := &cluster{kubeconfig: filepath.Join(dir, "kubeconfig")}
+	c := &cluster{kubeconfig: filepath.Join(dir, "kubeconfig"), etcd: etcd}
 	require.NoError(t, os.WriteFile(c.kubeconfig, fmt.Appendf(nil, `
 apiVersion: v1
 kind: Config
@@ -99,7 +109,6 @@ users: [{name: admin, user: {token: %q}}]
 	})
 	c.objects, err = dynamic.NewForConfig(config)
 	require.NoError(t, err)
-	c.define(t)
 	return c
 }
 
