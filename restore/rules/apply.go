@@ -16,7 +16,8 @@ import (
 
 // Result is what a profile makes of an object.
 type Result struct {
-	// Object is a changed copy of the object that came in.
+	// Object is a changed copy of the object that came in, or that object itself
+	// when nothing changed.
 	Object *unstructured.Unstructured
 	// Changes explains every difference, in a stable order.
 	Changes []Change
@@ -76,7 +77,7 @@ func (p *Profile) Apply(obj *unstructured.Unstructured) (Result, error) {
 		}
 	}
 	if e.drop {
-		return Result{Object: obj.DeepCopy(), Changes: []Change{{Rule: e.rule}}, Drop: true, Used: e.used}, nil
+		return Result{Object: obj, Changes: []Change{{Rule: e.rule}}, Drop: true, Used: e.used}, nil
 	}
 	return Result{Object: e.obj, Changes: e.changes, Used: e.used}, nil
 }
@@ -136,7 +137,7 @@ func describe(obj *unstructured.Unstructured) string {
 // edit is an object on its way through the rewriters.
 type edit struct {
 	orig *unstructured.Unstructured // as it came in
-	obj  *unstructured.Unstructured // the copy to change
+	obj  *unstructured.Unstructured // as it is by now; the original until something changes
 	kind schema.GroupKind
 	// namespaces are those that the restore maps.
 	namespaces map[string]string
@@ -153,7 +154,7 @@ type edit struct {
 }
 
 func newEdit(p *Profile, obj *unstructured.Unstructured) *edit {
-	return &edit{orig: obj, obj: obj.DeepCopy(), kind: obj.GroupVersionKind().GroupKind(), p: &p.Rewrites, namespaces: p.namespaces, around: p.Match,
+	return &edit{orig: obj, obj: obj, kind: obj.GroupVersionKind().GroupKind(), p: &p.Rewrites, namespaces: p.namespaces, around: p.Match,
 		way: make(path, 0, 16)}
 }
 
@@ -172,7 +173,7 @@ func (e *edit) in(groups []string, kinds ...string) bool {
 // path leads through maps by string and through lists by int.
 type path []any
 
-func (p path) join(more ...any) path { return append(slices.Clone(p), more...) }
+func (p path) join(more ...any) path { return slices.Concat(p, more) }
 
 func (p path) String() string {
 	var b strings.Builder
@@ -180,22 +181,26 @@ func (p path) String() string {
 	for _, step := range p {
 		switch s := step.(type) {
 		case int:
-			b.WriteString("[" + strconv.Itoa(s) + "]")
+			b.WriteByte('[')
+			b.WriteString(strconv.Itoa(s))
+			b.WriteByte(']')
 		case string:
-			switch {
-			case strings.ContainsAny(s, "./[] "):
-				b.WriteString("[" + s + "]")
-			case b.Len() > 0:
-				b.WriteString("." + s)
-			default:
+			if strings.ContainsAny(s, "./[] ") {
+				b.WriteByte('[')
 				b.WriteString(s)
+				b.WriteByte(']')
+				continue
 			}
+			if b.Len() > 0 {
+				b.WriteByte('.')
+			}
+			b.WriteString(s)
 		}
 	}
 	return b.String()
 }
 
-// get returns the value at a path of the copy, nil when there is none.
+// get returns the value at a path by now, nil when there is none.
 func (e *edit) get(at ...any) any { return lookup(e.obj.Object, at) }
 
 func (e *edit) str(at ...any) string {
@@ -203,8 +208,10 @@ func (e *edit) str(at ...any) string {
 	return s
 }
 
-func (e *edit) list(at ...any) []any {
-	l, _ := e.get(at...).([]any)
+func (e *edit) list(at ...any) []any { return anyList(e.get(at...)) }
+
+func anyList(value any) []any {
+	l, _ := value.([]any)
 	return l
 }
 
@@ -238,12 +245,20 @@ func (e *edit) write(value any, remove bool, at path) {
 		return
 	}
 	e.record(at, before, value)
-	e.obj.Object, _ = store(e.obj.Object, value, remove, at).(map[string]any)
+	e.store(value, remove, at)
 }
 
 // quietly writes without recording; the caller records what is fit to be seen.
 func (e *edit) quietly(value any, at ...any) {
-	e.obj.Object, _ = store(e.obj.Object, value, false, at).(map[string]any)
+	e.store(value, false, at)
+}
+
+// store writes to a copy, which the first write makes.
+func (e *edit) store(value any, remove bool, at path) {
+	if e.obj == e.orig {
+		e.obj = e.orig.DeepCopy()
+	}
+	e.obj.Object, _ = store(e.obj.Object, value, remove, at).(map[string]any)
 }
 
 func store(in, value any, remove bool, at path) any {
@@ -279,6 +294,9 @@ func (e *edit) record(at path, before, after any) {
 	change := Change{Rule: e.rule, Path: at.String(), Before: runtime.DeepCopyJSONValue(before), After: runtime.DeepCopyJSONValue(after)}
 	if e.in(core, "Secret") && change.Path != "metadata.name" || slices.Contains(at, any("kubectl.kubernetes.io/last-applied-configuration")) {
 		change.Before, change.After = hide(before), hide(after)
+	}
+	if e.changes == nil {
+		e.changes = make([]Change, 0, 16)
 	}
 	e.changes = append(e.changes, change)
 }

@@ -95,6 +95,13 @@ var (
 		}
 		return nil
 	}}
+	// formPrincipalAccounts is Istio's: a trust domain and where in it an account is.
+	formPrincipalAccounts = &form{formPrincipals.about, func(e *edit, m mapper, at path) error {
+		return e.principals(at, "sa", func(ns, account string) (string, bool) {
+			to, ok := one(m, account)
+			return to, ok && e.covers(ns)
+		})
+	}}
 	// formServiceReference is a Service's name alone or as cluster DNS has it.
 	formServiceReference = &form{"name of a Service, in DNS or alone", func(e *edit, m mapper, at path) error {
 		was, _ := lookup(e.orig.Object, at).(string)

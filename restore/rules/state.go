@@ -201,7 +201,7 @@ func scalableKinds() []string {
 
 // OnStandby reports whether an object is held back and remembers what it had.
 func OnStandby(obj *unstructured.Unstructured) bool {
-	value, remembers := obj.GetAnnotations()[AnnotationOriginalState]
+	value, remembers := remembered(obj)
 	if !remembers {
 		return false
 	}
@@ -210,6 +210,12 @@ func OnStandby(obj *unstructured.Unstructured) bool {
 	}
 	original, err := DecodeOriginalState(value)
 	return err == nil && fieldsHeld(obj, original.Fields)
+}
+
+// remembered is the annotation's value.
+func remembered(obj *unstructured.Unstructured) (string, bool) {
+	value, ok := lookup(obj.Object, path{"metadata", "annotations", AnnotationOriginalState}).(string)
+	return value, ok
 }
 
 // Standby returns a copy of a workload with nothing running, which remembers
@@ -224,6 +230,9 @@ func Standby(obj *unstructured.Unstructured) (*unstructured.Unstructured, error)
 	if err != nil {
 		return nil, fmt.Errorf("put %s on standby: %w", describe(obj), err)
 	}
+	if e.obj == obj {
+		return obj.DeepCopy(), nil
+	}
 	return e.obj, nil
 }
 
@@ -234,7 +243,8 @@ func hold(e *edit) (bool, error) {
 		return false, nil
 	}
 	if OnStandby(e.obj) {
-		_, err := DecodeOriginalState(e.obj.GetAnnotations()[AnnotationOriginalState])
+		value, _ := remembered(e.obj)
+		_, err := DecodeOriginalState(value)
 		return true, err
 	}
 	if s == nil {
@@ -274,7 +284,7 @@ func ActivationPatch(obj *unstructured.Unstructured) ([]byte, error) {
 }
 
 func activation(obj *unstructured.Unstructured) (map[string]any, error) {
-	value, remembers := obj.GetAnnotations()[AnnotationOriginalState]
+	value, remembers := remembered(obj)
 	if !remembers {
 		return map[string]any{}, nil
 	}
