@@ -3,6 +3,7 @@ package rules
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strconv"
@@ -16,8 +17,8 @@ import (
 
 // Result is what a profile makes of an object.
 type Result struct {
-	// Object is a changed copy of the object that came in, or that object itself
-	// when nothing changed.
+	// Object is the object with its changes. What didn't change it shares with the
+	// object that came in; when nothing did it is that object.
 	Object *unstructured.Unstructured
 	// Changes explains every difference, in a stable order.
 	Changes []Change
@@ -149,6 +150,8 @@ type edit struct {
 	changes    []Change
 	used       []string // fields of the profile that had something to do
 
+	own owned
+
 	pods []path // the pod templates, once looked for
 	way  path   // room for a path under way
 }
@@ -241,7 +244,7 @@ func (e *edit) remove(at ...any) { e.write(nil, true, at) }
 
 func (e *edit) write(value any, remove bool, at path) {
 	before := e.get(at...)
-	if remove && before == nil || !remove && before != nil && reflect.DeepEqual(before, value) {
+	if remove && before == nil || !remove && before != nil && same(before, value) {
 		return
 	}
 	e.record(at, before, value)
@@ -253,40 +256,79 @@ func (e *edit) quietly(value any, at ...any) {
 	e.store(value, false, at)
 }
 
-// store writes to a copy, which the first write makes.
+// store writes to copies of the maps and lists on the way.
 func (e *edit) store(value any, remove bool, at path) {
+	object, _ := store(e.obj.Object, value, remove, at, &e.own).(map[string]any)
 	if e.obj == e.orig {
-		e.obj = e.orig.DeepCopy()
+		e.obj = &unstructured.Unstructured{}
 	}
-	e.obj.Object, _ = store(e.obj.Object, value, remove, at).(map[string]any)
+	e.obj.Object = object
 }
 
-func store(in, value any, remove bool, at path) any {
+// store writes a value at a path in another and returns the result. It changes
+// only maps and lists that are owned; nil owns all there are.
+func store(in, value any, remove bool, at path, own *owned) any {
 	if len(at) == 0 {
 		return value
 	}
 	if i, ok := at[0].(int); ok {
-		l, _ := in.([]any)
+		l := own.list(anyList(in))
 		if i == len(l) {
 			l = append(l, nil)
 		}
-		l[i] = store(l[i], value, remove, at[1:])
+		l[i] = store(l[i], value, remove, at[1:], own)
 		return l
 	}
 	m, _ := in.(map[string]any)
-	if m == nil {
-		m = map[string]any{}
-	}
+	m = own.entries(m)
 	key, _ := at[0].(string)
 	if remove && len(at) == 1 {
 		delete(m, key)
 		return m
 	}
-	m[key] = store(m[key], value, remove, at[1:])
+	m[key] = store(m[key], value, remove, at[1:], own)
 	if child, ok := m[key].(map[string]any); remove && ok && len(child) == 0 {
 		delete(m, key)
 	}
 	return m
+}
+
+// owned are maps and lists, by address, that were made to be changed.
+type owned []uintptr
+
+// entries returns a map to be changed: this one, or a copy.
+func (o *owned) entries(m map[string]any) map[string]any {
+	switch {
+	case m == nil:
+		m = map[string]any{}
+	case o == nil || slices.Contains(*o, reflect.ValueOf(m).Pointer()):
+		return m
+	default:
+		m = maps.Clone(m)
+	}
+	if o != nil {
+		*o = append(*o, reflect.ValueOf(m).Pointer())
+	}
+	return m
+}
+
+// list is entries for lists.
+func (o *owned) list(l []any) []any {
+	if o == nil || slices.Contains(*o, reflect.ValueOf(l).Pointer()) {
+		return l
+	}
+	l = append(make([]any, 0, len(l)+1), l...) // with room for another
+	*o = append(*o, reflect.ValueOf(l).Pointer())
+	return l
+}
+
+// same is reflect.DeepEqual, quicker for what most values are.
+func same(a, b any) bool {
+	switch a.(type) {
+	case string, bool, int64, float64:
+		return a == b
+	}
+	return reflect.DeepEqual(a, b)
 }
 
 func (e *edit) record(at path, before, after any) {

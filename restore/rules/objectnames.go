@@ -35,7 +35,7 @@ type objectNames struct {
 
 func (m objectNames) lookup(name string) (string, HostMode, bool) {
 	if to, ok := m.names[name]; ok {
-		m.use(m.rule)
+		m.edit.use(m.rule)
 		return to, HostReplace, true
 	}
 	to, ok := m.names["*"]
@@ -45,7 +45,7 @@ func (m objectNames) lookup(name string) (string, HostMode, bool) {
 		slices.Contains(slices.Collect(maps.Values(m.others)), name):
 		return "", "", false
 	}
-	m.use(m.rule)
+	m.edit.use(m.rule)
 	return strings.Replace(to, "*", name, 1), HostReplace, true
 }
 

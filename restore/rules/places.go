@@ -41,14 +41,12 @@ type mapper interface {
 // nameMap maps whole names. The name "*" stands for any that the mapping
 // neither names nor produces.
 type nameMap struct {
+	edit  *edit
 	rule  string
 	names map[string]string
-	use   func(field string)
 }
 
-func (e *edit) names(rule string, names map[string]string) nameMap {
-	return nameMap{rule, names, e.use}
-}
+func (e *edit) names(rule string, names map[string]string) nameMap { return nameMap{e, rule, names} }
 
 func (m nameMap) lookup(name string) (string, HostMode, bool) {
 	from := name
@@ -64,7 +62,7 @@ func (m nameMap) lookup(name string) (string, HostMode, bool) {
 	if !ok {
 		return "", "", false
 	}
-	m.use(m.rule + "[" + from + "]")
+	m.edit.use(m.rule + "[" + from + "]")
 	return to, HostReplace, true
 }
 

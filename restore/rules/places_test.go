@@ -23,7 +23,7 @@ func build(gk schema.GroupKind, p *place, value any) *unstructured.Unstructured 
 	if rest, pod := strings.CutPrefix(strings.Replace(at, "template.", "pod.", 1), "pod."); pod && p.kinds == nil {
 		at = "spec.template." + rest // a Deployment's
 	}
-	store(obj.Object, value, false, concretePath(at))
+	store(obj.Object, value, false, concretePath(at), nil)
 	return obj
 }
 

@@ -230,10 +230,7 @@ func Standby(obj *unstructured.Unstructured) (*unstructured.Unstructured, error)
 	if err != nil {
 		return nil, fmt.Errorf("put %s on standby: %w", describe(obj), err)
 	}
-	if e.obj == obj {
-		return obj.DeepCopy(), nil
-	}
-	return e.obj, nil
+	return e.obj.DeepCopy(), nil
 }
 
 // hold puts the workload in an edit on standby, and reports whether it is one.
@@ -289,7 +286,7 @@ func activation(obj *unstructured.Unstructured) (map[string]any, error) {
 		return map[string]any{}, nil
 	}
 	patch := map[string]any{}
-	store(patch, nil, false, path{"metadata", "annotations", AnnotationOriginalState})
+	store(patch, nil, false, path{"metadata", "annotations", AnnotationOriginalState}, nil)
 	s := standbyOf(obj)
 	if s != nil && !OnStandby(obj) {
 		return patch, nil
@@ -301,7 +298,7 @@ func activation(obj *unstructured.Unstructured) (map[string]any, error) {
 	if s == nil {
 		if fieldsHeld(obj, original.Fields) {
 			for _, f := range original.Fields {
-				store(patch, runtime.DeepCopyJSONValue(f.Was), false, f.at())
+				store(patch, runtime.DeepCopyJSONValue(f.Was), false, f.at(), nil)
 			}
 		}
 		return patch, nil
@@ -318,7 +315,7 @@ func activation(obj *unstructured.Unstructured) (map[string]any, error) {
 			back = nil
 		}
 	}
-	store(patch, back, false, s.at)
+	store(patch, back, false, s.at, nil)
 	return patch, nil
 }
 
