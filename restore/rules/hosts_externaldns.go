@@ -31,8 +31,8 @@ type publisher struct {
 	// source is the annotation that can say "annotation-only"; empty when nothing
 	// keeps external-dns from the spec.
 	source string
-	// byTarget says that external-dns heeds no controller annotation, and
-	// publishes nothing without a target.
+	// byTarget says that external-dns heeds no controller annotation until v0.22,
+	// and publishes nothing without a target.
 	byTarget bool
 }
 
