@@ -32,7 +32,7 @@ unit: ## unit tests alone; they need no rig
 	cd test/lab && go test -race ./...
 
 .PHONY: oracles
-oracles: ## rewritten objects before Traefik's router, a real kube-apiserver and a real Velero, which are built first
+oracles: ## rewritten objects before Traefik's router and a real kube-apiserver, Velero, cert-manager, external-dns and BIND, which are built first
 	cd test/oracles && go test -timeout 40m ./...
 
 .PHONY: e2e
