@@ -542,7 +542,24 @@ func (f *failoverFlags) fresh(ctx context.Context, e *env, s *site, p *plan.Reco
 		}
 		loss, spec.Backup = failover.Preview(point, e.now()), point.Backup
 	}
+	if f.planned && !f.back {
+		if err := f.stoppable(ctx, s, p); err != nil {
+			return nil, loss, err
+		}
+	}
 	return run.NewRun(name, s.cluster.Namespace, spec, nil), loss, nil
+}
+
+// stoppable refuses to stop an application whose volumes are backed up from its
+// running pods: the last backup would hold nothing of them. What can not be told
+// from earlier backups is seen in the last one.
+func (f *failoverFlags) stoppable(ctx context.Context, s *site, p *plan.RecoveryPlan) error {
+	point, err := s.point(ctx, p, "")
+	if files := point.By(plan.MethodPodVolumeBackup); err == nil && len(files) > 0 {
+		return withHint("stop writing to it, take a backup while its pods run, and use --disaster with what that loses",
+			"%s is backed up from its running pod, which a planned failover stops first", strings.Join(files, ", "))
+	}
+	return ctx.Err()
 }
 
 // makeRoom refuses a target in which the application would not fit, and has the

@@ -82,8 +82,8 @@ volume can be recovered to at the recovery site, and of the newest backup of the
 Kubernetes objects.
 
 A point counts when the copy of the volume's snapshot was found on the recovery
-site's ZFS host. An age is ok up to the plan's RPO, a warning up to twice as
-much, and a problem above.` + exitStatus,
+site's ZFS host, or when Velero recorded that it keeps the volume by itself. An age
+is ok up to the plan's RPO, a warning up to twice as much, and a problem above.` + exitStatus,
 		Example: `  # How much would be lost now?
   kubectl dr rpo wordpress
 

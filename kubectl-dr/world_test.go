@@ -66,7 +66,9 @@ type world struct {
 	volumes  map[string]map[string]string // the dataset of a claim, by node
 	backups  map[string][]zfssnap.SnapshotID
 	files    files
-	archive  string // that the location names
+	archive  string      // that the location names
+	kept     plan.Method // how Velero keeps volumes at a site without ZFS; "" is ours
+	skips    string      // why backups there leave volumes out
 	web      *httptest.Server
 	answer   func(w http.ResponseWriter, r *http.Request)
 
@@ -309,6 +311,10 @@ func (w *world) restore(ctx context.Context, c client.Client, cluster string, r 
 		host, parent = w.old, "znvm/k3s/"
 	}
 	for i, claim := range claims {
+		if w.kept != "" {
+			pvs = append(pvs, w.provisioned(target, claim, r.Name)...)
+			continue
+		}
 		dataset := parent + claim + "-0a1b2c3d-" + r.Name
 		copied := host.snapshots[w.backups[r.Spec.BackupName][i].GUID]
 		host.datasets[dataset] = map[string]string{zfssnap.PropManaged: "true", zfssnap.PropRestore: r.Name, zfssnap.PropRun: r.Labels[zfssnap.LabelRun]}
@@ -380,8 +386,36 @@ func (w *world) patched(ctx context.Context, c client.Client, obj client.Object)
 	return c.Status().Update(ctx, d)
 }
 
-// emptied plays the controller of namespaces.
+// provisioned plays Velero and a driver: the volume is made anew for its claim,
+// and gets the reclaim policy that it had.
+func (w *world) provisioned(namespace, claim, restore string) []client.Object {
+	name := "pvc-" + claim + "-" + restore
+	return []client.Object{
+		&corev1api.PersistentVolume{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{zfssnap.ProvisionedBy: "csi.example.com"}},
+			Spec: corev1api.PersistentVolumeSpec{
+				PersistentVolumeReclaimPolicy: corev1api.PersistentVolumeReclaimRetain,
+				ClaimRef:                      &corev1api.ObjectReference{Namespace: namespace, Name: claim},
+			},
+		},
+		&corev1api.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: claim}, Spec: corev1api.PersistentVolumeClaimSpec{VolumeName: name}},
+	}
+}
+
+// emptied plays the controller of namespaces, and drivers.
 func (w *world) emptied(ctx context.Context, c client.Client, ns string) error {
+	pvs := &corev1api.PersistentVolumeList{}
+	if err := c.List(ctx, pvs); err != nil {
+		return err
+	}
+	for _, pv := range pvs.Items {
+		claim := pv.Spec.ClaimRef
+		if claim != nil && claim.Namespace == ns && pv.Spec.PersistentVolumeReclaimPolicy == corev1api.PersistentVolumeReclaimDelete {
+			if err := c.Delete(ctx, &pv); err != nil {
+				return err
+			}
+		}
+	}
 	for _, kind := range []client.Object{&corev1api.Pod{}, &appsv1api.Deployment{}, &corev1api.Service{}, &corev1api.PersistentVolumeClaim{}} {
 		if err := c.DeleteAllOf(ctx, kind, client.InNamespace(ns)); err != nil {
 			return err
@@ -509,6 +543,9 @@ func (w *world) synced(to *cluster.Cluster, name, location string, age time.Dura
 		infos = append(infos, volume{PVCName: claims[i], PVCNamespace: "wordpress", BackupMethod: "NativeSnapshot", Native: &native{id.String()}})
 	}
 	w.files.put(w.t, velerov1api.DownloadTargetKindBackupVolumeInfos, name, infos)
+	if w.kept != "" {
+		w.keep(name, at.Time)
+	}
 	w.files.put(w.t, velerov1api.DownloadTargetKindBackupResourceList, name, map[string][]string{
 		"apps/v1/Deployment":       {"wordpress/wordpress-db", "wordpress/wordpress"},
 		"v1/Service":               {"wordpress/wordpress-db", "wordpress/wordpress"},
@@ -806,6 +843,9 @@ func (w *world) run(ctx context.Context, args ...string) outcome {
 			Agents: map[string]string{"hassio": "127.0.0.1:31001", "remote": "127.0.0.1:31002"}, Target: "remote", TargetPrefix: "backup/replica", RestoreNode: "remote",
 			RestoreParents: map[string]string{"znvm/k3s": "backup/znvm/k3s"}, FailbackTarget: "hassio", FailbackPrefix: "replica",
 			Archive: w.archive,
+		}
+		if w.kept != "" {
+			return &cluster.Storage{}, nil
 		}
 		return &cluster.Storage{Locations: []cluster.Location{{Name: "zfs", Location: loc, Agents: w}}}, nil
 	}

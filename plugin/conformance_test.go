@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -26,8 +27,13 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs/zfstest"
 )
 
+var built = flag.String("plugin", "", "the program to test, where there is nothing to build it with")
+
 // binary builds the plugin once for all tests.
 var binary = sync.OnceValues(func() (string, error) {
+	if *built != "" {
+		return filepath.Abs(*built)
+	}
 	file := filepath.Join(buildDir, "velero-plugin-zfs-dr")
 	out, err := exec.Command("go", "build", "-o", file, "github.com/kubectl-dr/kubectl-dr/cmd/velero-plugin-zfs-dr").CombinedOutput()
 	if err != nil {
@@ -53,9 +59,10 @@ func TestMain(m *testing.M) {
 type site struct {
 	target     zfstest.Target
 	zfs        *zfs.Client
-	root       string // dataset that all volumes lie below
-	agent      string // address
-	credential string // path of the client's bundle
+	agents     *interrupter // what the agent's commands go through
+	root       string       // dataset that all volumes lie below
+	agent      string       // address
+	credential string       // path of the client's bundle
 	kubeconfig string
 	api        *apiServer
 	volumes    atomic.Int32
@@ -64,7 +71,7 @@ type site struct {
 // newSite serves what the target's pool has below a dataset of its own.
 func newSite(t testing.TB, target zfstest.Target) *site {
 	t.Helper()
-	s := &site{target: target, zfs: &zfs.Client{Runner: target.Runner}}
+	s := &site{target: target, zfs: &zfs.Client{Runner: target.Runner}, agents: &interrupter{Runner: target.Runner}}
 	s.root = fmt.Sprintf("%s/snapshotter-%d", target.Pool, os.Getpid())
 	require.NoError(t, s.zfs.Create(t.Context(), s.root, zfs.CreateOptions{Properties: map[string]string{"mountpoint": "none"}}))
 	t.Cleanup(func() { s.sweep(t) })
@@ -72,8 +79,54 @@ func newSite(t testing.TB, target zfstest.Target) *site {
 	ca, err := agent.NewAuthority(time.Now())
 	require.NoError(t, err)
 	s.credential = credential(t, ca)
-	s.agent, _ = serve(t, ca, "hassio", s.zfs, agent.Grant{Name: "velero", Verbs: []agent.Verb{agent.AnyVerb}, Prefixes: []string{s.root}})
+	s.agent, _ = serve(t, ca, "hassio", &zfs.Client{Runner: s.agents}, agent.Grant{Name: "velero", Verbs: []agent.Verb{agent.AnyVerb}, Prefixes: []string{s.root}})
 	return s
+}
+
+// interrupter breaks in on commands.
+type interrupter struct {
+	zfs.Runner
+
+	mu   sync.Mutex
+	left int
+	do   func()
+}
+
+func (i *interrupter) Run(ctx context.Context, c zfs.Cmd) (zfs.Result, error) {
+	i.mu.Lock()
+	do := i.do
+	if i.left > 0 {
+		i.left, do = i.left-1, nil
+	} else {
+		i.do = nil
+	}
+	i.mu.Unlock()
+	if do != nil {
+		do()
+	}
+	return i.Runner.Run(ctx, c)
+}
+
+// at has do called before the command that follows n others. It returns whether
+// there was one, and ends that.
+func (i *interrupter) at(n int, do func()) (done func() bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	ended := make(chan struct{})
+	i.left, i.do = n, func() {
+		defer close(ended)
+		do()
+	}
+	return func() bool {
+		i.mu.Lock()
+		waiting := i.do != nil
+		i.do = nil
+		i.mu.Unlock()
+		if !waiting {
+			<-ended
+		}
+		return !waiting
+	}
 }
 
 // credential writes the bundle that the plugin has, and returns its path.
@@ -261,6 +314,7 @@ func conformanceTarget(t *testing.T, pool zfstest.Target) snapshottertest.Target
 		TakeForeign: func(t *testing.T, pv *unstructured.Unstructured) {
 			require.NoError(t, s.zfs.Snapshot(t.Context(), []string{s.dataset(t, pv) + "@autosnap_hourly"}, nil))
 		},
+		Interrupt: func(_ *testing.T, n int, do func()) func() bool { return s.agents.at(n, do) },
 		Backup: func(_ *testing.T, name string) {
 			s.api.put("backups", name, "InProgress")
 		},

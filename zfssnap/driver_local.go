@@ -10,8 +10,8 @@ import (
 // sources are the volume sources that are replaced by a local one.
 var sources = []string{"csi", "nfs", "hostPath", "local"}
 
-// provisionedBy is the annotation by which provisioners know their volumes.
-const provisionedBy = "pv.kubernetes.io/provisioned-by"
+// ProvisionedBy is the annotation by which provisioners know their volumes.
+const ProvisionedBy = "pv.kubernetes.io/provisioned-by"
 
 // toLocal makes a volume of any kind a local one, on the node that it was
 // restored on. No driver and no provisioner knows of it afterwards, so nobody
@@ -34,7 +34,7 @@ func toLocal(_ context.Context, _ *Site, pv *unstructured.Unstructured, vol rest
 	// No driver would take its finalizer away again.
 	pv.SetFinalizers(nil)
 	annotations := pv.GetAnnotations()
-	for _, name := range []string{provisionedBy, provisionerDataset, provisionerHost} {
+	for _, name := range []string{ProvisionedBy, provisionerDataset, provisionerHost} {
 		delete(annotations, name)
 	}
 	if len(annotations) == 0 {

@@ -16,6 +16,9 @@ import (
 // ErrInvalidID is wrapped by every error of ParseVolumeID and ParseSnapshotID.
 var ErrInvalidID = errors.New("invalid identifier")
 
+// ErrForeignID is an ErrInvalidID of what another snapshotter made.
+var ErrForeignID = fmt.Errorf("%w: it was not made by the %s/zfs snapshotter", ErrInvalidID, Domain)
+
 // idVersion is the leading field of every identifier. An identifier of another
 // version is refused: a newer plugin may have made it.
 const idVersion = "zfs1"
@@ -101,7 +104,7 @@ func checkVersion(kind, id string, fields []string) error {
 		return fmt.Errorf("%s %q: %w: version %q is not known here (this build knows %s); use the plugin version that made it, or a newer one",
 			kind, id, ErrInvalidID, fields[0], idVersion)
 	default:
-		return fmt.Errorf("%s %q: %w: it was not made by the %s/zfs snapshotter", kind, id, ErrInvalidID, Domain)
+		return fmt.Errorf("%s %q: %w", kind, id, ErrForeignID)
 	}
 }
 

@@ -75,7 +75,7 @@ func shapeOf(t *testing.T, file string) *unstructured.Unstructured {
 	return pvFrom(t, string(text))
 }
 
-// TestShapes takes a volume of every kind through backup and restore. The
+// TestShapes takes a volume of every kind through backup, restore and deletion. The
 // restored objects are in testdata/volumes/restored, and what can be done with
 // each kind is the table in docs/drivers.md.
 func TestShapes(t *testing.T) {
@@ -123,17 +123,20 @@ func TestShapes(t *testing.T) {
 				golden(t, shape.file+"-as-local", asLocal)
 				assert.Equal(t, before, pv, "the volume is not changed")
 
+				require.NoError(t, primary.snap.DeleteSnapshot(snapshot))
+				assert.Empty(t, primary.agents["hassio"].names(shape.dataset))
+
 				enableCSI := "taken"
 				if _, isCSI, _ := unstructured.NestedMap(pv.Object, "spec", "csi"); isCSI {
 					enableCSI = "**skipped**"
 				}
-				rows[i] = fmt.Sprintf("| %s | %s | yes | %s | yes | %s |", shape.title, dataset.GetType(), kind, enableCSI)
+				rows[i] = fmt.Sprintf("| %s | %s | yes | %s | yes | yes | %s |", shape.title, dataset.GetType(), kind, enableCSI)
 			})
 		}
 	})
 	want := strings.Join(append([]string{
-		"| PersistentVolume | dataset | backed up | restored as it was | restored with `restoreAs: local` | snapshot with `EnableCSI` |",
-		"|---|---|---|---|---|---|",
+		"| PersistentVolume | dataset | backed up | restored as it was | restored with `restoreAs: local` | deleted | snapshot with `EnableCSI` |",
+		"|---|---|---|---|---|---|---|",
 	}, rows...), "\n") + "\n"
 	doc := filepath.Join("..", "docs", "drivers.md")
 	text, err := os.ReadFile(doc)

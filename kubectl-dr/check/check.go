@@ -42,7 +42,10 @@ type inspection struct {
 
 	backups  []velerov1api.Backup
 	contents map[string][]string // of the newest backup: "apps/v1/Deployment" to "namespace/name"
-	rules    *rules.Set
+	// points are those looked at for a recoverable one, and pointsErr why that ended.
+	points    []restorepoint.Point
+	pointsErr error
+	rules     *rules.Set
 	// pluginVersion is the tag of the plugin's image here, "" when not known.
 	pluginVersion string
 }

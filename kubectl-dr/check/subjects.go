@@ -50,7 +50,18 @@ func (in *inspection) load(ctx context.Context) {
 	if len(in.backups) > 0 {
 		in.contents, _ = cluster.ReadJSON[map[string][]string](ctx, in.Cluster.Files,
 			velerov1api.DownloadTargetKindBackupResourceList, in.backups[0].Name)
+		if in.StorageErr == nil {
+			in.points, in.pointsErr = in.Finder.Points(ctx, in.plan.Spec.Source)
+		}
 	}
+}
+
+// by returns the volumes of the newest backup that Velero backed up by a method.
+func (in *inspection) by(m plan.Method) []string {
+	if len(in.points) == 0 {
+		return nil
+	}
+	return in.points[0].By(m)
 }
 
 func (in *inspection) lint(ctx context.Context) {
@@ -226,6 +237,10 @@ func (in *inspection) storage(ctx context.Context) {
 		in.failed("snapshot location", in.StorageErr, "")
 		return
 	}
+	if !in.Storage.Used() {
+		in.skip("snapshot location", "there is none of ours: no agent is asked")
+		return
+	}
 	in.locationNames(ctx)
 	for _, h := range in.Storage.Hosts(ctx, in.Now) {
 		in.host(h)
@@ -335,14 +350,14 @@ func (in *inspection) pools(h cluster.Host) {
 	}
 }
 
-func (in *inspection) restorePoint(ctx context.Context) {
+func (in *inspection) restorePoint(context.Context) {
 	if in.StorageErr != nil || len(in.backups) == 0 {
 		in.skip("newest", "there is nothing to look at")
 		return
 	}
-	points, err := in.Finder.Points(ctx, in.plan.Spec.Source)
-	if err != nil {
-		in.failed("newest", err, "")
+	points := in.points
+	if in.pointsErr != nil {
+		in.failed("newest", in.pointsErr, "")
 		return
 	}
 	last := points[len(points)-1]
@@ -361,7 +376,7 @@ func (in *inspection) restorePoint(ctx context.Context) {
 			in.skip(name, "left out of backups, as the plan says")
 			continue
 		}
-		in.problem(name, v.Problem, unprotectedRemedy(v.Problem))
+		in.problem(name, v.Problem, in.unprotectedRemedy(v.Problem))
 	}
 	if !last.Recoverable() {
 		return
@@ -397,7 +412,10 @@ func (in *inspection) profiles(ctx context.Context) {
 			continue
 		}
 		in.ok("profile "+name, "")
-		if p.State != rules.StateStandby {
+		switch files := in.by(plan.MethodPodVolumeBackup); {
+		case p.State == rules.StateStandby && len(files) > 0:
+			in.problem("profile "+name+" state", fmt.Sprintf("it drops the pods that Velero restores the files of %s into", strings.Join(files, ", ")), run.StandbyHint)
+		case p.State != rules.StateStandby && len(files) == 0:
 			in.warn("profile "+name+" state", "workloads start as soon as they are restored, not in waves", "set state: standby in the profile")
 		}
 	}

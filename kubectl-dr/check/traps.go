@@ -8,9 +8,12 @@ import (
 
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	appsv1api "k8s.io/api/apps/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/restorepoint"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 )
 
@@ -29,7 +32,14 @@ func (in *inspection) plugins(status *velerov1api.ServerStatusRequestStatus) {
 	if release, _, _ := strings.Cut(status.ServerVersion, "-"); !strings.HasPrefix(release+".", veleroRelease+".") {
 		in.warn("server release", fmt.Sprintf("%s; tested with %s", status.ServerVersion, veleroRelease), "rehearse with a drill, or run Velero "+veleroRelease)
 	}
-	for _, want := range []string{zfssnap.Provider, zfssnap.Domain + "/rewrite"} {
+	var wanted []string
+	if in.StorageErr != nil || in.Storage.Used() {
+		wanted = append(wanted, zfssnap.Provider)
+	}
+	if len(in.usedProfiles()) > 0 {
+		wanted = append(wanted, zfssnap.Domain+"/rewrite")
+	}
+	for _, want := range wanted {
 		if slices.ContainsFunc(status.Plugins, func(p velerov1api.PluginInfo) bool { return p.Name == want }) {
 			in.ok("plugin "+want, "")
 			continue
@@ -50,14 +60,27 @@ func (in *inspection) deployment(ctx context.Context) {
 			in.pluginVersion = tag
 		}
 	}
+	in.features(d)
+}
+
+// features looks at EnableCSI: with it Velero leaves our snapshots of CSI volumes
+// out, and without it it can't restore its own.
+func (in *inspection) features(d *appsv1api.Deployment) {
+	on := false
 	for _, c := range d.Spec.Template.Spec.Containers {
 		for _, arg := range append(c.Command, c.Args...) {
-			if value, ok := strings.CutPrefix(arg, "--features="); ok && slices.Contains(strings.Split(value, ","), featureCSI) {
-				in.warn("server features", featureCSI+" is on: once this site is active, its backups leave out native snapshots of CSI volumes",
-					"remove "+featureCSI+" from --features of deployment velero")
-				return
-			}
+			value, ok := strings.CutPrefix(arg, "--features=")
+			on = on || ok && slices.Contains(strings.Split(value, ","), featureCSI)
 		}
+	}
+	snapshots := append(in.by(plan.MethodDataUpload), in.by(plan.MethodCSISnapshot)...)
+	switch {
+	case len(snapshots) > 0 && !on:
+		in.problem("server features", fmt.Sprintf("%s is off, and restoring %s needs it", featureCSI, strings.Join(snapshots, ", ")),
+			"add "+featureCSI+" to --features of deployment velero")
+	case len(snapshots) == 0 && on && in.StorageErr == nil && in.Storage.Used():
+		in.warn("server features", featureCSI+" is on: once this site is active, its backups leave out native snapshots of CSI volumes",
+			"remove "+featureCSI+" from --features of deployment velero")
 	}
 }
 
@@ -80,56 +103,53 @@ func (in *inspection) sameVersion(node, agent string) {
 	}
 }
 
-// volumeInfo is what Velero's file of volumes says of how one was backed up.
-type volumeInfo struct {
-	PVCName           string `json:"pvcName"`
-	PVCNamespace      string `json:"pvcNamespace"`
-	BackupMethod      string `json:"backupMethod"`
-	SnapshotDataMoved bool   `json:"snapshotDataMoved"`
-	CSISnapshotInfo   *struct {
-		Driver string `json:"driver"`
-	} `json:"csiSnapshotInfo"`
+// volumes looks at what the recovery site needs to restore what Velero keeps by
+// itself.
+func (in *inspection) volumes(ctx context.Context) {
+	remedy := "move its data, with snapshotMoveData: true in the schedule, or back it up from its pod"
+	if in.StorageErr != nil || in.Storage.Used() {
+		remedy += "; if it is on ZFS, " + withoutCSI
+	}
+	for _, m := range []plan.Method{plan.MethodCSISnapshot, plan.MethodNativeSnapshot} {
+		for _, name := range in.by(m) {
+			in.warn("claim "+name, "its snapshot stays with the source's storage: it can be restored here only where the two sites share that", remedy)
+		}
+	}
+	if moved := append(in.by(plan.MethodPodVolumeBackup), in.by(plan.MethodDataUpload)...); len(moved) > 0 {
+		in.nodeAgent(ctx, moved)
+	}
 }
 
-// volumes looks for claims whose data the newest backup does not have, though it
-// is Completed.
-func (in *inspection) volumes(ctx context.Context) {
-	if len(in.backups) == 0 || in.contents == nil {
-		return
-	}
-	newest := &in.backups[0]
-	infos, err := cluster.ReadJSON[[]volumeInfo](ctx, in.Cluster.Files, velerov1api.DownloadTargetKindBackupVolumeInfos, newest.Name)
-	if err != nil {
-		return // the restore point says so
-	}
-	for _, name := range in.contents["v1/PersistentVolumeClaim"] {
-		namespace, claim, _ := strings.Cut(name, "/")
-		if !slices.Contains(in.plan.Spec.Source.Namespaces, namespace) || in.plan.Spec.Source.IgnoresClaim(namespace, claim) {
-			continue
-		}
-		i := slices.IndexFunc(infos, func(v volumeInfo) bool { return v.PVCNamespace == namespace && v.PVCName == claim })
-		switch {
-		case i < 0 && newest.Spec.SnapshotVolumes != nil && !*newest.Spec.SnapshotVolumes:
-			in.problem("claim "+name, fmt.Sprintf("backup %s is %s without its volume: it takes no snapshots", newest.Name, newest.Status.Phase),
-				"remove snapshotVolumes: false from the schedule")
-		case i < 0:
-			in.problem("claim "+name, fmt.Sprintf("backup %s is %s without its volume", newest.Name, newest.Status.Phase),
-				withoutCSI+"; a claim that is not bound has none: list it in spec.source.ignoreClaims")
-		case infos[i].BackupMethod == "CSISnapshot" && !infos[i].SnapshotDataMoved:
-			driver := "its driver"
-			if infos[i].CSISnapshotInfo != nil {
-				driver = infos[i].CSISnapshotInfo.Driver
-			}
-			in.warn("claim "+name, fmt.Sprintf("its snapshot stays with %s at the source: it can be restored here only where the two sites share that storage", driver),
-				"for a copy at this site, "+withoutCSI+"; or move the data, with snapshotMoveData: true in the schedule")
-		}
+// nodeAgent is Velero's, which writes the data of volumes on their nodes.
+func (in *inspection) nodeAgent(ctx context.Context, volumes []string) {
+	const name = "node-agent"
+	d := &appsv1api.DaemonSet{}
+	err := in.Cluster.Client.Get(ctx, client.ObjectKey{Namespace: in.Cluster.Namespace, Name: name}, d)
+	missing := fmt.Sprintf("Velero's, which restores %s here", strings.Join(volumes, ", "))
+	switch {
+	case apierrors.IsNotFound(err):
+		in.problem(name, "there is none of "+missing, "velero install --use-node-agent, or deployNodeAgent: true in its Helm chart, in the recovery cluster too")
+	case err != nil:
+		in.failed(name, err, "")
+	case d.Status.NumberReady < d.Status.DesiredNumberScheduled || d.Status.NumberReady == 0:
+		in.problem(name, fmt.Sprintf("%d of %d is ready of %s", d.Status.NumberReady, d.Status.DesiredNumberScheduled, missing),
+			fmt.Sprintf("kubectl -n %s describe daemonset %s", d.Namespace, name))
+	default:
+		in.ok(name, fmt.Sprintf("ready on %s", report.Count(int(d.Status.NumberReady), "node")))
 	}
 }
 
 // unprotectedRemedy says what to do about a volume that a backup leaves out, by
 // the reason that Velero recorded.
-func unprotectedRemedy(problem string) string {
+func (in *inspection) unprotectedRemedy(problem string) string {
+	const unbound = "a claim that is not bound has none: list it in spec.source.ignoreClaims"
 	switch {
+	case strings.HasSuffix(problem, restorepoint.NotTaking):
+		return "remove snapshotVolumes: false from the schedule, or set defaultVolumesToFsBackup: true"
+	case strings.HasSuffix(problem, restorepoint.NoRecord) && in.Storage.Used():
+		return withoutCSI + "; " + unbound
+	case strings.HasSuffix(problem, restorepoint.NoRecord):
+		return "have the schedule back it up, by CSI snapshots whose data is moved or from its pod; " + unbound
 	case strings.Contains(problem, "no applicable volumesnapshotter found"):
 		return "see kubectl logs of Velero's server at the source: no VolumeSnapshotLocation of the backup knows the volume; docs/drivers.md says which can be known"
 	case strings.Contains(problem, "resource policy"), strings.Contains(problem, "VolumePolicy"):

@@ -36,6 +36,9 @@ type Reply[T any] struct {
 // any is asked.
 func AskAgents[T any](ctx context.Context, s *Storage, nodes []string, timeout time.Duration, now func() time.Time,
 	ask func(context.Context, Agent) (T, error)) ([]Reply[T], error) {
+	if err := s.needed(); err != nil {
+		return nil, err
+	}
 	locations := map[string]Location{}
 	for _, l := range slices.Backward(s.Locations) {
 		for node := range l.Location.Agents {

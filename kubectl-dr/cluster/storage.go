@@ -84,6 +84,8 @@ type Storage struct {
 	// Broken says by name which locations can't be used, and why. What only they
 	// lead to is not found; nothing else depends on them.
 	Broken map[string]error
+	// none says why there is no location at all.
+	none error
 	// back: what is looked for was taken at the recovery site, and its copies are
 	// at the source.
 	back bool
@@ -92,7 +94,7 @@ type Storage struct {
 // Back returns the storage as the source sees it when an application comes back:
 // copies of what was taken at the recovery site.
 func (s *Storage) Back() *Storage {
-	return &Storage{Locations: s.Locations, Broken: s.Broken, back: true}
+	return &Storage{Locations: s.Locations, Broken: s.Broken, none: s.none, back: true}
 }
 
 // ErrNoLocation is returned when Velero has no snapshot location of ours.
@@ -107,9 +109,13 @@ var ErrTakenHere = fmt.Errorf("%w", ErrNoCopy)
 
 // OpenStorage reads the snapshot locations of the cluster. It does not touch
 // the agents. A location that can't be used is an error only when there is no
-// other: a recovery must not stop at one that is none of its business.
+// other: a recovery must not stop at one that is none of its business. That there
+// is none at all is an error only for what needs one.
 func (c *Cluster) OpenStorage(ctx context.Context, opts AgentOptions) (*Storage, error) {
 	locations, err := c.SnapshotLocations(ctx)
+	if errors.Is(err, ErrNoLocation) {
+		return &Storage{none: err}, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -176,6 +182,21 @@ func (c *Cluster) agentCredentials(ctx context.Context, vsl *velerov1api.VolumeS
 	return agent.ParseBundle(secret.Data[ref.Key])
 }
 
+// Used reports whether Velero has a snapshot location of ours, be it one that
+// can't be used.
+func (s *Storage) Used() bool { return len(s.Locations)+len(s.Broken) > 0 }
+
+// needed returns an error where there is no location to reach an agent by.
+func (s *Storage) needed() error {
+	switch {
+	case len(s.Locations) > 0:
+		return nil
+	case s.none != nil:
+		return s.none
+	}
+	return ErrNoLocation
+}
+
 // RecoveryNodes returns the nodes on which volumes are recovered: restoreNode,
 // or else the target of replication. A location with neither recovers on the
 // node a snapshot was taken on.
@@ -215,6 +236,9 @@ type Copy struct {
 // location's archive. The error wraps ErrNoCopy when every host was asked and none
 // has it.
 func (s *Storage) Find(ctx context.Context, id zfssnap.SnapshotID) (Copy, error) {
+	if err := s.needed(); err != nil {
+		return Copy{}, fmt.Errorf("look for a copy of %s: %w", id.Name(), err)
+	}
 	if s.Returns(id.Node) != s.back {
 		return Copy{}, fmt.Errorf("%w of %s: that was taken on node %s itself", ErrTakenHere, id.Name(), id.Node)
 	}

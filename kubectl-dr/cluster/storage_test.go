@@ -55,7 +55,18 @@ func TestOpenStorage_goesOnWithoutALocationThatIsBroken(t *testing.T) {
 
 	_, err = open(location("bad", "nonsense"))
 	require.ErrorContains(t, err, "open VolumeSnapshotLocation bad")
-	_, err = open()
+
+	s, err = open()
+	require.NoError(t, err, "what needs no agent needs no location")
+	assert.False(t, s.Used())
+	for _, s := range []*Storage{s, s.Back()} {
+		_, err = s.Find(t.Context(), zfssnap.SnapshotID{Node: "hassio", Dataset: "pool/data", Snapshot: "dr-b1", GUID: 1})
+		require.ErrorIs(t, err, ErrNoLocation)
+		var hint interface{ Hint() string }
+		require.ErrorAs(t, err, &hint)
+		assert.Contains(t, hint.Hint(), "examples/velero/volumesnapshotlocation.yaml")
+	}
+	_, err = Examine(t.Context(), s, nil, time.Now)
 	require.ErrorIs(t, err, ErrNoLocation)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -50,45 +51,52 @@ var zfsVolumes = schema.GroupVersionKind{Group: "zfs.openebs.io", Version: "v1",
 // this order. It goes on over errors and can be called again.
 func (c *Cleaner) CleanUp(ctx context.Context, runName string) (string, error) {
 	ofRun := client.MatchingLabels{zfssnap.LabelRun: runName}
-	namespaces, err := c.namespaces(ctx, ofRun)
+	namespaces, provisioned, err := c.namespaces(ctx, runName)
 	if err != nil {
 		// Volumes are still mounted.
 		return "", err
 	}
+	errProvisioned := c.provisioned(ctx, runName)
 	volumes, errVolumes := c.persistentVolumes(ctx, runName)
 	errHandles := c.zfsVolumes(ctx, ofRun)
 	clones, errClones := c.Volumes.DestroyRun(ctx, runName, c.Interval)
 	left, errRestore := c.restore(ctx, runName)
-	message := fmt.Sprintf("deleted %s, %s, %s", report.Count(namespaces, "namespace"), report.Count(volumes, "volume"), report.Count(len(clones), "clone"))
+	message := fmt.Sprintf("deleted %s, %s, %s", report.Count(namespaces, "namespace"), report.Count(provisioned+volumes, "volume"), report.Count(len(clones), "clone"))
 	if left != "" {
 		message += "; " + left
 	}
-	return message, errors.Join(errVolumes, errHandles, errClones, errRestore)
+	return message, errors.Join(errProvisioned, errVolumes, errHandles, errClones, errRestore)
 }
 
-func (c *Cleaner) namespaces(ctx context.Context, ofRun client.ListOption) (int, error) {
+// namespaces deletes those of a run. It returns how many there were, and how many
+// volumes drivers had provisioned for them.
+func (c *Cleaner) namespaces(ctx context.Context, runName string) (deleted, provisioned int, _ error) {
 	list := &corev1api.NamespaceList{}
-	if err := c.Cluster.Client.List(ctx, list, ofRun); err != nil {
-		return 0, fmt.Errorf("list namespaces of the run: %w", err)
+	if err := c.Cluster.Client.List(ctx, list, client.MatchingLabels{zfssnap.LabelRun: runName}); err != nil {
+		return 0, 0, fmt.Errorf("list namespaces of the run: %w", err)
+	}
+	provisioned, err := c.adopt(ctx, runName, list.Items)
+	if err != nil {
+		return 0, 0, err
 	}
 	for i := range list.Items {
 		if err := c.stop(ctx, list.Items[i].Name); err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 	}
 	for i := range list.Items {
 		if err := client.IgnoreNotFound(c.Cluster.Client.Delete(ctx, &list.Items[i])); err != nil && !apierrors.IsConflict(err) {
-			return 0, fmt.Errorf("delete namespace %s: %w", list.Items[i].Name, err)
+			return 0, 0, fmt.Errorf("delete namespace %s: %w", list.Items[i].Name, err)
 		}
 	}
 	for i := range list.Items {
 		ns := &list.Items[i]
 		c.Hooks.Progressf("waiting for namespace %s to end", ns.Name)
 		if err := c.gone(ctx, ns); err != nil {
-			return i, fmt.Errorf("wait for namespace %s to end: %w%s", ns.Name, err, whatHolds(ns))
+			return i, 0, fmt.Errorf("wait for namespace %s to end: %w%s", ns.Name, err, whatHolds(ns))
 		}
 	}
-	return len(list.Items), nil
+	return len(list.Items), provisioned, nil
 }
 
 // stop ends the pods of a namespace, and then its claims. Deleting the namespace
@@ -187,6 +195,60 @@ func (c *Cleaner) isGone(obj client.Object) wait.ConditionWithContextFunc {
 		}
 		return false, err
 	}
+}
+
+// adopt marks the volumes that drivers provisioned for claims of the run's
+// namespaces, and has the drivers delete them with their claims: Velero gives them
+// the reclaim policy that the source's had. A volume that was there before the
+// namespace is somebody else's.
+func (c *Cleaner) adopt(ctx context.Context, runName string, namespaces []corev1api.Namespace) (adopted int, _ error) {
+	list := &corev1api.PersistentVolumeList{}
+	if err := c.Cluster.Client.List(ctx, list); err != nil {
+		return 0, fmt.Errorf("list volumes: %w", err)
+	}
+	for i := range list.Items {
+		pv := &list.Items[i]
+		if pv.Annotations[zfssnap.ProvisionedBy] == "" || pv.Labels[velerov1api.RestoreNameLabel] == runName || !madeFor(pv, namespaces) {
+			continue
+		}
+		before := pv.DeepCopy()
+		metav1.SetMetaDataLabel(&pv.ObjectMeta, labelProvisionedFor, runName)
+		pv.Spec.PersistentVolumeReclaimPolicy = corev1api.PersistentVolumeReclaimDelete
+		if err := client.IgnoreNotFound(c.Cluster.Client.Patch(ctx, pv, client.MergeFrom(before))); err != nil {
+			return adopted, fmt.Errorf("have volume %s deleted with its claim: %w", pv.Name, err)
+		}
+		adopted++
+	}
+	return adopted, nil
+}
+
+// labelProvisionedFor names the run that a driver made a volume for.
+const labelProvisionedFor = zfssnap.Domain + "/provisioned-for"
+
+// madeFor reports whether a volume is bound to a claim of one of the namespaces,
+// and was made when that was there.
+func madeFor(pv *corev1api.PersistentVolume, namespaces []corev1api.Namespace) bool {
+	claim := pv.Spec.ClaimRef
+	return claim != nil && slices.ContainsFunc(namespaces, func(ns corev1api.Namespace) bool {
+		return ns.Name == claim.Namespace && !pv.CreationTimestamp.Before(&ns.CreationTimestamp)
+	})
+}
+
+// provisioned waits until drivers have deleted the run's volumes: deleted here,
+// an object would leave its data behind.
+func (c *Cleaner) provisioned(ctx context.Context, runName string) error {
+	list := &corev1api.PersistentVolumeList{}
+	if err := c.Cluster.Client.List(ctx, list, client.MatchingLabels{labelProvisionedFor: runName}); err != nil {
+		return fmt.Errorf("list volumes of the run: %w", err)
+	}
+	for i := range list.Items {
+		pv := &list.Items[i]
+		c.Hooks.Progressf("waiting for driver %s to delete volume %s", pv.Annotations[zfssnap.ProvisionedBy], pv.Name)
+		if err := c.gone(ctx, pv); err != nil {
+			return fmt.Errorf("wait for driver %s to delete volume %s: %w", pv.Annotations[zfssnap.ProvisionedBy], pv.Name, err)
+		}
+	}
+	return nil
 }
 
 func (c *Cleaner) persistentVolumes(ctx context.Context, runName string) (int, error) {

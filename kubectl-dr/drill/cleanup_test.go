@@ -7,8 +7,11 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	corev1api "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
@@ -48,4 +51,41 @@ func TestCleanUp_doesNotWaitForTheDriver(t *testing.T) {
 	require.Len(t, left.Items, 1)
 	assert.Equal(t, "other", left.Items[0].GetName())
 	assert.Equal(t, []string{zfssnap.OpenEBSFinalizer}, left.Items[0].GetFinalizers())
+}
+
+func TestCleanUp_hasDriversDeleteWhatTheyMadeForTheRun(t *testing.T) {
+	t.Parallel()
+	began := metav1.NewTime(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
+	ns := corev1api.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop-drill-1", CreationTimestamp: began}}
+	volume := func(name, namespace string, age time.Duration, annotations map[string]string) client.Object {
+		return &corev1api.PersistentVolume{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: annotations, CreationTimestamp: metav1.NewTime(began.Add(-age))},
+			Spec: corev1api.PersistentVolumeSpec{
+				PersistentVolumeReclaimPolicy: corev1api.PersistentVolumeReclaimRetain,
+				ClaimRef:                      &corev1api.ObjectReference{Namespace: namespace, Name: name},
+			},
+		}
+	}
+	provisioned := map[string]string{zfssnap.ProvisionedBy: "csi.example.com"}
+	kube := fake.NewClientBuilder().WithScheme(cluster.Scheme()).WithObjects(
+		volume("made", ns.Name, -time.Second, provisioned),
+		volume("there-before", ns.Name, time.Hour, provisioned),
+		volume("made-by-hand", ns.Name, -time.Second, nil),
+		volume("elsewhere", "shop", -time.Second, provisioned),
+	).Build()
+	c := &Cleaner{Cluster: &cluster.Cluster{Client: kube, Namespace: "velero"}, Volumes: noVolumes{}}
+	adopted, err := c.adopt(t.Context(), "shop-1", []corev1api.Namespace{ns})
+	require.NoError(t, err)
+	assert.Equal(t, 1, adopted)
+
+	list := &corev1api.PersistentVolumeList{}
+	require.NoError(t, kube.List(t.Context(), list))
+	var deleted []string
+	for _, pv := range list.Items {
+		if pv.Spec.PersistentVolumeReclaimPolicy == corev1api.PersistentVolumeReclaimDelete {
+			deleted = append(deleted, pv.Name)
+			assert.Equal(t, "shop-1", pv.Labels[labelProvisionedFor])
+		}
+	}
+	assert.Equal(t, []string{"made"}, deleted)
 }

@@ -89,11 +89,10 @@ func (f *Failover) Steps() []run.Step { return append(f.before(), f.recovery()..
 
 // before is what can be taken back.
 func (f *Failover) before() []run.Step {
-	var steps []run.Step
 	if f.Source != nil {
-		steps = f.Source.steps()
+		return append(f.Source.steps(), f.Lossless(f.Finder), f.fence())
 	}
-	return append(steps, f.Select(f.Finder), f.fence())
+	return []run.Step{f.Select(f.Finder), f.fence()}
 }
 
 func (f *Failover) recovery() []run.Step {

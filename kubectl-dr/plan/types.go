@@ -319,13 +319,31 @@ type Step struct {
 	Message   string       `json:"message,omitempty"`
 }
 
+// Method is how Velero backs up a volume without kubectl-dr.io/zfs.
+type Method string
+
+// The methods.
+const (
+	// MethodPodVolumeBackup reads files from a running pod into the backup's
+	// repository, and restores them into one.
+	MethodPodVolumeBackup Method = "PodVolumeBackup"
+	// MethodDataUpload moves the data of a CSI snapshot into that repository.
+	MethodDataUpload Method = "DataUpload"
+	// MethodCSISnapshot leaves a snapshot with the volume's driver, and
+	// MethodNativeSnapshot with the provider of another snapshotter.
+	MethodCSISnapshot    Method = "CSISnapshot"
+	MethodNativeSnapshot Method = "NativeSnapshot"
+)
+
 // Volume is one volume of the restore point.
 type Volume struct {
 	Namespace string `json:"namespace"`
 	Claim     string `json:"claim"`
 	// SnapshotID is the volume snapshotter's identifier; empty for a volume that
 	// Velero restores by another method than kubectl-dr.io/zfs.
-	SnapshotID string      `json:"snapshotID,omitempty"`
+	SnapshotID string `json:"snapshotID,omitempty"`
+	// Method is how Velero backed up a volume that has no SnapshotID.
+	Method     Method      `json:"method,omitempty"`
 	SnapshotAt metav1.Time `json:"snapshotAt"`
 	// Node and Snapshot say where the copy at the recovery site lies.
 	Node     string `json:"node,omitempty"`

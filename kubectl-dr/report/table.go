@@ -152,7 +152,7 @@ func (p *printer) etcdSnapshots(all []EtcdSnapshot) {
 func (p *printer) rpo(r *RPO) {
 	rows := [][]any{}
 	for _, v := range r.Volumes {
-		rows = append(rows, []any{v.Namespace + "/" + v.Claim, age(v.Age), Age(r.Objective.Duration), string(v.State), or(v.Backup), or(v.Message), or(v.Node), or(v.Snapshot)})
+		rows = append(rows, []any{v.Namespace + "/" + v.Claim, age(v.Age), Age(r.Objective.Duration), string(v.State), or(v.Backup), or(v.Message), or(v.Node), copied(v.Snapshot, v.Method)})
 	}
 	if m := r.Metadata; m != nil {
 		rows = append(rows, []any{"(objects)", age(&m.Age), Age(r.Objective.Duration), string(m.State), m.Backup, none, none, none})
@@ -353,9 +353,24 @@ func (p *printer) run(r *plan.RecoveryRun) {
 	}
 	volumes := [][]any{}
 	for _, v := range s.Volumes {
-		volumes = append(volumes, []any{v.Namespace + "/" + v.Claim, at(&v.SnapshotAt), or(v.Node), or(v.Snapshot)})
+		volumes = append(volumes, []any{v.Namespace + "/" + v.Claim, at(&v.SnapshotAt), or(v.Node), copied(v.Snapshot, v.Method)})
 	}
 	p.table([]string{"VOLUME", "SNAPSHOT TAKEN", "NODE", "SNAPSHOT"}, volumes)
+}
+
+// copied says where the copy of a volume is.
+func copied(snapshot string, m plan.Method) string {
+	switch m {
+	case plan.MethodPodVolumeBackup:
+		return "files in the backup's repository"
+	case plan.MethodDataUpload:
+		return "CSI snapshot, moved to the backup's repository"
+	case plan.MethodCSISnapshot:
+		return "CSI snapshot, with its driver"
+	case plan.MethodNativeSnapshot:
+		return "snapshot, with its provider"
+	}
+	return or(snapshot)
 }
 
 // sides prints what became of volumes on both sides of a failover.

@@ -85,6 +85,8 @@ type VolumeRPO struct {
 	Age        *metav1.Duration `json:"age,omitempty"`
 	Node       string           `json:"node,omitempty"`
 	Snapshot   string           `json:"snapshot,omitempty"`
+	// Method is how Velero backed up a volume that is not ours to look for.
+	Method plan.Method `json:"method,omitempty"`
 	// Message says why a newer one, or none, can't be recovered.
 	Message string `json:"message,omitempty"`
 }

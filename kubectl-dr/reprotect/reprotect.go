@@ -110,12 +110,28 @@ func (e *NoWayBackError) Hint() string {
 		zfssnap.KeyFailbackTarget, zfssnap.KeyFailbackPrefix)
 }
 
+// NotReplicatedError says that no agent knows a volume. What was written to it on
+// either side since the failover could be neither told nor kept.
+type NotReplicatedError struct{ Volume plan.Volume }
+
+func (e *NotReplicatedError) Error() string {
+	return fmt.Sprintf("volume %s/%s is backed up by Velero alone (%s): what diverged at the source can't be kept", e.Volume.Namespace, e.Volume.Claim, e.Volume.Method)
+}
+
+// Hint says what to do instead.
+func (e *NotReplicatedError) Hint() string {
+	return "look after the volumes at the source yourself, delete the application there, and install its schedule and plan the other way round: see docs/without-zfs.md"
+}
+
 // Look compares both sides of every volume, and writes into the run what it
 // finds.
 func (r *Reprotect) Look(ctx context.Context) error {
 	made := map[string]map[string]string{}
 	var volumes []plan.Volume
 	for _, v := range r.Move.Status.Volumes {
+		if v.Method != "" {
+			return &NotReplicatedError{Volume: v}
+		}
 		id, err := zfssnap.ParseSnapshotID(v.SnapshotID)
 		if err != nil || v.Snapshot == "" {
 			continue // Velero backs it up by another method, or not at all

@@ -1,6 +1,7 @@
 // Package restorepoint finds the points that a plan's application can be
 // recovered to: Velero backups whose every volume has a copy at the recovery
-// site.
+// site. What agents replicate is looked for there; of what Velero keeps otherwise
+// its own records tell.
 package restorepoint
 
 import (
@@ -14,6 +15,7 @@ import (
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
@@ -73,6 +75,18 @@ func (p *Point) Unprotected() []plan.Volume {
 		}
 	}
 	return lost
+}
+
+// By returns the volumes that Velero backed up by a method, as
+// "<namespace>/<claim>".
+func (p *Point) By(m plan.Method) []string {
+	var names []string
+	for _, v := range p.Volumes {
+		if v.Method == m {
+			names = append(names, v.Namespace+"/"+v.Claim)
+		}
+	}
+	return names
 }
 
 // At returns the oldest time that data goes back to: that of the oldest
@@ -315,21 +329,37 @@ func ofSchedule(backup, schedule string) bool {
 	return ok && err == nil
 }
 
-// volumeInfo is what Velero's file of volumes says of one.
+// volumeInfo is what Velero's file of volumes says of one: BackupVolumeInfo in
+// Velero's internal/volume.
 type volumeInfo struct {
-	PVCName        string `json:"pvcName"`
-	PVCNamespace   string `json:"pvcNamespace"`
-	PVName         string `json:"pvName"`
-	BackupMethod   string `json:"backupMethod"`
-	Skipped        bool   `json:"skipped"`
-	SkippedReason  string `json:"skippedReason"`
-	Result         string `json:"result"`
+	PVCName           string      `json:"pvcName"`
+	PVCNamespace      string      `json:"pvcNamespace"`
+	PVName            string      `json:"pvName"`
+	BackupMethod      plan.Method `json:"backupMethod"`
+	SnapshotDataMoved bool        `json:"snapshotDataMoved"`
+	Skipped           bool        `json:"skipped"`
+	SkippedReason     string      `json:"skippedReason"`
+	Result            string      `json:"result"`
+	// StartTimestamp is when a CSI snapshot was taken, or when data began to be
+	// read or moved.
+	StartTimestamp *metav1.Time `json:"startTimestamp"`
 	NativeSnapshot *struct {
 		SnapshotHandle string `json:"snapshotHandle"`
 	} `json:"nativeSnapshotInfo"`
 }
 
-const methodNativeSnapshot = "NativeSnapshot"
+// The results that Velero records.
+const (
+	succeeded = "succeeded"
+	failed    = "failed"
+)
+
+// Why a volume comes back empty.
+const (
+	NotHeld   = "the backup does not hold its data"
+	NoRecord  = "Velero recorded nothing of it"
+	NotTaking = "it takes no snapshots"
+)
 
 func (f *Finder) point(ctx context.Context, source plan.Source, b *velerov1api.Backup) (Point, error) {
 	p := Point{Backup: b.Name, CompletedAt: completion(*b), StartedAt: b.CreationTimestamp.Time}
@@ -351,7 +381,7 @@ func (f *Finder) point(ctx context.Context, source plan.Source, b *velerov1api.B
 		return p, err
 	}
 	for _, info := range infos {
-		if slices.Contains(source.Namespaces, info.PVCNamespace) && !listed(p.Volumes, info) {
+		if slices.Contains(source.Namespaces, info.PVCNamespace) && !listed(p.Volumes, info.PVCNamespace, info.PVCName) {
 			v, err := f.volume(ctx, source, p, info)
 			if errors.Is(err, cluster.ErrTakenHere) {
 				p.TakenHere, v.Problem, err = true, err.Error(), nil
@@ -362,17 +392,49 @@ func (f *Finder) point(ctx context.Context, source plan.Source, b *velerov1api.B
 			p.Volumes = append(p.Volumes, v)
 		}
 	}
+	missing, err := f.notRecorded(ctx, source, p, b)
+	if err != nil {
+		return p, err
+	}
+	p.Volumes = append(p.Volumes, missing...)
 	slices.SortFunc(p.Volumes, func(a, b plan.Volume) int {
 		return strings.Compare(a.Namespace+"/"+a.Claim, b.Namespace+"/"+b.Claim)
 	})
 	return p, ctx.Err()
 }
 
+// notRecorded returns the claims of a backup of whose volumes Velero recorded
+// nothing. A backup is Completed all the same.
+func (f *Finder) notRecorded(ctx context.Context, source plan.Source, p Point, b *velerov1api.Backup) ([]plan.Volume, error) {
+	contents, err := cluster.ReadJSON[map[string][]string](ctx, f.Files, velerov1api.DownloadTargetKindBackupResourceList, b.Name)
+	if errors.Is(err, cluster.ErrNoFile) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	why := NoRecord
+	if !ptr.Deref(b.Spec.SnapshotVolumes, true) {
+		why = NotTaking
+	}
+	var missing []plan.Volume
+	for _, name := range contents["v1/PersistentVolumeClaim"] {
+		namespace, claim, _ := strings.Cut(name, "/")
+		if !slices.Contains(source.Namespaces, namespace) || listed(p.Volumes, namespace, claim) {
+			continue
+		}
+		v := plan.Volume{Namespace: namespace, Claim: claim, SnapshotAt: metav1.NewTime(p.StartedAt), Unprotected: true}
+		if !source.IgnoresClaim(namespace, claim) {
+			v.Problem = NotHeld + ": " + why
+		}
+		missing = append(missing, v)
+	}
+	return missing, nil
+}
+
 // listed reports whether a claim is there already.
-func listed(volumes []plan.Volume, info volumeInfo) bool {
-	return slices.ContainsFunc(volumes, func(v plan.Volume) bool {
-		return v.Namespace == info.PVCNamespace && v.Claim == info.PVCName
-	})
+func listed(volumes []plan.Volume, namespace, claim string) bool {
+	return slices.ContainsFunc(volumes, func(v plan.Volume) bool { return v.Namespace == namespace && v.Claim == claim })
 }
 
 func (f *Finder) volume(ctx context.Context, source plan.Source, p Point, info volumeInfo) (plan.Volume, error) {
@@ -381,24 +443,23 @@ func (f *Finder) volume(ctx context.Context, source plan.Source, p Point, info v
 	case info.Skipped:
 		v.Unprotected = true
 		if !source.IgnoresClaim(v.Namespace, v.Claim) {
-			v.Problem = "the backup does not hold its data"
+			v.Problem = NotHeld
 			if info.SkippedReason != "" {
 				v.Problem += ": " + strings.TrimSuffix(strings.TrimSpace(info.SkippedReason), ".")
 			}
 		}
 		return v, nil
-	case info.BackupMethod != methodNativeSnapshot:
-		// Velero restores it from the backup's own storage.
-		if info.Result == "failed" {
-			v.Problem = "its backup failed"
-		}
-		return v, nil
+	case info.BackupMethod != plan.MethodNativeSnapshot:
+		return keptByVelero(v, info), nil
 	case info.NativeSnapshot == nil || info.NativeSnapshot.SnapshotHandle == "":
 		v.Problem = "its snapshot failed"
 		return v, nil
 	}
+	id, err := zfssnap.ParseSnapshotID(info.NativeSnapshot.SnapshotHandle)
+	if errors.Is(err, zfssnap.ErrForeignID) {
+		return keptByVelero(v, info), nil
+	}
 	v.SnapshotID = info.NativeSnapshot.SnapshotHandle
-	id, err := zfssnap.ParseSnapshotID(v.SnapshotID)
 	if err != nil {
 		v.Problem = err.Error()
 		return v, nil
@@ -419,6 +480,25 @@ func (f *Finder) volume(ctx context.Context, source plan.Source, p Point, info v
 		v.Snapshot = found.Dataset + "@" + found.Snapshot
 	}
 	return v, nil
+}
+
+// keptByVelero tells of a volume that Velero restores by itself what it recorded.
+// Where it did not record when the snapshot was taken, that was not before the
+// backup began.
+func keptByVelero(v plan.Volume, info volumeInfo) plan.Volume {
+	v.Method = info.BackupMethod
+	if info.SnapshotDataMoved {
+		v.Method = plan.MethodDataUpload
+	} else if info.StartTimestamp != nil {
+		v.SnapshotAt = *info.StartTimestamp
+	}
+	switch {
+	case info.SnapshotDataMoved && info.Result != succeeded:
+		v.Problem = "the data of its snapshot was not moved"
+	case info.Result == failed:
+		v.Problem = "its backup failed"
+	}
+	return v
 }
 
 // notIncluded returns the namespaces that a backup leaves out.

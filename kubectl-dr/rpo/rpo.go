@@ -94,7 +94,7 @@ func volume(points []restorepoint.Point, v plan.Volume, now time.Time, objective
 			}
 			age := rounded(now.Sub(have.SnapshotAt.Time))
 			at := have.SnapshotAt
-			row.Backup, row.SnapshotAt, row.Age, row.Node, row.Snapshot = p.Backup, &at, &age, have.Node, have.Snapshot
+			row.Backup, row.SnapshotAt, row.Age, row.Node, row.Snapshot, row.Method = p.Backup, &at, &age, have.Node, have.Snapshot, have.Method
 			row.State = state(now.Sub(have.SnapshotAt.Time), objective)
 			return row
 		}

@@ -2,13 +2,17 @@ package run
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/restorepoint"
+	"github.com/kubectl-dr/kubectl-dr/restore/rules"
 )
 
 // StepSelect is the name of the step that Select returns.
@@ -25,6 +29,9 @@ func (t *Target) Select(finder *restorepoint.Finder) Step {
 			if err != nil {
 				return "", err
 			}
+			if err := t.admit(ctx, p); err != nil {
+				return "", err
+			}
 			t.Run.Status.Volumes = p.Volumes
 			at := metav1.NewTime(p.At()).Rfc3339Copy()
 			t.Run.Status.RestoredTo = &at
@@ -36,4 +43,50 @@ func (t *Target) Select(finder *restorepoint.Finder) Step {
 				p.Backup, report.Count(len(p.Volumes), "volume"), p.At().UTC().Format(time.RFC3339), report.Age(age)), nil
 		},
 	}
+}
+
+// admit refuses a point whose volumes would come back empty without anybody
+// saying so: Velero restores files into a pod that it restores, and a profile that
+// holds workloads back drops that pod.
+func (t *Target) admit(ctx context.Context, p restorepoint.Point) error {
+	files := p.By(plan.MethodPodVolumeBackup)
+	profile := t.profile()
+	if len(files) == 0 || profile == "" {
+		return nil
+	}
+	set, err := t.Cluster.Profiles(ctx)
+	if err != nil {
+		return err
+	}
+	rewrites, err := set.Profile(profile)
+	if err != nil || rewrites.State != rules.StateStandby {
+		return err
+	}
+	return &Error{fmt.Errorf("%s would come back empty: its files are restored into its pod, which profile %s drops", strings.Join(files, ", "), profile), StandbyHint}
+}
+
+// StandbyHint says what to do about a profile that drops pods.
+const StandbyHint = "remove state: standby from the profile, so that Velero starts the pods, or back volumes up by snapshots whose data is moved"
+
+// Lossless is Select for a run that promises to lose nothing.
+func (t *Target) Lossless(finder *restorepoint.Finder) Step {
+	selected := t.Select(finder)
+	do := selected.Do
+	selected.Do = func(ctx context.Context) (string, error) {
+		message, err := do(ctx)
+		if err != nil {
+			return "", err
+		}
+		var errs []error
+		for _, v := range t.Run.Status.Volumes {
+			if v.Unprotected && v.Problem != "" {
+				errs = append(errs, fmt.Errorf("volume %s/%s would come back empty: %s", v.Namespace, v.Claim, v.Problem))
+			}
+		}
+		if len(errs) > 0 {
+			return "", &Error{errors.Join(errs...), "back it up, or list it in spec.source.ignoreClaims of the plan if it may come back empty"}
+		}
+		return message, nil
+	}
+	return selected
 }

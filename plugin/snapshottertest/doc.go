@@ -9,7 +9,8 @@
 // pkg/plugin/clientmgmt of Velero v1.18.
 //
 // TestConformance in package plugin shows how to use it: on a pool in memory, and
-// with ZFS_TEST_POOL=<pool> on OpenZFS.
+// with ZFS_TEST_POOL=<pool> on OpenZFS, which test/e2e/run does inside a host of
+// the rig.
 //
 // Run changes os.Args while it runs, since Velero's client management hands the
 // server's own arguments to a plugin. It must not run in parallel.

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -387,16 +388,107 @@ var checks = []struct {
 		s.kill(vs, pv)
 		require.NoError(s, vs.DeleteSnapshot(snapshot))
 	}},
+	{"a process that dies in a call leaves nothing that is in the way", func(s *suite) {
+		// The server takes the call for failed. A user repeats what it was for.
+		for _, call := range calls {
+			s.Run(call.name, func(t *testing.T) {
+				c := *s
+				c.T = t
+				c.interrupted(call.prepare)
+			})
+		}
+	}},
 }
 
-// kill ends the plugin processes of this one, and waits until the server has
-// started another: a call that comes before it noticed fails.
+// calls are those that reach the storage. Each is prepared with a volume of its
+// own, and returns what has to hold after it has been made.
+var calls = []struct {
+	name    string
+	prepare func(s *suite, vs vsv1.VolumeSnapshotter, name string) (call func() error, holds func())
+}{
+	{"GetVolumeInfo", func(s *suite, vs vsv1.VolumeSnapshotter, _ string) (func() error, func()) {
+		pv := s.NewVolume(s.T)
+		id := s.id(vs, pv)
+		return func() error {
+			_, _, err := vs.GetVolumeInfo(id, "")
+			return err
+		}, func() { assert.Empty(s, s.Snapshots(s.T, pv)) }
+	}},
+	{"CreateSnapshot", func(s *suite, vs vsv1.VolumeSnapshotter, name string) (func() error, func()) {
+		pv := s.NewVolume(s.T)
+		id, tags, snapshot := s.id(vs, pv), s.backup(name), ""
+		return func() (err error) {
+				snapshot, err = vs.CreateSnapshot(id, "", tags)
+				return err
+			}, func() {
+				assert.Len(s, s.Snapshots(s.T, pv), 1)
+				require.NoError(s, vs.DeleteSnapshot(snapshot))
+				assert.Empty(s, s.Snapshots(s.T, pv))
+			}
+	}},
+	{"CreateVolumeFromSnapshot", func(s *suite, vs vsv1.VolumeSnapshotter, name string) (func() error, func()) {
+		pv := s.NewVolume(s.T)
+		s.Write(s.T, pv, "data")
+		volumeType, snapshot := s.typeOf(vs, pv), s.snapshot(vs, pv, name)
+		s.Restore(s.T, name)
+		return func() error {
+			_, err := vs.CreateVolumeFromSnapshot(snapshot, volumeType, "", nil)
+			return err
+		}, func() { assert.Equal(s, "data", s.Read(s.T, s.restore(vs, pv, snapshot, volumeType))) }
+	}},
+	{"DeleteSnapshot", func(s *suite, vs vsv1.VolumeSnapshotter, name string) (func() error, func()) {
+		pv := s.NewVolume(s.T)
+		snapshot := s.snapshot(vs, pv, name)
+		return func() error { return vs.DeleteSnapshot(snapshot) }, func() { assert.Empty(s, s.Snapshots(s.T, pv)) }
+	}},
+}
+
+// interrupted makes a call again and again, each time killed one step later,
+// until it is made whole.
+func (s *suite) interrupted(prepare func(*suite, vsv1.VolumeSnapshotter, string) (func() error, func())) {
+	s.Helper()
+	if s.Interrupt == nil {
+		return
+	}
+	vs := s.server.snapshotter()
+	for n, whole := 0, false; !whole; n++ {
+		call, holds := prepare(s, vs, s.name(strconv.Itoa(n)))
+		interrupted := s.Interrupt(s.T, n, s.killProcesses)
+		err := call()
+		if whole = !interrupted(); !whole {
+			s.awaitProcess(vs, s.NewVolume(s.T))
+			err = call()
+		}
+		require.NoError(s, err, "killed after %d steps", n)
+		holds()
+	}
+}
+
+// kill ends the plugin processes of this one, and waits for another.
 func (s *suite) kill(vs vsv1.VolumeSnapshotter, pv *unstructured.Unstructured) {
 	s.Helper()
-	killed := 0
+	s.killProcesses()
+	s.awaitProcess(vs, pv)
+}
+
+// awaitProcess waits until the server has started another process: a call that
+// comes before it noticed that one has died fails.
+func (s *suite) awaitProcess(vs vsv1.VolumeSnapshotter, pv *unstructured.Unstructured) {
+	s.Helper()
+	require.Eventually(s, func() bool {
+		_, err := vs.GetVolumeID(pv)
+		return err == nil
+	}, 2*time.Minute, 10*time.Millisecond)
+}
+
+// killProcesses returns when they are gone. It is called from other goroutines too,
+// so it does not end the test.
+func (s *suite) killProcesses() {
+	s.Helper()
+	var killed []string
 	parent := regexp.MustCompile(fmt.Sprintf(`\) \S %d `, os.Getpid()))
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
-	require.NoError(s, err)
+	assert.NoError(s, err)
 	for _, file := range stats {
 		stat, err := os.ReadFile(file)
 		if err != nil || !parent.Match(stat) {
@@ -407,15 +499,16 @@ func (s *suite) kill(vs vsv1.VolumeSnapshotter, pv *unstructured.Unstructured) {
 			continue
 		}
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
-		require.NoError(s, err)
-		process, err := os.FindProcess(pid)
-		require.NoError(s, err)
-		require.NoError(s, process.Kill())
-		killed++
+		assert.NoError(s, err)
+		if assert.NoError(s, syscall.Kill(pid, syscall.SIGKILL)) {
+			killed = append(killed, filepath.Join(filepath.Dir(file), "exe"))
+		}
 	}
-	require.NotZero(s, killed, "there was a process of %s", s.Binary)
-	require.Eventually(s, func() bool {
-		_, err := vs.GetVolumeID(pv)
-		return err == nil
-	}, 30*time.Second, 10*time.Millisecond)
+	for _, exe := range killed {
+		assert.Eventually(s, func() bool {
+			_, err := os.Readlink(exe)
+			return err != nil
+		}, time.Minute, time.Millisecond)
+	}
+	assert.NotEmpty(s, killed, "there was a process of %s", s.Binary)
 }

@@ -45,6 +45,11 @@ type Target struct {
 	Snapshots   func(t *testing.T, pv *unstructured.Unstructured) []string
 	TakeForeign func(t *testing.T, pv *unstructured.Unstructured)
 
+	// Interrupt, when set, has do called in the midst of what the implementation
+	// does next on its storage, after n steps of it. What it returns tells whether
+	// it came to that, and do is not called any more.
+	Interrupt func(t *testing.T, n int, do func()) (done func() bool)
+
 	// Backup is told of a Backup before each of its snapshots, and DeleteBackup
 	// when it has been deleted; Restore of a Restore that begins, which ends the
 	// one before. An implementation may look at these objects.

@@ -48,6 +48,7 @@ type host struct {
 	directory      *agent.Directory
 	site           *zfssnap.Site
 	snapshotter    *zfssnap.Snapshotter
+	groups         *zfssnap.Groups
 }
 
 // newHost starts from nothing: what an earlier run left is destroyed.
@@ -149,7 +150,8 @@ func (h *host) connect(ctx context.Context) error {
 	if h.site, err = sites.Open(location, nil); err != nil {
 		return err
 	}
-	h.snapshotter = &zfssnap.Snapshotter{Sites: sites, Log: log}
+	h.groups = &zfssnap.Groups{}
+	h.snapshotter = &zfssnap.Snapshotter{Sites: sites, Log: log, Groups: h.groups}
 	if err := h.snapshotter.Init(map[string]string{zfssnap.KeyAgents: sourceNode + "=" + h.addresses[sourceNode]}); err != nil {
 		return err
 	}

@@ -53,6 +53,7 @@ var benchmarks = []struct {
 	run  func(context.Context, *host) ([]row, error)
 }{
 	{"snapshot", measureSnapshot},
+	{"backup", measureBackup},
 	{"clone", measureClone},
 	{"increment", measureIncrement},
 	{"throughput", measureThroughput},

@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"strconv"
 	"strings"
 	"time"
+
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
@@ -54,6 +57,83 @@ func measureSnapshot(ctx context.Context, h *host) ([]row, error) {
 	r := times("CreateSnapshot of a volume", median(ours), "zfs snapshot", median(theirs), below(2))
 	r.note = fmt.Sprintf("median of %d each; seen to be held %s after the call began", runs, seconds(median(held)))
 	return []row{r}, nil
+}
+
+// measureBackup compares the snapshots of a backup of many volumes, one by one as
+// Velero asks for them, with as many zfs snapshot: each volume for itself, and all
+// in one group.
+func measureBackup(ctx context.Context, h *host) ([]row, error) {
+	const volumes, runs = 100, 3
+	datasets, err := h.volumes(ctx, "many", volumes, 4096)
+	if err != nil {
+		return nil, err
+	}
+	backup := func(name string, grouped bool) error {
+		if grouped {
+			for _, d := range datasets {
+				h.groups.Join(name, types.UID(name), "wordpress", zfssnap.VolumeID{Node: sourceNode, Dataset: d})
+			}
+		}
+		for _, d := range datasets {
+			if _, err := h.snapshotted(d, name); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	// What is left to do must not burden what is measured next.
+	held := func(name string) error {
+		var err error
+		allHeld := func() bool {
+			refs := ""
+			refs, err = command(ctx, "zfs", "list", "-Hrt", "snapshot", "-o", "userrefs,name", path.Join(h.source, "many"))
+			held := 0
+			for line := range strings.Lines(refs) {
+				if strings.HasPrefix(line, "1\t") && strings.Contains(line, "@dr-"+name+"-") {
+					held++
+				}
+			}
+			return err != nil || held == volumes
+		}
+		if !poll(ctx, time.Minute, allHeld) {
+			return fmt.Errorf("the snapshots of backup %s are not held", name)
+		}
+		return err
+	}
+	measure := func(kind string, grouped bool) func(int) (time.Duration, error) {
+		return func(i int) (time.Duration, error) {
+			name := fmt.Sprintf("%s-%d", kind, i)
+			took, err := timed(func() error { return backup(name, grouped) })
+			return took, errors.Join(err, held(name))
+		}
+	}
+	bare := func(kind string) func(int) (time.Duration, error) {
+		return func(i int) (time.Duration, error) {
+			return timed(func() error {
+				for _, d := range datasets {
+					if _, err := command(ctx, "zfs", "snapshot", fmt.Sprintf("%s@bare-%s-%d", d, kind, i)); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}
+	}
+	var rows []row
+	for _, way := range []struct {
+		what, kind string
+		grouped    bool
+	}{{"each for itself", "single", false}, {"in one group", "group", true}} {
+		ours, theirs, err := alternate(runs, measure(way.kind, way.grouped), bare(way.kind))
+		if err != nil {
+			return rows, err
+		}
+		r := times(fmt.Sprintf("a backup's snapshots of %d volumes, %s", volumes, way.what), median(ours),
+			fmt.Sprintf("%d times zfs snapshot", volumes), median(theirs), below(1.2))
+		r.note = fmt.Sprintf("median of %d each; %.0f ms and %.0f ms for a volume", runs, perStep(median(ours), volumes), perStep(median(theirs), volumes))
+		rows = append(rows, r)
+	}
+	return rows, nil
 }
 
 // measureClone compares the clones that a drill makes of a large and of a small

@@ -23,6 +23,7 @@ type app struct {
 	Name   string // of its namespace, schedule and plan
 	Volume string
 	Parent string // of its volume's dataset
+	Kind   string // of its volume, when it is none of OpenEBS on a filesystem
 }
 
 func (a app) dataset() string { return a.Parent + "/" + a.Volume }
@@ -51,6 +52,27 @@ func newVolume(t *testing.T, name string) app {
 	on(t, hassio, "zfs", "create", "-p", "-o", "mountpoint=legacy", a.dataset())
 	a.post(t, 1)
 	apply(t, primary, a.render(t, "volume.yaml.tmpl"))
+	kubectl(t, primary, "-n", name, "wait", "pvc/data", "--for=jsonpath={.status.phase}=Bound", "--timeout=5m")
+	return a
+}
+
+// newShape makes a namespace with a volume of another kind, with some data: local
+// or hostPath on a dataset, or a zvol of OpenEBS with a file system.
+func newShape(t *testing.T, name, kind string) app {
+	t.Helper()
+	a := app{Name: name, Volume: "pvc-" + name, Parent: parent, Kind: kind}
+	if kind == "zvol" {
+		on(t, hassio, "sh", "-ec", `zfs create -p -V 64M "$1"
+until [ -e "/dev/zvol/$1" ]; do :; done
+mkfs.ext4 -q "/dev/zvol/$1"
+at=$(mktemp -d); mount "/dev/zvol/$1" "$at"; mkdir "$at/posts"
+dd if=/dev/urandom of="$at/.new" bs=1M count=1 2>/dev/null
+mv "$at/.new" "$at/posts/$(sha256sum "$at/.new" | cut -d' ' -f1)"; umount "$at"`, "sh", a.dataset())
+	} else {
+		on(t, hassio, "zfs", "create", "-p", "-o", "mountpoint=/srv/"+name, a.dataset())
+		a.post(t, 1)
+	}
+	apply(t, primary, a.render(t, "shape.yaml.tmpl"))
 	kubectl(t, primary, "-n", name, "wait", "pvc/data", "--for=jsonpath={.status.phase}=Bound", "--timeout=5m")
 	return a
 }

@@ -61,7 +61,8 @@ func TestTargetUnreachable(t *testing.T) {
 }
 
 // gate leads to an address. It closes after some bytes, with all connections
-// through it, until it is opened for good.
+// through it, until it is opened for good. It can also be held for a while: what
+// comes then waits.
 type gate struct {
 	listener net.Listener
 	to       string
@@ -70,6 +71,8 @@ type gate struct {
 	left   int64 // bytes; negative when it stays open
 	closed bool
 	conns  []net.Conn
+	held   chan struct{} // closed when it goes on; nil when it does
+	came   func()        // says that something waits
 }
 
 func newGate(t *testing.T, to string, bytes int64) *gate {
@@ -94,6 +97,35 @@ func newGate(t *testing.T, to string, bytes int64) *gate {
 func (g *gate) address() string {
 	_, port, _ := net.SplitHostPort(g.listener.Addr().String())
 	return net.JoinHostPort(vm.HostAddress, port)
+}
+
+// local is where this machine finds the gate.
+func (g *gate) local() string { return g.listener.Addr().String() }
+
+// hold keeps back what comes to the gate until it is resumed. The channel is
+// closed when something waits.
+func (g *gate) hold() (waits <-chan struct{}, resume func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	held, came := make(chan struct{}), make(chan struct{})
+	g.held, g.came = held, sync.OnceFunc(func() { close(came) })
+	return came, func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.held = nil
+		close(held)
+	}
+}
+
+// wait waits while the gate is held.
+func (g *gate) wait(int) {
+	g.mu.Lock()
+	held, came := g.held, g.came
+	g.mu.Unlock()
+	if held != nil {
+		came()
+		<-held
+	}
 }
 
 func (g *gate) open() {
@@ -143,7 +175,7 @@ func (g *gate) pass(in net.Conn) {
 		_, _ = io.Copy(in, out)
 		_ = in.Close()
 	}()
-	_, _ = io.Copy(io.MultiWriter(out, counter(g.count)), in)
+	_, _ = io.Copy(io.MultiWriter(counter(g.wait), out, counter(g.count)), in)
 }
 
 type counter func(int)

@@ -3,12 +3,20 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
+	"io"
+	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/kubectl-dr/kubectl-dr/test/lab/proc"
 )
 
 // TestVeleroDies kills Velero's server, and its plugins with it, while a copy is
@@ -28,13 +36,149 @@ func TestVeleroDies(t *testing.T) {
 	a.requireCopy(t, a.Name)
 }
 
-// TestManyAtOnce backs up five namespaces at once, and deletes one backup again:
-// each has its own snapshot and copy, and only the deleted one's goes.
+// TestPluginDies kills the plugin's process in the midst of calls of Velero's
+// server. Velero fails what it called for, and starts the plugin again for the
+// next: nothing that is left is in its way.
+func TestPluginDies(t *testing.T) {
+	agents, target := newGate(t, lab.AgentAddress(hassio), -1), newGate(t, lab.AgentAddress(remote), 1)
+	const killed, waiting = "case-killed", "case-waiting"
+	through := func(config map[string]any) {
+		config["agents"] = "hassio=" + agents.local() + ",remote=" + lab.AgentAddress(remote)
+	}
+	otherLocation(t, primary, killed, func(location map[string]any) {
+		through(location["spec"].(map[string]any)["config"].(map[string]any))
+	})
+	otherLocation(t, primary, waiting, func(location map[string]any) {
+		config := location["spec"].(map[string]any)["config"].(map[string]any)
+		through(config)
+		config["targetAddress"] = target.address()
+	})
+	for _, location := range []string{killed, waiting} {
+		t.Cleanup(func() {
+			_, err := prepared("kubectl", "--context", primary, "-n", "velero", "delete", "volumesnapshotlocation.velero.io/"+location)
+			assert.NoError(t, err)
+		})
+	}
+	a := newVolume(t, killed)
+	taken := func(backup string) bool {
+		return strings.Contains(strings.Join(versions(t, hassio, a.dataset()), " "), snapshot(t, backup))
+	}
+	failed := func(backup, says string) {
+		t.Helper()
+		assert.Equal(t, "PartiallyFailed", phase(t, primary, "backup", backup))
+		assert.Contains(t, velero(t, primary, "backup", "logs", backup), says)
+	}
+
+	inCall := func(call func()) {
+		t.Helper()
+		called, resume := agents.hold()
+		call()
+		awaitClosed(t, called)
+		killPlugin(t)
+		resume()
+	}
+	inCall(func() { a.backUpTo(t, killed, killed+"-info") })
+	failed(killed+"-info", "error getting volume info")
+	assert.False(t, taken(killed+"-info"))
+
+	log := lab.Log("primary/velero")
+	at := size(t, log)
+	a.backUpTo(t, killed, killed+"-snapshot")
+	awaitLine(t, log, at, "Snapshotting persistent volume")
+	killPlugin(t)
+	failed(killed+"-snapshot", "error taking snapshot of volume")
+
+	a.backUpTo(t, waiting, killed+"-copy")
+	kubectl(t, primary, "-n", "velero", "wait", "backup.velero.io/"+killed+"-copy", "--for=jsonpath={.status.phase}=WaitingForPluginOperations",
+		"--timeout="+patience.String())
+	inCall(func() {})
+	assert.Equal(t, "PartiallyFailed", phase(t, primary, "backup", killed+"-copy"))
+	target.open()
+
+	a.backUpTo(t, killed, killed+"-good")
+	completed(t, killed+"-good")
+	a.requireCopy(t, killed+"-good")
+	a.requireCopy(t, killed+"-copy")
+
+	restore := func(name string) {
+		velero(t, primary, "restore", "create", name, "--from-backup", killed+"-good", "--namespace-mappings", killed+":"+name)
+	}
+	inCall(func() { restore(killed + "-1") })
+	assert.Equal(t, "PartiallyFailed", phase(t, primary, "restore", killed+"-1"))
+	restore(killed + "-2")
+	assert.Equal(t, "Completed", phase(t, primary, "restore", killed+"-2"), velero(t, primary, "restore", "describe", killed+"-2"))
+
+	remove := func() { velero(t, primary, "backup", "delete", killed+"-good", "--confirm") }
+	inCall(remove)
+	eventually(t, "the deletion has failed", func() (bool, string) {
+		seen := kubectl(t, primary, "-n", "velero", "get", "deletebackuprequests.velero.io", "-l", "velero.io/backup-name="+killed+"-good",
+			"-o", "jsonpath={.items[*].status}")
+		return strings.Contains(seen, "error deleting snapshot"), seen
+	})
+	assert.True(t, taken(killed+"-good"), "the backup is whole")
+	remove()
+	kubectl(t, primary, "-n", "velero", "wait", "backup.velero.io/"+killed+"-good", "--for=delete", "--timeout="+patience.String())
+}
+
+// killPlugin kills every process of the plugin that Velero's server of the primary
+// site has started.
+func killPlugin(t *testing.T) {
+	t.Helper()
+	processes, err := lab.Processes("primary/velero")
+	require.NoError(t, err)
+	killed := 0
+	for _, p := range processes {
+		exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", p.PID))
+		if err == nil && filepath.Base(exe) == "velero-plugin-zfs-dr" && syscall.Kill(p.PID, syscall.SIGKILL) == nil {
+			killed++
+		}
+	}
+	require.NotZero(t, killed, "there was a process")
+}
+
+func awaitClosed(t *testing.T, c <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-c:
+	case <-time.After(patience):
+		require.Fail(t, "there was no call")
+	}
+}
+
+func size(t *testing.T, file string) int64 {
+	t.Helper()
+	info, err := os.Stat(file)
+	require.NoError(t, err)
+	return info.Size()
+}
+
+// awaitLine waits until a log has a line that contains a text, after an offset.
+func awaitLine(t *testing.T, file string, from int64, text string) {
+	t.Helper()
+	f, err := os.Open(file)
+	require.NoError(t, err)
+	defer f.Close()
+	_, err = f.Seek(from, io.SeekStart)
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	seen := ""
+	require.True(t, proc.Poll(ctx, time.Millisecond, func() bool {
+		more, err := io.ReadAll(f)
+		seen += string(more)
+		return err != nil || strings.Contains(seen, text)
+	}), "%s has %q", file, text)
+}
+
+// TestManyAtOnce backs up five namespaces with volumes of four kinds at once, and
+// deletes one backup again: each has its own snapshot and copy, and only the
+// deleted one's goes. The rarer kinds are restored at the recovery site, where a
+// pod finds in them what was there.
 func TestManyAtOnce(t *testing.T) {
 	t.Parallel()
-	var apps []app
-	for i := range 5 {
-		apps = append(apps, newVolume(t, fmt.Sprint("case-many-", i)))
+	apps := []app{newVolume(t, "case-many-0"), newVolume(t, "case-many-1")}
+	for _, kind := range []string{"local", "hostPath", "zvol"} {
+		apps = append(apps, newShape(t, "case-many-"+strings.ToLower(kind), kind))
 	}
 	for _, a := range apps {
 		a.backUpTo(t, "zfs", a.Name)
@@ -56,6 +200,18 @@ func TestManyAtOnce(t *testing.T) {
 	assert.Len(t, versions(t, remote, gone.replica()), 1, "the copy that the next increment starts from stays")
 	for _, a := range apps[1:] {
 		a.requireCopy(t, a.Name)
+	}
+	for _, a := range apps[2:] {
+		known(t, a.Name)
+		velero(t, dr, "restore", "create", a.Name, "--from-backup", a.Name)
+	}
+	for _, a := range apps[2:] {
+		require.Equal(t, "Completed", phase(t, dr, "restore", a.Name), velero(t, dr, "restore", "describe", a.Name))
+		apply(t, dr, a.render(t, "reader.yaml.tmpl"))
+	}
+	for _, a := range apps[2:] {
+		kubectl(t, dr, "-n", a.Name, "wait", "pod/reader", "--for=jsonpath={.status.phase}=Succeeded", "--timeout="+patience.String())
+		assert.Equal(t, 1, strings.Count(kubectl(t, dr, "-n", a.Name, "logs", "pod/reader"), ": OK"), a.Kind)
 	}
 }
 

@@ -160,7 +160,7 @@ func (r *Rig) stop(ctx context.Context, targets ...string) error {
 // stopStrays ends processes of a part that no record names: its children, and
 // what an interrupted command started.
 func (r *Rig) stopStrays(ctx context.Context, p part) error {
-	strays, err := proc.Marked(r.mark(p.name))
+	strays, err := r.Processes(p.name)
 	if err != nil {
 		return err
 	}
@@ -174,6 +174,9 @@ func (r *Rig) stopStrays(ctx context.Context, p part) error {
 
 // mark is what processes of the part carry in their environment.
 func (r *Rig) mark(part string) string { return r.in(part) }
+
+// Processes are those of a part and their children.
+func (r *Rig) Processes(part string) ([]proc.ID, error) { return proc.Marked(r.mark(part)) }
 
 func (r *Rig) process(part string) proc.ID {
 	r.mu.Lock()
