@@ -9,6 +9,7 @@ COPY plugin plugin
 COPY restore restore
 COPY zfssnap zfssnap
 COPY kubectl-dr kubectl-dr
+COPY examples/crds examples/crds
 RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
     CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH GOARM=${TARGETVARIANT#v} \
     go build -trimpath -ldflags "-s -w -X github.com/kubectl-dr/kubectl-dr/zfssnap/names.Version=$VERSION" -o /out/ ./cmd/...

@@ -31,7 +31,8 @@ import (
 
 func TestHelp(t *testing.T) {
 	t.Parallel()
-	for _, command := range []string{"", "check", "status", "rpo", "drill", "drill cleanup", "failover", "history", "report", "rewrite", "version", "agent", "agent doctor", "agent holds", "agent certs"} {
+	for _, command := range []string{"", "check", "status", "rpo", "drill", "drill cleanup", "failover", "history", "report", "rewrite", "version", "agent", "agent doctor", "agent holds", "agent certs",
+		"plan", "plan init", "plan lint", "plan show", "plan diff", "plan apply", "plan schema", "protect", "exporter", "support-bundle"} {
 		t.Run("help of "+command, func(t *testing.T) {
 			t.Parallel()
 			got := newWorld(t).run(t.Context(), append(strings.Fields(command), "--help")...)
@@ -246,8 +247,8 @@ func TestWrongInput(t *testing.T) {
 			}
 		}, 1, "not completed: wordpress-2 (PartiallyFailed), wordpress-1 (PartiallyFailed)", ""},
 		{"an agent that does not answer", "drill", func(w *world) { w.host.down = true }, 1, "agent is unreachable", "kubectl dr check"},
-		{"a cluster without the definitions", "rpo", func(w *world) { w.noCRDs = true }, 1, "the custom resource definitions of kubectl dr are missing", "kubectl apply -k examples/crds"},
-		{"a cluster without the definitions, for a plan in a file", "drill -f testdata/plan.yaml", func(w *world) { w.noCRDs = true }, 1, "the custom resource definitions of kubectl dr are missing", "kubectl apply -k examples/crds"},
+		{"a cluster without the definitions", "rpo", func(w *world) { w.noCRDs = true }, 1, "the custom resource definitions of kubectl dr are missing", "kubectl apply -f examples/crds"},
+		{"a cluster without the definitions, for a plan in a file", "drill -f testdata/plan.yaml", func(w *world) { w.noCRDs = true }, 1, "the custom resource definitions of kubectl dr are missing", "kubectl apply -f examples/crds"},
 		{"a backup that is not there", "drill --backup nope", nil, 1, `get backup "nope"`, ""},
 		{"a drill to resume when there is none", "drill --resume", nil, 1, "no run of plan", ""},
 		{"a failover of neither kind", "failover", nil, 1, "choose one of --planned and --disaster", "--disaster: the source is gone"},

@@ -14,6 +14,7 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/check"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/failover"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/metrics"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/rpo"
@@ -29,12 +30,15 @@ func newCmdCheck(e *env, g *globalFlags) *cobra.Command {
 		Short:   "See whether a plan could be carried out now",
 		GroupID: groupCheck,
 		Long: `See whether a plan could be carried out now: the plan itself, Velero, agents and
-pools, the newest restore point, rewrite profiles, nodes and storage classes, and
+pools, the newest restore point, rewrite profiles, nodes and classes; what the newest
+backup holds, as a failover would restore it: kinds that are served here, references,
+certificates, room for its pods, quotas, webhooks, images; names and their TTL; and
 how long ago the last drill was. Each is ok, a warning or a problem with what to
-do about it.
+do about it. What is not used is not looked at.
 
-Everything is looked at from the recovery site; the source is not asked. Nothing
-is changed.` + exitStatus,
+Everything is looked at from the recovery site; the source is not asked. Registries
+and name servers are asked from this machine, unless --offline is given. Nothing is
+changed.` + exitStatus,
 		Example: `  # The only plan there is
   kubectl dr check
 
@@ -44,6 +48,8 @@ is changed.` + exitStatus,
 	plans := addPlanFlags(c, e, g)
 	out := addOutputFlags(c)
 	strict := c.Flags().Bool("strict", false, "exit with status 2 on warnings too")
+	offline := c.Flags().Bool("offline", false, "ask neither registries nor name servers")
+	dnsServer := c.Flags().String("dns-server", "", "name server to ask, as host:port; this machine's when not given")
 	c.RunE = g.run(func(ctx context.Context, args []string) error {
 		cl, p, err := plans.load(ctx, e, args)
 		if p == nil || cl == nil {
@@ -51,9 +57,9 @@ is changed.` + exitStatus,
 		}
 		// A plan in the cluster that is not valid is what is to be shown.
 		storage, storageErr := e.storage(ctx, cl, g.agentOptions())
-		checker := &check.Checker{
-			Cluster: cl, Storage: storage, StorageErr: storageErr, Finder: finder(cl, storage),
-			Now: e.now, Interval: e.interval, ServerTimeout: serverTimeout,
+		checker := e.checker(cl, storage, storageErr)
+		if !*offline {
+			checker.Images, checker.Names = e.images(), e.names(*dnsServer)
 		}
 		r, err := checker.Check(ctx, p)
 		if err != nil {
@@ -62,6 +68,13 @@ is changed.` + exitStatus,
 		return e.judged(out.result(e, r), r.State, *strict)
 	})
 	return c
+}
+
+func (e *env) checker(cl *cluster.Cluster, storage *cluster.Storage, storageErr error) *check.Checker {
+	return &check.Checker{
+		Cluster: cl, Storage: storage, StorageErr: storageErr, Finder: finder(cl, storage),
+		Now: e.now, Interval: e.interval, ServerTimeout: serverTimeout,
+	}
 }
 
 // judged turns a state into an exit status.
@@ -83,26 +96,45 @@ Kubernetes objects.
 
 A point counts when the copy of the volume's snapshot was found on the recovery
 site's ZFS host, or when Velero recorded that it keeps the volume by itself. An age
-is ok up to the plan's RPO, a warning up to twice as much, and a problem above.` + exitStatus,
+is ok up to the plan's RPO, a warning up to twice as much, and a problem above, which
+ends with status 2.
+
+-o prometheus prints metrics in Prometheus' text format, as for node_exporter's
+textfile collector; kubectl dr exporter serves them.` + exitStatus,
 		Example: `  # How much would be lost now?
   kubectl dr rpo wordpress
 
   # In a monitoring script: status 2 as soon as the objective is missed
-  kubectl dr rpo wordpress --strict -o json`,
+  kubectl dr rpo wordpress --strict -o json
+
+  # Keep an eye on it
+  kubectl dr rpo wordpress --watch`,
 	}
 	plans := addPlanFlags(c, e, g)
 	out := addOutputFlags(c)
+	c.Flags().Lookup("output").Usage += "; or prometheus"
 	strict := c.Flags().Bool("strict", false, "exit with status 2 on warnings too")
+	watch := addWatchFlags(c)
 	c.RunE = g.run(func(ctx context.Context, args []string) error {
+		if err := watch.validate(); err != nil {
+			return err
+		}
 		cl, p, err := plans.load(ctx, e, args)
 		if err != nil {
 			return err
 		}
-		r, err := e.rpo(ctx, g, cl, p)
-		if err != nil {
-			return err
-		}
-		return e.judged(out.result(e, r), r.State, *strict)
+		return watch.repeat(ctx, e, func(ctx context.Context) error {
+			r, err := e.rpo(ctx, g, cl, p)
+			if err != nil {
+				return err
+			}
+			if *out.print.OutputFormat == formatPrometheus {
+				err = metrics.Write(e.Out, []metrics.Measurement{{Plan: p, At: e.now(), RPO: r}}, e.now())
+			} else {
+				err = out.result(e, r)
+			}
+			return e.judged(err, r.State, *strict)
+		})
 	})
 	return c
 }
@@ -130,39 +162,52 @@ func newCmdStatus(e *env, g *globalFlags) *cobra.Command {
 		GroupID: groupCheck,
 		Long: `Show where a plan stands: which site is active, the role of the recovery site, the
 run in progress, the last drill and failover, the newest restore point, the RPO,
-and what to do next. Nothing is changed.
+and what to do next. Nothing is changed. An RPO above twice its objective, or
+nothing to recover from, ends with status 2.
 
 After a failover it is looked at whether the application runs at both sites, which
-ends with status 2: by the pods in both clusters with --source-context, otherwise
-by what the other site's agent says of the volumes that were left.` + exitStatus,
+ends with status 2 too: by the pods in both clusters with --source-context,
+otherwise by what the other site's agent says of the volumes that were left.
+
+-o prometheus prints metrics in Prometheus' text format; kubectl dr exporter serves
+them.` + exitStatus,
 		Example: `  kubectl dr status wordpress
+
+  # Follow a failover from another terminal
+  kubectl dr status wordpress --watch --interval=5s
 
   # Look at the pods of both clusters
   kubectl dr status wordpress --source-context=primary`,
 	}
 	plans := addPlanFlags(c, e, g)
 	out := addOutputFlags(c)
+	c.Flags().Lookup("output").Usage += "; or prometheus"
+	strict := c.Flags().Bool("strict", false, "exit with status 2 on warnings too")
+	watch := addWatchFlags(c)
 	c.RunE = g.run(func(ctx context.Context, args []string) error {
+		if err := watch.validate(); err != nil {
+			return err
+		}
 		cl, p, err := plans.load(ctx, e, args)
 		if err != nil {
 			return err
 		}
-		runs, err := run.Runs(ctx, cl.Client, cl.Namespace, p.Name)
-		if err != nil {
-			return err
-		}
-		r, err := e.rpo(ctx, g, cl, p)
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		s := e.status(p, runs, r, err)
-		active := &sides{env: e, global: g, plan: p, recovery: cl}
-		active.compare(ctx, run.LastMove(runs), s)
-		err = out.result(e, s)
-		if err == nil && len(s.BothActive) > 0 {
-			err = &unhealthyError{}
-		}
-		return err
+		return watch.repeat(ctx, e, func(ctx context.Context) error {
+			m, err := e.measure(ctx, g, cl, p)
+			if err != nil {
+				return err
+			}
+			if *out.print.OutputFormat == formatPrometheus {
+				err = metrics.Write(e.Out, []metrics.Measurement{m}, e.now())
+			} else {
+				err = out.result(e, m.Status)
+			}
+			state := m.Status.RPO.State
+			if len(m.Status.BothActive) > 0 {
+				state = report.Problem
+			}
+			return e.judged(err, state, *strict)
+		})
 	})
 	return c
 }

@@ -18,7 +18,10 @@ import (
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/check"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/dns"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/registry"
 )
 
 // Exit statuses.
@@ -70,10 +73,12 @@ type env struct {
 	now         func() time.Time
 	interval    time.Duration
 	interactive func() bool
-	colour      func() bool
+	terminal    func() bool // standard output is one
 	holder      string
 	open        func(getter cluster.RESTClientGetter, veleroNamespace string) (*cluster.Cluster, error)
 	storage     func(ctx context.Context, c *cluster.Cluster, opts cluster.AgentOptions) (*cluster.Storage, error)
+	images      func() check.Images
+	names       func(server string) check.Names
 }
 
 func newEnv(streams genericiooptions.IOStreams) *env {
@@ -86,12 +91,14 @@ func newEnv(streams genericiooptions.IOStreams) *env {
 			f, ok := streams.In.(*os.File)
 			return ok && term.IsTerminal(int(f.Fd()))
 		},
-		colour: func() bool {
+		terminal: func() bool {
 			f, ok := streams.Out.(*os.File)
-			return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == ""
+			return ok && term.IsTerminal(int(f.Fd()))
 		},
 		holder: fmt.Sprintf("%s:%d", host, os.Getpid()),
 		open:   cluster.Open,
+		images: func() check.Images { return &registry.Client{} },
+		names:  func(server string) check.Names { return &dns.Client{Server: server} },
 		storage: func(ctx context.Context, c *cluster.Cluster, opts cluster.AgentOptions) (*cluster.Storage, error) {
 			s, err := c.OpenStorage(ctx, opts)
 			if err == nil {
@@ -103,6 +110,8 @@ func newEnv(streams genericiooptions.IOStreams) *env {
 		},
 	}
 }
+
+func (e *env) colour() bool { return e.terminal() && os.Getenv("NO_COLOR") == "" }
 
 // Main runs kubectl dr and returns its exit status.
 func Main(ctx context.Context, args []string, streams genericiooptions.IOStreams) int {
@@ -195,7 +204,9 @@ but a planned failover needs the source.` + exitStatus,
 	root.SetHelpCommandGroupID(groupOther)
 	root.SetCompletionCommandGroupID(groupOther)
 	for _, add := range []func(*env, *globalFlags) *cobra.Command{
-		newCmdCheck, newCmdStatus, newCmdRPO, newCmdHistory, newCmdReport, newCmdRewrite, newCmdCompare, newCmdDrill, newCmdFailover, newCmdReprotect, newCmdFailback, newCmdAgent, newCmdEtcd, newCmdGitOps, newCmdVersion,
+		newCmdCheck, newCmdStatus, newCmdRPO, newCmdExporter, newCmdHistory, newCmdReport, newCmdRewrite, newCmdCompare,
+		newCmdProtect, newCmdDrill, newCmdFailover, newCmdReprotect, newCmdFailback,
+		newCmdPlan, newCmdAgent, newCmdEtcd, newCmdSupportBundle, newCmdVersion,
 	} {
 		root.AddCommand(add(e, flags))
 	}

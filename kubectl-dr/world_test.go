@@ -1,6 +1,7 @@
 package kubectldr
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -38,11 +39,15 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/check"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/dns"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/registry"
 	"github.com/kubectl-dr/kubectl-dr/restore/rules"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent"
@@ -71,6 +76,9 @@ type world struct {
 	skips    string      // why backups there leave volumes out
 	web      *httptest.Server
 	answer   func(w http.ResponseWriter, r *http.Request)
+	logs     map[string]string // by pod/container
+	images   map[string]error  // what registries say
+	records  map[string][]dns.Record
 
 	guids int
 	mu    sync.Mutex
@@ -87,6 +95,7 @@ type world struct {
 	backupPhase  velerov1api.BackupPhase
 	neverReady   bool
 	unsynced     func() // what Velero syncs when a backup it doesn't know is looked for again
+	looked       func() // before an agent looks for a snapshot
 	noCRDs       bool
 	noServer     bool
 	before       func(what string) error // before writing to a cluster
@@ -128,7 +137,7 @@ func newWorld(t *testing.T) *world {
 	w := &world{
 		t: t, serverVersion: "v1.18.3",
 		plugins: []velerov1api.PluginInfo{{Name: "kubectl-dr.io/zfs", Kind: "VolumeSnapshotter"}, {Name: "kubectl-dr.io/rewrite", Kind: "RestoreItemActionV2"}},
-		clock:   begin, files: files{}, restorePhase: velerov1api.RestorePhaseCompleted, backupPhase: velerov1api.BackupPhaseCompleted}
+		clock:   begin, files: files{}, records: map[string][]dns.Record{"vegard.blog.example.org": {{Type: "A", Value: "192.0.2.1", TTL: time.Minute}}}, restorePhase: velerov1api.RestorePhaseCompleted, backupPhase: velerov1api.BackupPhaseCompleted}
 	w.answer = func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprint(rw, "<title>Vegard's blog</title>") }
 	w.web = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		w.pass(2 * time.Second)
@@ -152,7 +161,7 @@ func newWorld(t *testing.T) *world {
 
 func (w *world) cluster(name string, objects []client.Object) *cluster.Cluster {
 	base := fake.NewClientBuilder().WithScheme(cluster.Scheme()).WithObjects(objects...).
-		WithStatusSubresource(&plan.RecoveryRun{}).Build()
+		WithStatusSubresource(&plan.RecoveryRun{}).WithRESTMapper(w.kinds()).Build()
 	c := interceptor.NewClient(base, interceptor.Funcs{
 		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
 			if err := errors.Join(w.killed(), w.missing(obj)); err != nil {
@@ -217,6 +226,24 @@ func (w *world) cluster(name string, objects []client.Object) *cluster.Cluster {
 		},
 	})
 	return &cluster.Cluster{Client: cluster.Explained(c, name), Namespace: veleroNS, Context: name, Pods: w, Files: w.files}
+}
+
+// kinds are those that the clusters serve: Kubernetes' own, Velero's and ours.
+func (w *world) kinds() meta.RESTMapper {
+	scheme := cluster.Scheme()
+	mapper := meta.NewDefaultRESTMapper(scheme.PrioritizedVersionsAllGroups())
+	mapper.Add(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"}, meta.RESTScopeRoot)
+	for gvk := range scheme.AllKnownTypes() {
+		scope := meta.RESTScopeNamespace
+		if slices.Contains([]string{"Namespace", "Node", "PersistentVolume", "StorageClass", "PriorityClass", "IngressClass", "RuntimeClass",
+			"ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"}, gvk.Kind) {
+			scope = meta.RESTScopeRoot
+		}
+		if gvk.Version == "v1" || gvk.Group == zfssnap.Domain {
+			mapper.Add(gvk, scope)
+		}
+	}
+	return mapper
 }
 
 func (w *world) fault(clusterName, verb string, obj client.Object) error {
@@ -451,6 +478,12 @@ func (w *world) recoveryObjects() []client.Object {
 			Data:       map[string]string{"wordpress.yaml": string(profiles)},
 		},
 		&storagev1api.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "zfs-storage-znvm-dr"}},
+		&appsv1api.Deployment{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "external-dns", Name: "external-dns"},
+			Spec: appsv1api.DeploymentSpec{Template: corev1api.PodTemplateSpec{Spec: corev1api.PodSpec{
+				Containers: []corev1api.Container{{Name: "external-dns", Image: "registry.example.org/external-dns:v0.20.0"}}}}},
+			Status: appsv1api.DeploymentStatus{ReadyReplicas: 1},
+		},
 		&corev1api.Node{
 			ObjectMeta: metav1.ObjectMeta{Name: "remote", Labels: map[string]string{"kubernetes.io/hostname": "remote"}},
 			Spec:       corev1api.NodeSpec{Taints: []corev1api.Taint{{Key: "dedicated", Value: "remote", Effect: corev1api.TaintEffectNoSchedule}}},
@@ -546,12 +579,51 @@ func (w *world) synced(to *cluster.Cluster, name, location string, age time.Dura
 	if w.kept != "" {
 		w.keep(name, at.Time)
 	}
+	w.files[string(velerov1api.DownloadTargetKindBackupContents)+"/"+name] = backupOf(w.t, application("wordpress", 1))
 	w.files.put(w.t, velerov1api.DownloadTargetKindBackupResourceList, name, map[string][]string{
 		"apps/v1/Deployment":       {"wordpress/wordpress-db", "wordpress/wordpress"},
 		"v1/Service":               {"wordpress/wordpress-db", "wordpress/wordpress"},
 		"v1/Namespace":             {"wordpress"},
 		"v1/PersistentVolumeClaim": {"wordpress/wordpress-db", "wordpress/wordpress-html"},
 	})
+}
+
+// backedUp are the objects in the newest backup, as a test changes them.
+func (w *world) backedUp(objects ...client.Object) {
+	w.t.Helper()
+	w.files["BackupContents/wordpress-2"] = backupOf(w.t, append(application("wordpress", 1), objects...))
+	contents := map[string][]string{}
+	require.NoError(w.t, json.Unmarshal([]byte(w.files["BackupResourceList/wordpress-2"]), &contents))
+	for _, obj := range objects {
+		gvk := obj.GetObjectKind().GroupVersionKind()
+		kind := gvk.GroupVersion().String() + "/" + gvk.Kind
+		contents[kind] = append(contents[kind], strings.TrimPrefix(obj.GetNamespace()+"/"+obj.GetName(), "/"))
+	}
+	w.files.put(w.t, velerov1api.DownloadTargetKindBackupResourceList, "wordpress-2", contents)
+}
+
+// backupOf is a backup's, unzipped.
+func backupOf(t *testing.T, objects []client.Object) string {
+	t.Helper()
+	var b bytes.Buffer
+	files := tar.NewWriter(&b)
+	for _, obj := range objects {
+		gvk, err := apiutil.GVKForObject(obj, cluster.Scheme())
+		require.NoError(t, err)
+		obj.GetObjectKind().SetGroupVersionKind(gvk)
+		content, err := json.Marshal(obj)
+		require.NoError(t, err)
+		where := "cluster"
+		if obj.GetNamespace() != "" {
+			where = "namespaces/" + obj.GetNamespace()
+		}
+		name := "resources/" + strings.ToLower(gvk.Kind) + "s." + gvk.Group + "/" + where + "/" + obj.GetName() + ".json"
+		require.NoError(t, files.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o600, Size: int64(len(content))}))
+		_, err = files.Write(content)
+		require.NoError(t, err)
+	}
+	require.NoError(t, files.Close())
+	return b.String()
 }
 
 // files are what Velero keeps in object storage, by kind/name.
@@ -576,10 +648,39 @@ func (w *world) Forward(context.Context, string, string, int32) (cluster.Tunnel,
 	return tunnel(w.web.Listener.Addr().String()), nil
 }
 
+// Check plays registries.
+func (w *world) Check(_ context.Context, image registry.Image, with []registry.Credentials) error {
+	err := w.images[image.String()]
+	if errors.Is(err, registry.ErrDenied) && len(with) > 0 {
+		return nil
+	}
+	return err
+}
+
+// Zone and Records play name servers.
+func (w *world) Zone(_ context.Context, host string) (dns.Zone, error) {
+	if !strings.HasSuffix(host, "example.org") {
+		return dns.Zone{}, dns.ErrNoZone
+	}
+	return dns.Zone{Name: "example.org", Servers: []string{"ns1.example.org:53"}}, nil
+}
+
+func (w *world) Records(_ context.Context, _ dns.Zone, host string) ([]dns.Record, error) {
+	return w.records[host], nil
+}
+
 type tunnel string
 
 func (t tunnel) Address() string { return string(t) }
 func (tunnel) Close() error      { return nil }
+
+func (w *world) Logs(_ context.Context, _, pod, container string, opts cluster.LogOptions) ([]byte, error) {
+	log := pod + "/" + container
+	if opts.Previous {
+		log += " before"
+	}
+	return []byte(w.logs[log]), nil
+}
 
 func (w *world) Exec(context.Context, string, string, string, []string) (cluster.ExecResult, error) {
 	w.pass(time.Second)
@@ -589,6 +690,7 @@ func (w *world) Exec(context.Context, string, string, string, []string) (cluster
 // host is a ZFS host with its agent.
 type host struct {
 	node      string
+	looked    *func()
 	now       func() time.Time
 	snapshots map[uint64]*agentpb.Version
 	datasets  map[string]map[string]string
@@ -608,7 +710,7 @@ type host struct {
 
 func newHost(w *world, node string) *host {
 	return &host{
-		node: node, now: w.now, snapshots: map[uint64]*agentpb.Version{}, datasets: map[string]map[string]string{},
+		node: node, now: w.now, looked: &w.looked, snapshots: map[uint64]*agentpb.Version{}, datasets: map[string]map[string]string{},
 		origins: map[string]string{}, written: map[string]uint64{}, mounted: map[string]bool{},
 	}
 }
@@ -638,6 +740,9 @@ func (h *host) Info(context.Context, *agentpb.InfoRequest, ...grpc.CallOption) (
 }
 
 func (h *host) FindSnapshot(_ context.Context, req *agentpb.FindSnapshotRequest, _ ...grpc.CallOption) (*agentpb.Version, error) {
+	if h.looked != nil && *h.looked != nil {
+		(*h.looked)()
+	}
 	if err := h.up(); err != nil {
 		return nil, err
 	}
@@ -829,7 +934,7 @@ func (w *world) run(ctx context.Context, args ...string) outcome {
 	e := newEnv(genericiooptions.IOStreams{In: strings.NewReader(w.stdin), Out: &out, ErrOut: &errOut})
 	w.commands++
 	e.now, e.interval, e.holder = w.now, time.Millisecond, fmt.Sprintf("test:%d", w.commands)
-	e.interactive = func() bool { return w.tty }
+	e.interactive, e.terminal = func() bool { return w.tty }, func() bool { return false }
 	e.open = func(getter cluster.RESTClientGetter, ns string) (*cluster.Cluster, error) {
 		c := *w.recovery
 		if f, ok := getter.(*genericclioptions.ConfigFlags); ok && *f.Context == "primary" {
@@ -849,6 +954,8 @@ func (w *world) run(ctx context.Context, args ...string) outcome {
 		}
 		return &cluster.Storage{Locations: []cluster.Location{{Name: "zfs", Location: loc, Agents: w}}}, nil
 	}
+	e.images = func() check.Images { return w }
+	e.names = func(string) check.Names { return w }
 	code := execute(ctx, args, e)
 	return outcome{out: out.String(), err: errOut.String(), code: code}
 }

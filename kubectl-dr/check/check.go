@@ -31,6 +31,9 @@ type Checker struct {
 	// Interval is how often an answer of Velero's server is looked for, and
 	// ServerTimeout for how long.
 	Interval, ServerTimeout time.Duration
+	// Images and Names ask the world outside; nil does not.
+	Images Images
+	Names  Names
 }
 
 // inspection is one check of a plan under way.
@@ -38,7 +41,7 @@ type inspection struct {
 	*Checker
 	plan   *plan.RecoveryPlan
 	group  string
-	groups []report.Group
+	report *report.Check
 
 	backups  []velerov1api.Backup
 	contents map[string][]string // of the newest backup: "apps/v1/Deployment" to "namespace/name"
@@ -46,6 +49,7 @@ type inspection struct {
 	points    []restorepoint.Point
 	pointsErr error
 	rules     *rules.Set
+	recovered recovered
 	// pluginVersion is the tag of the plugin's image here, "" when not known.
 	pluginVersion string
 }
@@ -53,7 +57,12 @@ type inspection struct {
 // Check looks at everything, and returns an error only when the recovery
 // cluster can't be asked at all.
 func (c *Checker) Check(ctx context.Context, p *plan.RecoveryPlan) (*report.Check, error) {
-	in := &inspection{Checker: c, plan: p}
+	in := &inspection{Checker: c, plan: p, report: &report.Check{
+		TypeMeta:   report.TypeMeta("CheckReport"),
+		ObjectMeta: metav1.ObjectMeta{Name: p.Name},
+		At:         metav1.NewTime(c.Now()),
+		State:      report.OK,
+	}}
 	in.load(ctx)
 	for _, subject := range []struct {
 		name string
@@ -66,6 +75,16 @@ func (c *Checker) Check(ctx context.Context, p *plan.RecoveryPlan) (*report.Chec
 		{"volumes", in.volumes},
 		{"profiles", in.profiles},
 		{"cluster", in.cluster},
+		{"backup", in.contained},
+		{"backup", in.served},
+		{"backup", in.classes},
+		{"backup", in.needed},
+		{"backup", in.certificates},
+		{"room", in.capacity},
+		{"room", in.quotas},
+		{"room", in.webhooks},
+		{"images", in.images},
+		{"traffic", in.traffic},
 		{"drills", in.drills},
 	} {
 		in.group = subject.name
@@ -74,26 +93,9 @@ func (c *Checker) Check(ctx context.Context, p *plan.RecoveryPlan) (*report.Chec
 			return nil, context.Cause(ctx)
 		}
 	}
-	r := &report.Check{
-		TypeMeta:   report.TypeMeta("CheckReport"),
-		ObjectMeta: metav1.ObjectMeta{Name: p.Name},
-		At:         metav1.NewTime(c.Now()),
-		State:      report.OK,
-		Groups:     in.groups,
-	}
+	r := in.report
 	for _, g := range r.Groups {
 		slices.SortStableFunc(g.Items, func(a, b report.Item) int { return cmp.Compare(a.Name, b.Name) })
-		for _, item := range g.Items {
-			r.State = report.Worse(r.State, item.State)
-			switch item.State {
-			case report.OK:
-				r.OK++
-			case report.Warning:
-				r.Warnings++
-			case report.Problem:
-				r.Problems++
-			}
-		}
 	}
 	return r, nil
 }
@@ -102,12 +104,7 @@ func (in *inspection) add(state report.State, name, message, remedy string) {
 	if state == report.OK || state == report.Skipped {
 		remedy = ""
 	}
-	item := report.Item{Name: name, State: state, Message: strings.ReplaceAll(message, "\n", "; "), Remedy: remedy}
-	if n := len(in.groups); n > 0 && in.groups[n-1].Name == in.group {
-		in.groups[n-1].Items = append(in.groups[n-1].Items, item)
-		return
-	}
-	in.groups = append(in.groups, report.Group{Name: in.group, Items: []report.Item{item}})
+	in.report.Add(in.group, report.Item{Name: name, State: state, Message: strings.ReplaceAll(message, "\n", "; "), Remedy: remedy})
 }
 
 func (in *inspection) ok(name, message string)   { in.add(report.OK, name, message, "") }

@@ -9,6 +9,9 @@ import (
 	"fmt"
 
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
@@ -97,4 +100,52 @@ func (c *Cluster) Plans(ctx context.Context) ([]plan.RecoveryPlan, error) {
 		return nil, fmt.Errorf("list plans in namespace %s: %w", c.Namespace, err)
 	}
 	return list.Items, nil
+}
+
+// FindPlan returns a plan as it is, sound or not; nil when there is none.
+func (c *Cluster) FindPlan(ctx context.Context, name string) (*plan.RecoveryPlan, error) {
+	p := &plan.RecoveryPlan{}
+	err := c.Client.Get(ctx, client.ObjectKey{Namespace: c.Namespace, Name: name}, p)
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("get plan %q in namespace %s: %w", name, c.Namespace, err)
+	}
+	return p, nil
+}
+
+// ApplyPlan makes a plan what the cluster has, and returns what that was: created,
+// configured or unchanged. Labels and annotations are added to those there are. A
+// dry run changes nothing.
+func (c *Cluster) ApplyPlan(ctx context.Context, p *plan.RecoveryPlan, dryRun bool) (string, error) {
+	have, err := c.FindPlan(ctx, p.Name)
+	if err != nil {
+		return "", err
+	}
+	if have == nil {
+		if !dryRun {
+			if err := c.Client.Create(ctx, p.DeepCopy()); err != nil {
+				return "", fmt.Errorf("create plan %q: %w", p.Name, err)
+			}
+		}
+		return "created", nil
+	}
+	want := have.DeepCopy()
+	want.Spec = p.Spec
+	for k, v := range p.Labels {
+		metav1.SetMetaDataLabel(&want.ObjectMeta, k, v)
+	}
+	for k, v := range p.Annotations {
+		metav1.SetMetaDataAnnotation(&want.ObjectMeta, k, v)
+	}
+	if equality.Semantic.DeepEqual(have, want) {
+		return "unchanged", nil
+	}
+	if !dryRun {
+		if err := c.Client.Patch(ctx, want, client.MergeFrom(have)); err != nil {
+			return "", fmt.Errorf("change plan %q: %w", p.Name, err)
+		}
+	}
+	return "configured", nil
 }

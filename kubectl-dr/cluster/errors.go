@@ -33,7 +33,7 @@ func explain(err error, cluster string) error {
 	case err == nil:
 		return nil
 	case group == zfssnap.Domain:
-		return &Error{errors.New("the custom resource definitions of kubectl dr are missing"), fmt.Sprintf("install them in context %q: kubectl apply -k examples/crds", cluster)}
+		return &Error{errors.New("the custom resource definitions of kubectl dr are missing"), fmt.Sprintf("install them in context %q: kubectl apply -f examples/crds", cluster)}
 	case group == velerov1api.SchemeGroupVersion.Group:
 		return &Error{errors.New("the custom resource definitions of Velero are missing"),
 			fmt.Sprintf("kubectl dr works in the recovery cluster, where Velero is installed: is context %q that one?", cluster)}

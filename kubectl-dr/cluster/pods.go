@@ -15,6 +15,7 @@ import (
 	corev1api "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/httpstream"
 	"k8s.io/client-go/kubernetes/scheme"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/tools/remotecommand"
@@ -29,6 +30,16 @@ type Pods interface {
 	// Exec runs a command in a container, in the default one when none is
 	// named. A command that ends with another code than 0 is not an error.
 	Exec(ctx context.Context, namespace, pod, container string, command []string) (ExecResult, error)
+	// Logs returns what a container wrote.
+	Logs(ctx context.Context, namespace, pod, container string, opts LogOptions) ([]byte, error)
+}
+
+// LogOptions say which part of a log is wanted.
+type LogOptions struct {
+	// Lines are the last so many.
+	Lines int64
+	// Previous is the log of the container before it restarted.
+	Previous bool
 }
 
 // Tunnel is a local address that leads to a port of a pod.
@@ -125,6 +136,20 @@ func (t *tunnel) Close() error {
 		return errors.New(line)
 	}
 	return nil
+}
+
+func (p *podAccess) Logs(ctx context.Context, namespace, pod, container string, opts LogOptions) ([]byte, error) {
+	c, err := corev1client.NewForConfig(p.config)
+	if err != nil {
+		return nil, err
+	}
+	log, err := c.Pods(namespace).GetLogs(pod, &corev1api.PodLogOptions{
+		Container: container, TailLines: &opts.Lines, Previous: opts.Previous, Timestamps: true,
+	}).DoRaw(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read the log of container %s in pod %s/%s: %w", container, namespace, pod, err)
+	}
+	return log, nil
 }
 
 // maxOutput bounds what is kept of a command's output.

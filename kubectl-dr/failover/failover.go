@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	"golang.org/x/sync/errgroup"
 	corev1api "k8s.io/api/core/v1"
 	networkingv1api "k8s.io/api/networking/v1"
@@ -100,7 +99,6 @@ func (f *Failover) recovery() []run.Step {
 	if f.Run.Spec.SetAside {
 		steps = append(steps, f.setAside())
 	}
-	steps = append(steps, pauseGitOps(f.Cluster.Client, f.Run, f.site(), false)...)
 	steps = append(steps, f.Restore())
 	steps = append(steps, f.Start(true)...)
 	steps = append(steps, f.Probes()...)
@@ -109,14 +107,6 @@ func (f *Failover) recovery() []run.Step {
 		steps = append(steps, f.resume())
 	}
 	return append(steps, f.Measure())
-}
-
-// site is where the application goes.
-func (f *Failover) site() string {
-	if f.Run.Spec.Kind == plan.RunFailback {
-		return SourceSite
-	}
-	return RecoverySite
 }
 
 // Execute runs the failover to its end, or goes on with one begun earlier. The
@@ -216,28 +206,27 @@ func (f *Failover) resume() run.Step {
 	name := f.Run.Spec.PlanSpec.Source.Schedule
 	return run.Step{Name: StepResume, About: fmt.Sprintf("resume schedule %s, and let the copies at the recovery site go that the failover had fenced", name),
 		Do: func(ctx context.Context) (string, error) {
-			schedule := &velerov1api.Schedule{}
-			key := client.ObjectKey{Namespace: f.Cluster.Namespace, Name: name}
-			if err := f.Cluster.Client.Get(ctx, key, schedule); err != nil {
-				return "", fmt.Errorf("get schedule %s: %w", key, err)
-			}
-			message := "it was not paused"
-			switch {
-			case schedule.Spec.Paused && schedule.Annotations[stoppedBy] == "":
-				f.Hooks.Warnf("schedule %s was paused by somebody else, and stays so", name)
-				message = "it stays paused: that was not done by a run"
-			case schedule.Spec.Paused:
-				if err := Resume(ctx, f.Cluster.Client, schedule); err != nil {
-					return "", err
-				}
-				message = "resumed"
-			}
-			resumed, err := resumeGitOps(ctx, f.Cluster.Client, f.Run.Spec.PlanSpec, "")
+			schedules, err := Schedules(ctx, f.Cluster, f.Run.Spec.Plan, name)
 			if err != nil {
 				return "", err
 			}
-			if len(resumed) > 0 {
-				message += ", and so were " + strings.Join(resumed, ", ")
+			message := "it was not paused"
+			for i := range schedules {
+				schedule := &schedules[i]
+				switch {
+				case schedule.Spec.Paused && schedule.Annotations[stoppedBy] == "":
+					f.Hooks.Warnf("schedule %s was paused by somebody else, and stays so", schedule.Name)
+					if schedule.Name == name {
+						message = "it stays paused: that was not done by a run"
+					}
+				case schedule.Spec.Paused:
+					if err := Resume(ctx, f.Cluster.Client, schedule); err != nil {
+						return "", err
+					}
+					if schedule.Name == name {
+						message = "resumed"
+					}
+				}
 			}
 			// They only keep old backups from expiring now.
 			for _, r := range f.Unfence {
@@ -251,9 +240,9 @@ func (f *Failover) resume() run.Step {
 
 func (f *Failover) traffic() run.Step {
 	about := "nothing: the plan says nothing of traffic"
-	where, site := "here", f.site()
+	where, site := "here", RecoverySite
 	if f.Run.Spec.Kind == plan.RunFailback {
-		where = "to the source"
+		where, site = "to the source", SourceSite
 	}
 	if t := f.Run.Spec.PlanSpec.Traffic; t != nil {
 		about = fmt.Sprintf("point %s %s (%s)", strings.Join(t.Hosts, ", "), where, t.Method)

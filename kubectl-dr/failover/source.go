@@ -59,8 +59,7 @@ type Source struct {
 }
 
 func (s *Source) steps() []run.Step {
-	steps := append([]run.Step{s.Pause()}, s.GitOps()...)
-	return append(steps, s.Stop(), s.Backup(StepBackup), s.Arrive())
+	return []run.Step{s.Pause(), s.Stop(), s.Backup(StepBackup), s.Arrive()}
 }
 
 // Pause keeps the schedule from taking backups.
@@ -96,21 +95,46 @@ func (s *Source) Schedule(ctx context.Context) (*velerov1api.Schedule, error) {
 	return schedule, nil
 }
 
+// Schedules returns the Schedule of a plan's restore points, and those of its other
+// classes of backups.
+func Schedules(ctx context.Context, c *cluster.Cluster, planName, schedule string) ([]velerov1api.Schedule, error) {
+	first := velerov1api.Schedule{}
+	key := client.ObjectKey{Namespace: c.Namespace, Name: schedule}
+	if err := c.Client.Get(ctx, key, &first); err != nil {
+		return nil, fmt.Errorf("get schedule %s: %w", key, err)
+	}
+	list := &velerov1api.ScheduleList{}
+	if err := c.Client.List(ctx, list, client.InNamespace(c.Namespace), client.MatchingLabels{zfssnap.LabelPlan: planName}); err != nil {
+		return nil, fmt.Errorf("list schedules of plan %s in namespace %s: %w", planName, c.Namespace, err)
+	}
+	others := slices.DeleteFunc(list.Items, func(s velerov1api.Schedule) bool { return s.Name == schedule })
+	return append([]velerov1api.Schedule{first}, others...), nil
+}
+
+func (s *Source) schedules(ctx context.Context) ([]velerov1api.Schedule, error) {
+	return Schedules(ctx, s.Cluster, s.Run.Spec.Plan, s.Run.Spec.PlanSpec.Source.Schedule)
+}
+
 func (s *Source) pause(ctx context.Context) (string, error) {
-	schedule, err := s.Schedule(ctx)
+	schedules, err := s.schedules(ctx)
 	if err != nil {
 		return "", err
 	}
-	if schedule.Spec.Paused {
-		return "it is paused", nil
+	message := "it is paused"
+	for i := range schedules {
+		schedule := &schedules[i]
+		if schedule.Spec.Paused {
+			continue
+		}
+		before := schedule.DeepCopy()
+		schedule.Spec.Paused = true
+		metav1.SetMetaDataAnnotation(&schedule.ObjectMeta, stoppedBy, s.Run.Name)
+		if err := s.Cluster.Client.Patch(ctx, schedule, client.MergeFrom(before)); err != nil {
+			return "", fmt.Errorf("pause schedule %s: %w", schedule.Name, err)
+		}
+		message = "paused"
 	}
-	before := schedule.DeepCopy()
-	schedule.Spec.Paused = true
-	metav1.SetMetaDataAnnotation(&schedule.ObjectMeta, stoppedBy, s.Run.Name)
-	if err := s.Cluster.Client.Patch(ctx, schedule, client.MergeFrom(before)); err != nil {
-		return "", fmt.Errorf("pause schedule %s: %w", schedule.Name, err)
-	}
-	return "paused", nil
+	return message, nil
 }
 
 func (s *Source) stop(ctx context.Context) (string, error) {
@@ -290,19 +314,21 @@ func (s *Source) rollBack(ctx context.Context) error {
 			errs = append(errs, s.unmark(ctx, obj))
 		}
 	}
-	_, err := resumeGitOps(ctx, s.Cluster.Client, s.Run.Spec.PlanSpec, s.Run.Name)
-	return errors.Join(append(errs, s.resume(ctx), err)...)
+	return errors.Join(append(errs, s.resume(ctx))...)
 }
 
 func (s *Source) resume(ctx context.Context) error {
-	schedule, err := s.Schedule(ctx)
+	schedules, err := s.schedules(ctx)
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
-	if err != nil || schedule.Annotations[stoppedBy] != s.Run.Name {
-		return err
+	errs := []error{err}
+	for i := range schedules {
+		if schedules[i].Annotations[stoppedBy] == s.Run.Name {
+			errs = append(errs, Resume(ctx, s.Cluster.Client, &schedules[i]))
+		}
 	}
-	return Resume(ctx, s.Cluster.Client, schedule)
+	return errors.Join(errs...)
 }
 
 // Resume lets a schedule that a run paused take backups again.

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -53,6 +54,7 @@ func (p *RecoveryPlan) Lint() []Fault {
 	}
 	l.objectives(p.Spec.Objectives)
 	l.source(p.Spec.Source)
+	l.protect(p.Spec.Source.Schedule, p.Spec.Protect)
 	l.waves(p.Spec.Start)
 	for i, probe := range p.Spec.Probes {
 		l.probe(fmt.Sprintf("spec.probes[%d]", i), probe)
@@ -66,28 +68,34 @@ func (p *RecoveryPlan) Lint() []Fault {
 			l.fault("spec.traffic.method", "%q is neither %q nor %q", t.Method, TrafficExternalDNS, TrafficManual)
 		}
 	}
-	l.gitOps(p.Spec.GitOps)
 	return l.faults
 }
 
-func (l *linter) gitOps(g *GitOps) {
-	if g == nil {
-		return
+// Advice says what a sound plan would be better with.
+func (p *RecoveryPlan) Advice() []Fault {
+	var l linter
+	s := p.Spec
+	if s.Objectives.DrillEvery == nil {
+		l.fault("spec.objectives.drillEvery", "is missing: nothing reminds of the next drill")
 	}
-	for i, a := range g.ArgoCD {
-		if a.Application == "" {
-			l.fault(fmt.Sprintf("spec.gitops.argocd[%d].application", i), "is empty")
-		}
+	switch {
+	case len(s.Probes) == 0:
+		l.fault("spec.probes", "is empty: a drill proves only that pods start")
+	case !slices.ContainsFunc(s.Probes, Probe.looksInside):
+		l.fault("spec.probes", "only connect or ask for a status: none looks at what was recovered, with contains or exec")
 	}
-	for i, f := range g.Flux {
-		field := fmt.Sprintf("spec.gitops.flux[%d]", i)
-		if f.Kind != FluxKustomization && f.Kind != FluxHelmRelease {
-			l.fault(field+".kind", "%q is neither %q nor %q", f.Kind, FluxKustomization, FluxHelmRelease)
-		}
-		if f.Name == "" {
-			l.fault(field+".name", "is empty")
-		}
+	if s.Protect == nil || s.Protect.Interval == nil {
+		return l.faults
 	}
+	if every, rpo := s.Protect.Interval.Every.Duration, s.Objectives.RPO.Duration; 2*every > rpo {
+		l.fault("spec.protect.interval.every", "is %s: one backup that fails misses the RPO of %s", every, rpo)
+	}
+	return l.faults
+}
+
+// looksInside reports whether a probe depends on data.
+func (p Probe) looksInside() bool {
+	return p.Exec != nil || p.HTTP != nil && p.HTTP.Expect.Contains != ""
 }
 
 type linter struct {

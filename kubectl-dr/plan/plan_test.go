@@ -19,6 +19,12 @@ func valid() *RecoveryPlan {
 		Start:      []Wave{{Name: "db", Workloads: []string{"shop-db/statefulset/db"}}},
 		Probes:     []Probe{{Name: "page", Namespace: "shop", HTTP: &HTTPProbe{Service: "web"}}},
 		Traffic:    &Traffic{Hosts: []string{"shop.example.org"}, Method: TrafficManual},
+		Protect: &Protect{
+			Interval: &IntervalClass{Every: metav1.Duration{Duration: 15 * time.Minute}, Keep: 96},
+			Daily:    &DailyClass{At: "02:10", Keep: 10},
+			Weekly:   &WeeklyClass{Day: "monday", At: "23:59", Keep: 8},
+			Monthly:  &MonthlyClass{Day: 28, At: "00:00", Keep: 12},
+		},
 	}
 	return p
 }
@@ -57,12 +63,14 @@ func TestLint(t *testing.T) {
 			p.Spec.Probes[0] = Probe{Name: "x", Exec: &ExecProbe{Workload: "shop/deployment/web"}}
 		}, "spec.probes[0].exec.command: is empty"},
 		{"a negative timeout", func(p *RecoveryPlan) { p.Spec.Probes[0].Timeout.Duration = -1 }, "timeout: is negative"},
-		{"a Flux object of another kind", func(p *RecoveryPlan) {
-			p.Spec.GitOps = &GitOps{Flux: []FluxObject{{Kind: "GitRepository", Name: "x"}}}
-		}, `spec.gitops.flux[0].kind: "GitRepository" is neither "Kustomization" nor "HelmRelease"`},
-		{"an Application without a name", func(p *RecoveryPlan) {
-			p.Spec.GitOps = &GitOps{ArgoCD: []ArgoApplication{{}}}
-		}, "spec.gitops.argocd[0].application: is empty"},
+		{"backups without restore points", func(p *RecoveryPlan) { p.Spec.Protect.Interval = nil }, "spec.protect.interval: is missing"},
+		{"backups all the time", func(p *RecoveryPlan) { p.Spec.Protect.Interval.Every.Duration = time.Second }, "spec.protect.interval.every: must be a minute at least"},
+		{"one backup that is kept", func(p *RecoveryPlan) { p.Spec.Protect.Weekly.Keep = 1 }, "spec.protect.weekly.keep: must be 2 at least"},
+		{"a time that is none", func(p *RecoveryPlan) { p.Spec.Protect.Daily.At = "24:00" }, `spec.protect.daily.at: "24:00" is not a time`},
+		{"a time that cron would read otherwise", func(p *RecoveryPlan) { p.Spec.Protect.Daily.At = "2:10" }, `"2:10" is not a time`},
+		{"a day that is none", func(p *RecoveryPlan) { p.Spec.Protect.Weekly.Day = "Monday" }, `spec.protect.weekly.day: "Monday" is not a day`},
+		{"a day that February has not", func(p *RecoveryPlan) { p.Spec.Protect.Monthly.Day = 30 }, "spec.protect.monthly.day: 30 is not a day that every month has"},
+		{"a schedule too long for its classes", func(p *RecoveryPlan) { p.Spec.Source.Schedule = strings.Repeat("a", 50) }, "so it may have 40"},
 		{"traffic by an unknown way", func(p *RecoveryPlan) { p.Spec.Traffic.Method = "pigeon" }, `"pigeon" is neither`},
 	}
 	for _, tt := range tests {
@@ -119,4 +127,31 @@ func FuzzParseWorkload(f *testing.F) {
 		require.NoError(t, err)
 		assert.Equal(t, w, again)
 	})
+}
+
+func TestBackupClasses(t *testing.T) {
+	t.Parallel()
+	const hour = time.Hour
+	assert.Equal(t, []BackupClass{
+		{Name: "interval", Schedule: "shop", Cron: "@every 15m0s", Keep: 96, TTL: 24 * hour},
+		{Name: "daily", Schedule: "shop-daily", Cron: "10 2 * * *", Keep: 10, TTL: 240 * hour},
+		{Name: "weekly", Schedule: "shop-weekly", Cron: "59 23 * * 1", Keep: 8, TTL: 8 * 168 * hour},
+		{Name: "monthly", Schedule: "shop-monthly", Cron: "0 0 28 * *", Keep: 12, TTL: 12 * 31 * 24 * hour},
+	}, valid().Spec.BackupClasses())
+	p := valid()
+	p.Spec.Protect = nil
+	assert.Empty(t, p.Spec.BackupClasses())
+}
+
+func TestAdvice(t *testing.T) {
+	t.Parallel()
+	p := valid()
+	p.Spec.Objectives.DrillEvery = &metav1.Duration{Duration: time.Hour}
+	p.Spec.Objectives.RPO.Duration = 30 * time.Minute
+	p.Spec.Probes[0].HTTP.Expect.Contains = "<title>"
+	assert.Empty(t, p.Advice())
+	p.Spec.Objectives.RPO.Duration = 29 * time.Minute
+	assert.Equal(t, []Fault{{"spec.protect.interval.every", "is 15m0s: one backup that fails misses the RPO of 29m0s"}}, p.Advice())
+	p.Spec.Probes = nil
+	assert.Len(t, p.Advice(), 2)
 }

@@ -41,6 +41,9 @@ type RecoveryPlanList struct {
 type RecoveryPlanSpec struct {
 	Objectives Objectives `json:"objectives"`
 	Source     Source     `json:"source"`
+	// Protect says how often backups are taken and how many are kept; kubectl dr
+	// protect makes the Velero Schedules of it.
+	Protect *Protect `json:"protect,omitempty"`
 	// Profiles names the rewrite profile used for each kind of run.
 	Profiles Profiles `json:"profiles,omitempty"`
 	// Start lists waves of workloads in start order. Workloads in no wave start
@@ -50,43 +53,9 @@ type RecoveryPlanSpec struct {
 	Probes []Probe `json:"probes,omitempty"`
 	// Traffic says which names must point to the recovery site after failover.
 	Traffic *Traffic `json:"traffic,omitempty"`
-	// GitOps names what reconciles the application from Git. It is paused where it
-	// would undo what a run does.
-	GitOps *GitOps `json:"gitops,omitempty"`
 	// Failback says how the application is protected while it runs at the recovery
 	// site.
 	Failback *Failback `json:"failback,omitempty"`
-}
-
-// GitOps names the objects of Argo CD and Flux at either site. Those that a site
-// does not have are passed over there, except at the source of a planned failover.
-type GitOps struct {
-	ArgoCD []ArgoApplication `json:"argocd,omitempty"`
-	Flux   []FluxObject      `json:"flux,omitempty"`
-}
-
-// ArgoApplication is an Application of Argo CD.
-type ArgoApplication struct {
-	// +kubebuilder:validation:MinLength=1
-	Application string `json:"application"`
-	// Namespace is the Application's; "argocd" when empty.
-	Namespace string `json:"namespace,omitempty"`
-}
-
-// The kinds of FluxObject.
-const (
-	FluxKustomization = "Kustomization"
-	FluxHelmRelease   = "HelmRelease"
-)
-
-// FluxObject is what Flux reconciles.
-type FluxObject struct {
-	// +kubebuilder:validation:Enum=Kustomization;HelmRelease
-	Kind string `json:"kind"`
-	// +kubebuilder:validation:MinLength=1
-	Name string `json:"name"`
-	// Namespace is the object's; "flux-system" when empty.
-	Namespace string `json:"namespace,omitempty"`
 }
 
 // Failback is what the way back needs.
@@ -122,6 +91,79 @@ type Source struct {
 	IgnoreClaims []string `json:"ignoreClaims,omitempty"`
 	// VeleroNamespace is where Velero runs; "velero" when empty.
 	VeleroNamespace string `json:"veleroNamespace,omitempty"`
+}
+
+// Protect is up to four classes of backups, each with a Velero Schedule of its
+// own. Times are UTC, as long as Velero's server has no other time zone.
+type Protect struct {
+	// StorageLocation is the BackupStorageLocation of the backups; Velero's default
+	// when empty.
+	StorageLocation string `json:"storageLocation,omitempty"`
+	// SnapshotLocations are the VolumeSnapshotLocations, one for each provider;
+	// Velero's default ones when empty.
+	SnapshotLocations []string `json:"snapshotLocations,omitempty"`
+	// Interval backups are the restore points: their Schedule is
+	// spec.source.schedule. The other Schedules are named after it, as
+	// "<schedule>-daily"; their backups are there to go further back, by name.
+	Interval *IntervalClass `json:"interval,omitempty"`
+	Daily    *DailyClass    `json:"daily,omitempty"`
+	Weekly   *WeeklyClass   `json:"weekly,omitempty"`
+	Monthly  *MonthlyClass  `json:"monthly,omitempty"`
+}
+
+// IntervalClass is backups every so often.
+type IntervalClass struct {
+	// Every is the time between two, a minute at least.
+	Every metav1.Duration `json:"every"`
+	// Keep is how many are kept: each expires after so many times Every.
+	//
+	// +kubebuilder:validation:Minimum=2
+	Keep int32 `json:"keep"`
+}
+
+// DailyClass is one backup a day.
+type DailyClass struct {
+	// At is "hh:mm".
+	//
+	// +kubebuilder:validation:Pattern=`^([01][0-9]|2[0-3]):[0-5][0-9]$`
+	At string `json:"at"`
+	// Keep is how many are kept: each expires after so many days.
+	//
+	// +kubebuilder:validation:Minimum=2
+	Keep int32 `json:"keep"`
+}
+
+// WeeklyClass is one backup a week.
+type WeeklyClass struct {
+	// Day of the week.
+	//
+	// +kubebuilder:validation:Enum=sunday;monday;tuesday;wednesday;thursday;friday;saturday
+	Day string `json:"day"`
+	// At is "hh:mm".
+	//
+	// +kubebuilder:validation:Pattern=`^([01][0-9]|2[0-3]):[0-5][0-9]$`
+	At string `json:"at"`
+	// Keep is how many are kept: each expires after so many weeks.
+	//
+	// +kubebuilder:validation:Minimum=2
+	Keep int32 `json:"keep"`
+}
+
+// MonthlyClass is one backup a month.
+type MonthlyClass struct {
+	// Day of the month; every month has those up to 28.
+	//
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=28
+	Day int32 `json:"day"`
+	// At is "hh:mm".
+	//
+	// +kubebuilder:validation:Pattern=`^([01][0-9]|2[0-3]):[0-5][0-9]$`
+	At string `json:"at"`
+	// Keep is how many are kept: each expires after so many times 31 days.
+	//
+	// +kubebuilder:validation:Minimum=2
+	Keep int32 `json:"keep"`
 }
 
 // Profiles names rewrite profiles by kind of run. Empty restores as it was.

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -55,6 +56,8 @@ func ParseNamespace(given string, namespaces []string) (string, error) {
 	switch {
 	case given == "" && len(namespaces) == 1:
 		return namespaces[0], nil
+	case len(namespaces) == 0:
+		return "", errors.New("the plan has no namespace")
 	case given == "":
 		return "", fmt.Errorf("the plan has several namespaces; say which of %s", strings.Join(namespaces, ", "))
 	case !slices.Contains(namespaces, given):

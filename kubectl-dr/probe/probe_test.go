@@ -39,6 +39,10 @@ func (p *pods) Forward(_ context.Context, namespace, pod string, port int32) (cl
 	return tunnel{p}, p.err
 }
 
+func (p *pods) Logs(context.Context, string, string, string, cluster.LogOptions) ([]byte, error) {
+	return nil, nil
+}
+
 func (p *pods) Exec(_ context.Context, namespace, pod, _ string, _ []string) (cluster.ExecResult, error) {
 	p.in = append(p.in, namespace+"/"+pod)
 	return p.result, p.err

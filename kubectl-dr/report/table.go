@@ -29,8 +29,6 @@ func Print(w io.Writer, obj runtime.Object, opts TableOptions) error {
 		p.rpo(o)
 	case *Comparison:
 		p.comparison(o)
-	case *GitOps:
-		p.gitOps(o)
 	case *EtcdSnapshot:
 		p.etcdSnapshots([]EtcdSnapshot{*o})
 	case *EtcdSnapshotList:
@@ -45,6 +43,12 @@ func Print(w io.Writer, obj runtime.Object, opts TableOptions) error {
 		p.holds(o)
 	case *Certificates:
 		p.certificates(o)
+	case *Bundle:
+		p.line("%s: %s, %s, %s", o.File, Bytes(o.Bytes), Count(o.Files, "file"), blanked(o.Redacted))
+	case *Protection:
+		p.protection(o)
+	case *plan.RecoveryPlan:
+		p.plan(o)
 	case *plan.RecoveryRunList:
 		p.history(o)
 	case *plan.RecoveryRun:
@@ -127,14 +131,6 @@ func (p *printer) comparison(c *Comparison) {
 		p.line("")
 	}
 	p.line("%s: %d objects of %s compared with %s: %d missing, %d surplus, %d drifted", c.State, c.Compared, c.Source, c.Standby, c.Missing, c.Surplus, c.Drifted)
-}
-
-func (p *printer) gitOps(g *GitOps) {
-	var rows [][]any
-	for _, o := range g.Items {
-		rows = append(rows, []any{o.Site, o.Namespace, o.Kind, o.Name, o.State, or(o.By)})
-	}
-	p.table([]string{"SITE", "NAMESPACE", "KIND", "NAME", "STATE", "BY"}, rows)
 }
 
 func (p *printer) etcdSnapshots(all []EtcdSnapshot) {
@@ -313,6 +309,109 @@ func (p *printer) history(l *plan.RecoveryRunList) {
 		})
 	}
 	p.table([]string{"NAME", "KIND", "PLAN", "STARTED", "PHASE", "RPO", "RTO", "backup", "message"}, rows)
+}
+
+func blanked(n int) string {
+	if n == 1 {
+		return "a secret blanked once"
+	}
+	return fmt.Sprintf("secrets blanked %d times", n)
+}
+
+func (p *printer) protection(r *Protection) {
+	rows := [][]any{}
+	for _, s := range r.Schedules {
+		next, later := none, none
+		if len(s.Next) > 0 {
+			next = at(&s.Next[0])
+			var rest []string
+			for _, t := range s.Next[1:] {
+				rest = append(rest, at(&t))
+			}
+			later = or(strings.Join(rest, ", "))
+		}
+		if s.Paused {
+			next = "paused"
+		}
+		keep := none
+		if s.Keep > 0 {
+			keep = fmt.Sprint(s.Keep)
+		}
+		rows = append(rows, []any{or(s.Class), s.Schedule, s.When, keep, Age(s.TTL.Duration), s.State, next, later, at(s.LastBackup)})
+	}
+	p.table([]string{"CLASS", "SCHEDULE", "WHEN", "KEEP", "FOR", "STATE", "NEXT", "later", "last"}, rows)
+}
+
+func (p *printer) plan(r *plan.RecoveryPlan) {
+	s := r.Spec
+	every := none
+	if s.Objectives.DrillEvery != nil {
+		every = Age(s.Objectives.DrillEvery.Duration)
+	}
+	fields := [][2]string{
+		{"Plan", r.Name},
+		{"Objectives", fmt.Sprintf("RPO %s, RTO %s, a drill every %s", Age(s.Objectives.RPO.Duration), Age(s.Objectives.RTO.Duration), every)},
+		{"Namespaces", strings.Join(s.Source.Namespaces, ", ")},
+		{"Schedule", s.Source.Schedule},
+		{"Profiles", fmt.Sprintf("drill %s, failover %s, failback %s", or(s.Profiles.Drill), or(s.Profiles.Failover), or(s.Profiles.Failback))},
+	}
+	if len(s.Source.IgnoreClaims) > 0 {
+		fields = append(fields, [2]string{"Comes back empty", strings.Join(s.Source.IgnoreClaims, ", ")})
+	}
+	if t := s.Traffic; t != nil {
+		fields = append(fields, [2]string{"Traffic", fmt.Sprintf("%s (%s)", strings.Join(t.Hosts, ", "), t.Method)})
+	}
+	if f := s.Failback; f != nil {
+		fields = append(fields, [2]string{"Way back", "backups to location " + or(f.StorageLocation)})
+	}
+	for _, f := range fields {
+		p.line("%-18s%s", f[0], f[1])
+	}
+	rows := [][]any{}
+	for _, c := range s.BackupClasses() {
+		rows = append(rows, []any{c.Name, c.Schedule, c.Cron, fmt.Sprint(c.Keep), Age(c.TTL)})
+	}
+	if len(rows) > 0 {
+		p.line("")
+		p.table([]string{"BACKUPS", "SCHEDULE", "WHEN", "KEEP", "FOR"}, rows)
+	}
+	rows = nil
+	for i, w := range s.Start {
+		rows = append(rows, []any{fmt.Sprint(i + 1), w.Name, strings.Join(w.Workloads, ", "), span(w.Timeout)})
+	}
+	rows = append(rows, []any{fmt.Sprint(len(s.Start) + 1), "the rest", "whatever is in no wave", none})
+	p.line("")
+	p.table([]string{"ORDER", "WAVE", "WORKLOADS", "TIMEOUT"}, rows)
+	if len(s.Probes) == 0 {
+		return
+	}
+	rows = nil
+	for _, probe := range s.Probes {
+		rows = append(rows, []any{probe.Name, probed(probe), span(probe.Timeout)})
+	}
+	p.line("")
+	p.table([]string{"PROBE", "ASKS", "TIMEOUT"}, rows)
+}
+
+// span words a time that may be left to the default.
+func span(d metav1.Duration) string {
+	if d.Duration == 0 {
+		return "default"
+	}
+	return Age(d.Duration)
+}
+
+// probed says in short what a probe asks.
+func probed(p plan.Probe) string {
+	switch {
+	case p.HTTP != nil:
+		return fmt.Sprintf("http %s%s", p.HTTP.Service, p.HTTP.Path)
+	case p.TCP != nil:
+		return fmt.Sprintf("tcp %s:%d", p.TCP.Service, p.TCP.Port)
+	case p.Exec != nil:
+		return "exec in " + p.Exec.Workload
+	}
+	return none
 }
 
 func (p *printer) run(r *plan.RecoveryRun) {

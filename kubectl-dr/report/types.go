@@ -54,8 +54,18 @@ type RPO struct {
 	// Metadata is the newest backup of the Kubernetes objects.
 	Metadata *Metadata   `json:"metadataBackup,omitempty"`
 	Volumes  []VolumeRPO `json:"volumes,omitempty"`
+	// Clocks are those of the ZFS hosts that answered.
+	Clocks []Clock `json:"clocks,omitempty"`
 	// Notes are what to know before trusting the numbers, as clocks that differ.
 	Notes []string `json:"notes,omitempty"`
+}
+
+// Clock is how a host's clock differs from this machine's.
+type Clock struct {
+	Node string `json:"node"`
+	// Skew is above zero when it is ahead, and may be off by Uncertain.
+	Skew      metav1.Duration `json:"skew"`
+	Uncertain metav1.Duration `json:"uncertain"`
 }
 
 // RestorePoint is a backup that can be recovered.
@@ -131,29 +141,6 @@ type ObjectDifference struct {
 	Difference Difference `json:"difference"`
 	// Fields are paths that differ; values are not told.
 	Fields []string `json:"fields,omitempty"`
-}
-
-// GitOps is what reconciles an application from Git at a site.
-//
-// +kubebuilder:object:root=true
-type GitOps struct {
-	metav1.TypeMeta   `json:",inline"`
-	metav1.ObjectMeta `json:"metadata,omitempty"`
-
-	Items []GitOpsObject `json:"items"`
-}
-
-// GitOpsObject is one object of Argo CD or Flux.
-type GitOpsObject struct {
-	Site      string `json:"site"`
-	Kind      string `json:"kind"`
-	Namespace string `json:"namespace"`
-	Name      string `json:"name"`
-	// State is reconciling, paused, paused before, or absent; Changed that the
-	// command made it so.
-	State   string `json:"state"`
-	By      string `json:"by,omitempty"`
-	Changed bool   `json:"changed,omitempty"`
 }
 
 // EtcdSnapshot is a snapshot of a control plane's etcd.
@@ -279,6 +266,54 @@ type RPOSummary struct {
 	State     State           `json:"state"`
 	Objective metav1.Duration `json:"objective"`
 	Message   string          `json:"message"`
+}
+
+// Protection says which Schedules take the backups of a plan.
+//
+// +kubebuilder:object:root=true
+type Protection struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	At        metav1.Time    `json:"at"`
+	Schedules []ScheduleInfo `json:"schedules"`
+}
+
+// ScheduleInfo is one Schedule.
+type ScheduleInfo struct {
+	// Class is interval, daily, weekly or monthly; empty for a Schedule of a class
+	// that the plan does not have any more.
+	Class    string `json:"class,omitempty"`
+	Schedule string `json:"schedule"`
+	// When is in the words of cron.
+	When string `json:"when"`
+	// Keep backups are there when each lives for TTL.
+	Keep int32           `json:"keep,omitempty"`
+	TTL  metav1.Duration `json:"ttl"`
+	// State says what was done: created, changed, unchanged, surplus or deleted; in
+	// a dry run to create or to change.
+	State      string       `json:"state"`
+	Paused     bool         `json:"paused,omitempty"`
+	LastBackup *metav1.Time `json:"lastBackup,omitempty"`
+	// Next are the next backups; there is none while it is paused.
+	Next []metav1.Time `json:"next,omitempty"`
+}
+
+// Bundle says what was collected.
+//
+// +kubebuilder:object:root=true
+type Bundle struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	At    metav1.Time `json:"at"`
+	File  string      `json:"file"`
+	Bytes int64       `json:"bytes"`
+	// Files are those in it, and Redacted how many times something was blanked.
+	Files    int `json:"files"`
+	Redacted int `json:"redacted"`
+	// Missing says what could not be collected, and why.
+	Missing []string `json:"missing,omitempty"`
 }
 
 // Version says what runs.

@@ -15,6 +15,12 @@ import (
 func (o *Outcome) Diff() (string, error) {
 	before, after := o.Before.DeepCopy(), o.After.DeepCopy()
 	hideSecrets(before, after)
+	return Unified(o.Name+" (backup)", o.Name+" (restored)", before, after)
+}
+
+// Unified returns what differs between two objects, as YAML; "" for nothing. Either
+// may be nil.
+func Unified(fromName, toName string, before, after *unstructured.Unstructured) (string, error) {
 	from, err := lines(before)
 	if err != nil {
 		return "", err
@@ -24,7 +30,7 @@ func (o *Outcome) Diff() (string, error) {
 		return "", err
 	}
 	return difflib.GetUnifiedDiffString(difflib.UnifiedDiff{
-		A: from, B: to, FromFile: o.Name + " (backup)", ToFile: o.Name + " (restored)", Context: 3,
+		A: from, B: to, FromFile: fromName, ToFile: toName, Context: 3,
 	})
 }
 

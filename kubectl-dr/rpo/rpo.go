@@ -71,7 +71,8 @@ func (m *Meter) Measure(ctx context.Context, p *plan.RecoveryPlan) (*report.RPO,
 		r.State = report.Problem
 		r.Message = (&restorepoint.UnrecoverableError{Points: points}).Error()
 	}
-	r.Notes = append(m.arrived(ctx, p, points[0]), m.clocks(ctx)...)
+	r.Notes = m.arrived(ctx, p, points[0])
+	m.clocks(ctx, r)
 	return r, ctx.Err()
 }
 
@@ -122,20 +123,25 @@ func (m *Meter) arrived(ctx context.Context, p *plan.RecoveryPlan, newest restor
 	return nil
 }
 
-func (m *Meter) clocks(ctx context.Context) []string {
-	var notes []string
+// clocks notes those that differ, and hosts that don't answer.
+func (m *Meter) clocks(ctx context.Context, r *report.RPO) {
 	for _, h := range m.Hosts(ctx) {
 		if h.Err != nil {
 			if !errors.Is(h.Err, context.Canceled) {
-				notes = append(notes, h.Err.Error())
+				r.Notes = append(r.Notes, h.Err.Error())
 			}
 			continue
 		}
-		if skew, uncertain := h.Skew(); skew.Abs() > Noticeable+uncertain {
-			notes = append(notes, fmt.Sprintf("the clock of node %s is %s; ages may be off by as much", h.Node, Skewed(skew)))
+		skew, uncertain := h.Skew()
+		r.Clocks = append(r.Clocks, report.Clock{Node: h.Node, Skew: exact(skew), Uncertain: exact(uncertain)})
+		if skew.Abs() > Noticeable+uncertain {
+			r.Notes = append(r.Notes, fmt.Sprintf("the clock of node %s is %s; ages may be off by as much", h.Node, Skewed(skew)))
 		}
 	}
-	return notes
+}
+
+func exact(d time.Duration) metav1.Duration {
+	return metav1.Duration{Duration: d.Round(time.Millisecond)}
 }
 
 // Skewed words a difference of clocks.

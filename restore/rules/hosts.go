@@ -1,17 +1,22 @@
 package rules
 
 import (
+	"fmt"
 	"slices"
 	"strings"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
 // hostMap is what a profile says about hosts.
 type hostMap struct {
 	edit     *edit
 	mappings []HostMapping
+	// see, when set, is told of every host that is looked up.
+	see func(host string)
 }
 
-func (e *edit) hosts(p *Rewrites) hostMap { return hostMap{e, p.Hosts} }
+func (e *edit) hosts(p *Rewrites) hostMap { return hostMap{edit: e, mappings: p.Hosts} }
 
 // lookup returns what a host becomes and by which mode. An exact mapping goes
 // before any other, a longer domain before a shorter one. A host that some
@@ -21,6 +26,9 @@ func (m hostMap) lookup(host string) (string, HostMode, bool) {
 	name, root := strings.CutSuffix(host, ".")
 	if name == "" {
 		return "", "", false
+	}
+	if m.see != nil {
+		m.see(name)
 	}
 	var best *HostMapping
 	for i := range m.mappings {
@@ -93,6 +101,22 @@ func (h *HostMapping) moreSpecific(other *HostMapping) bool {
 		return otherOpen
 	}
 	return len(h.From) > len(other.From)
+}
+
+// Hosts returns the hosts that an object's own fields name, in the places where a
+// profile would change them, each once. Free text is not searched.
+func Hosts(obj *unstructured.Unstructured) ([]string, error) {
+	var hosts []string
+	e := newEdit(&Profile{}, obj)
+	m := hostMap{edit: e, see: func(host string) {
+		if !slices.Contains(hosts, host) {
+			hosts = append(hosts, host)
+		}
+	}}
+	if err := e.places("hosts", m); err != nil {
+		return nil, fmt.Errorf("read the hosts of %s: %w", describe(obj), err)
+	}
+	return hosts, nil
 }
 
 // Forms of writing hosts alone.
