@@ -99,6 +99,7 @@ func (f *Failover) recovery() []run.Step {
 	if f.Run.Spec.SetAside {
 		steps = append(steps, f.setAside())
 	}
+	steps = append(steps, pauseGitOps(f.Cluster.Client, f.Run, f.site(), false)...)
 	steps = append(steps, f.Restore())
 	steps = append(steps, f.Start(true)...)
 	steps = append(steps, f.Probes()...)
@@ -107,6 +108,14 @@ func (f *Failover) recovery() []run.Step {
 		steps = append(steps, f.resume())
 	}
 	return append(steps, f.Measure())
+}
+
+// site is where the application goes.
+func (f *Failover) site() string {
+	if f.Run.Spec.Kind == plan.RunFailback {
+		return SourceSite
+	}
+	return RecoverySite
 }
 
 // Execute runs the failover to its end, or goes on with one begun earlier. The
@@ -228,6 +237,13 @@ func (f *Failover) resume() run.Step {
 					}
 				}
 			}
+			resumed, err := resumeGitOps(ctx, f.Cluster.Client, f.Run.Spec.PlanSpec, "")
+			if err != nil {
+				return "", err
+			}
+			if len(resumed) > 0 {
+				message += ", and so were " + strings.Join(resumed, ", ")
+			}
 			// They only keep old backups from expiring now.
 			for _, r := range f.Unfence {
 				if err := f.Fencer.Fence(ctx, r.Node, r.Dataset, ""); err != nil && !errors.Is(err, agent.ErrNotFound) {
@@ -240,9 +256,9 @@ func (f *Failover) resume() run.Step {
 
 func (f *Failover) traffic() run.Step {
 	about := "nothing: the plan says nothing of traffic"
-	where, site := "here", RecoverySite
+	where, site := "here", f.site()
 	if f.Run.Spec.Kind == plan.RunFailback {
-		where, site = "to the source", SourceSite
+		where = "to the source"
 	}
 	if t := f.Run.Spec.PlanSpec.Traffic; t != nil {
 		about = fmt.Sprintf("point %s %s (%s)", strings.Join(t.Hosts, ", "), where, t.Method)

@@ -59,7 +59,8 @@ type Source struct {
 }
 
 func (s *Source) steps() []run.Step {
-	return []run.Step{s.Pause(), s.Stop(), s.Backup(StepBackup), s.Arrive()}
+	steps := append([]run.Step{s.Pause()}, s.GitOps()...)
+	return append(steps, s.Stop(), s.Backup(StepBackup), s.Arrive())
 }
 
 // Pause keeps the schedule from taking backups.
@@ -314,7 +315,8 @@ func (s *Source) rollBack(ctx context.Context) error {
 			errs = append(errs, s.unmark(ctx, obj))
 		}
 	}
-	return errors.Join(append(errs, s.resume(ctx))...)
+	_, err := resumeGitOps(ctx, s.Cluster.Client, s.Run.Spec.PlanSpec, s.Run.Name)
+	return errors.Join(append(errs, s.resume(ctx), err)...)
 }
 
 func (s *Source) resume(ctx context.Context) error {

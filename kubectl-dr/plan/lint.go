@@ -68,6 +68,7 @@ func (p *RecoveryPlan) Lint() []Fault {
 			l.fault("spec.traffic.method", "%q is neither %q nor %q", t.Method, TrafficExternalDNS, TrafficManual)
 		}
 	}
+	l.gitOps(p.Spec.GitOps)
 	return l.faults
 }
 
@@ -96,6 +97,26 @@ func (p *RecoveryPlan) Advice() []Fault {
 // looksInside reports whether a probe depends on data.
 func (p Probe) looksInside() bool {
 	return p.Exec != nil || p.HTTP != nil && p.HTTP.Expect.Contains != ""
+}
+
+func (l *linter) gitOps(g *GitOps) {
+	if g == nil {
+		return
+	}
+	for i, a := range g.ArgoCD {
+		if a.Application == "" {
+			l.fault(fmt.Sprintf("spec.gitops.argocd[%d].application", i), "is empty")
+		}
+	}
+	for i, f := range g.Flux {
+		field := fmt.Sprintf("spec.gitops.flux[%d]", i)
+		if f.Kind != FluxKustomization && f.Kind != FluxHelmRelease {
+			l.fault(field+".kind", "%q is neither %q nor %q", f.Kind, FluxKustomization, FluxHelmRelease)
+		}
+		if f.Name == "" {
+			l.fault(field+".name", "is empty")
+		}
+	}
 }
 
 type linter struct {

@@ -71,6 +71,12 @@ func TestLint(t *testing.T) {
 		{"a day that is none", func(p *RecoveryPlan) { p.Spec.Protect.Weekly.Day = "Monday" }, `spec.protect.weekly.day: "Monday" is not a day`},
 		{"a day that February has not", func(p *RecoveryPlan) { p.Spec.Protect.Monthly.Day = 30 }, "spec.protect.monthly.day: 30 is not a day that every month has"},
 		{"a schedule too long for its classes", func(p *RecoveryPlan) { p.Spec.Source.Schedule = strings.Repeat("a", 50) }, "so it may have 40"},
+		{"a Flux object of another kind", func(p *RecoveryPlan) {
+			p.Spec.GitOps = &GitOps{Flux: []FluxObject{{Kind: "GitRepository", Name: "x"}}}
+		}, `spec.gitops.flux[0].kind: "GitRepository" is neither "Kustomization" nor "HelmRelease"`},
+		{"an Application without a name", func(p *RecoveryPlan) {
+			p.Spec.GitOps = &GitOps{ArgoCD: []ArgoApplication{{}}}
+		}, "spec.gitops.argocd[0].application: is empty"},
 		{"traffic by an unknown way", func(p *RecoveryPlan) { p.Spec.Traffic.Method = "pigeon" }, `"pigeon" is neither`},
 	}
 	for _, tt := range tests {

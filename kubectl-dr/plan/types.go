@@ -53,9 +53,43 @@ type RecoveryPlanSpec struct {
 	Probes []Probe `json:"probes,omitempty"`
 	// Traffic says which names must point to the recovery site after failover.
 	Traffic *Traffic `json:"traffic,omitempty"`
+	// GitOps names what reconciles the application from Git. It is paused where it
+	// would undo what a run does.
+	GitOps *GitOps `json:"gitops,omitempty"`
 	// Failback says how the application is protected while it runs at the recovery
 	// site.
 	Failback *Failback `json:"failback,omitempty"`
+}
+
+// GitOps names the objects of Argo CD and Flux at either site. Those that a site
+// does not have are passed over there, except at the source of a planned failover.
+type GitOps struct {
+	ArgoCD []ArgoApplication `json:"argocd,omitempty"`
+	Flux   []FluxObject      `json:"flux,omitempty"`
+}
+
+// ArgoApplication is an Application of Argo CD.
+type ArgoApplication struct {
+	// +kubebuilder:validation:MinLength=1
+	Application string `json:"application"`
+	// Namespace is the Application's; "argocd" when empty.
+	Namespace string `json:"namespace,omitempty"`
+}
+
+// The kinds of FluxObject.
+const (
+	FluxKustomization = "Kustomization"
+	FluxHelmRelease   = "HelmRelease"
+)
+
+// FluxObject is what Flux reconciles.
+type FluxObject struct {
+	// +kubebuilder:validation:Enum=Kustomization;HelmRelease
+	Kind string `json:"kind"`
+	// +kubebuilder:validation:MinLength=1
+	Name string `json:"name"`
+	// Namespace is the object's; "flux-system" when empty.
+	Namespace string `json:"namespace,omitempty"`
 }
 
 // Failback is what the way back needs.

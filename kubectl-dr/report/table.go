@@ -29,6 +29,8 @@ func Print(w io.Writer, obj runtime.Object, opts TableOptions) error {
 		p.rpo(o)
 	case *Comparison:
 		p.comparison(o)
+	case *GitOps:
+		p.gitOps(o)
 	case *EtcdSnapshot:
 		p.etcdSnapshots([]EtcdSnapshot{*o})
 	case *EtcdSnapshotList:
@@ -131,6 +133,14 @@ func (p *printer) comparison(c *Comparison) {
 		p.line("")
 	}
 	p.line("%s: %d objects of %s compared with %s: %d missing, %d surplus, %d drifted", c.State, c.Compared, c.Source, c.Standby, c.Missing, c.Surplus, c.Drifted)
+}
+
+func (p *printer) gitOps(g *GitOps) {
+	var rows [][]any
+	for _, o := range g.Items {
+		rows = append(rows, []any{o.Site, o.Namespace, o.Kind, o.Name, o.State, or(o.By)})
+	}
+	p.table([]string{"SITE", "NAMESPACE", "KIND", "NAME", "STATE", "BY"}, rows)
 }
 
 func (p *printer) etcdSnapshots(all []EtcdSnapshot) {

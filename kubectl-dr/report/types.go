@@ -143,6 +143,29 @@ type ObjectDifference struct {
 	Fields []string `json:"fields,omitempty"`
 }
 
+// GitOps is what reconciles an application from Git at a site.
+//
+// +kubebuilder:object:root=true
+type GitOps struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Items []GitOpsObject `json:"items"`
+}
+
+// GitOpsObject is one object of Argo CD or Flux.
+type GitOpsObject struct {
+	Site      string `json:"site"`
+	Kind      string `json:"kind"`
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	// State is reconciling, paused, paused before, or absent; Changed that the
+	// command made it so.
+	State   string `json:"state"`
+	By      string `json:"by,omitempty"`
+	Changed bool   `json:"changed,omitempty"`
+}
+
 // EtcdSnapshot is a snapshot of a control plane's etcd.
 //
 // +kubebuilder:object:root=true

@@ -63,19 +63,22 @@ type Reprotect struct {
 // Steps returns all steps in order.
 func (r *Reprotect) Steps() []run.Step {
 	schedule := r.Run.Spec.PlanSpec.Source.Schedule
-	return []run.Step{
+	steps := []run.Step{
 		{Name: StepLook, About: "see what was written on both sides since they were the same", Do: func(ctx context.Context) (string, error) {
 			err := r.Look(ctx)
 			return r.Summary(), err
 		}},
 		r.Old.Pause(),
+	}
+	steps = append(steps, r.Old.GitOps()...)
+	return append(steps,
 		r.Old.Stop(),
-		{Name: StepKeep, About: fmt.Sprintf("take snapshot @%s of every volume at the source that was written to since", r.keptAs()), Do: r.keep},
-		{Name: StepProtect, About: fmt.Sprintf("make schedule %s at the recovery site, or resume it", schedule), Do: r.protect},
+		run.Step{Name: StepKeep, About: fmt.Sprintf("take snapshot @%s of every volume at the source that was written to since", r.keptAs()), Do: r.keep},
+		run.Step{Name: StepProtect, About: fmt.Sprintf("make schedule %s at the recovery site, or resume it", schedule), Do: r.protect},
 		r.New.Backup(StepBackup),
 		r.New.Arrive(),
-		{Name: StepCopies, About: "see that every volume of it has a copy at the source", Do: r.copies},
-	}
+		run.Step{Name: StepCopies, About: "see that every volume of it has a copy at the source", Do: r.copies},
+	)
 }
 
 // Execute runs the reprotection to its end, or goes on with one begun earlier.
