@@ -3,6 +3,7 @@ package rules
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strconv"
@@ -16,7 +17,8 @@ import (
 
 // Result is what a profile makes of an object.
 type Result struct {
-	// Object is a changed copy of the object that came in.
+	// Object is the object with its changes. What didn't change it shares with the
+	// object that came in; when nothing did it is that object.
 	Object *unstructured.Unstructured
 	// Changes explains every difference, in a stable order.
 	Changes []Change
@@ -76,7 +78,7 @@ func (p *Profile) Apply(obj *unstructured.Unstructured) (Result, error) {
 		}
 	}
 	if e.drop {
-		return Result{Object: obj.DeepCopy(), Changes: []Change{{Rule: e.rule}}, Drop: true, Used: e.used}, nil
+		return Result{Object: obj, Changes: []Change{{Rule: e.rule}}, Drop: true, Used: e.used}, nil
 	}
 	return Result{Object: e.obj, Changes: e.changes, Used: e.used}, nil
 }
@@ -136,7 +138,7 @@ func describe(obj *unstructured.Unstructured) string {
 // edit is an object on its way through the rewriters.
 type edit struct {
 	orig *unstructured.Unstructured // as it came in
-	obj  *unstructured.Unstructured // the copy to change
+	obj  *unstructured.Unstructured // as it is by now; the original until something changes
 	kind schema.GroupKind
 	// namespaces are those that the restore maps.
 	namespaces map[string]string
@@ -148,12 +150,14 @@ type edit struct {
 	changes    []Change
 	used       []string // fields of the profile that had something to do
 
+	own owned
+
 	pods []path // the pod templates, once looked for
 	way  path   // room for a path under way
 }
 
 func newEdit(p *Profile, obj *unstructured.Unstructured) *edit {
-	return &edit{orig: obj, obj: obj.DeepCopy(), kind: obj.GroupVersionKind().GroupKind(), p: &p.Rewrites, namespaces: p.namespaces, around: p.Match,
+	return &edit{orig: obj, obj: obj, kind: obj.GroupVersionKind().GroupKind(), p: &p.Rewrites, namespaces: p.namespaces, around: p.Match,
 		way: make(path, 0, 16)}
 }
 
@@ -172,7 +176,7 @@ func (e *edit) in(groups []string, kinds ...string) bool {
 // path leads through maps by string and through lists by int.
 type path []any
 
-func (p path) join(more ...any) path { return append(slices.Clone(p), more...) }
+func (p path) join(more ...any) path { return slices.Concat(p, more) }
 
 func (p path) String() string {
 	var b strings.Builder
@@ -180,22 +184,26 @@ func (p path) String() string {
 	for _, step := range p {
 		switch s := step.(type) {
 		case int:
-			b.WriteString("[" + strconv.Itoa(s) + "]")
+			b.WriteByte('[')
+			b.WriteString(strconv.Itoa(s))
+			b.WriteByte(']')
 		case string:
-			switch {
-			case strings.ContainsAny(s, "./[] "):
-				b.WriteString("[" + s + "]")
-			case b.Len() > 0:
-				b.WriteString("." + s)
-			default:
+			if strings.ContainsAny(s, "./[] ") {
+				b.WriteByte('[')
 				b.WriteString(s)
+				b.WriteByte(']')
+				continue
 			}
+			if b.Len() > 0 {
+				b.WriteByte('.')
+			}
+			b.WriteString(s)
 		}
 	}
 	return b.String()
 }
 
-// get returns the value at a path of the copy, nil when there is none.
+// get returns the value at a path by now, nil when there is none.
 func (e *edit) get(at ...any) any { return lookup(e.obj.Object, at) }
 
 func (e *edit) str(at ...any) string {
@@ -203,8 +211,10 @@ func (e *edit) str(at ...any) string {
 	return s
 }
 
-func (e *edit) list(at ...any) []any {
-	l, _ := e.get(at...).([]any)
+func (e *edit) list(at ...any) []any { return anyList(e.get(at...)) }
+
+func anyList(value any) []any {
+	l, _ := value.([]any)
 	return l
 }
 
@@ -234,44 +244,91 @@ func (e *edit) remove(at ...any) { e.write(nil, true, at) }
 
 func (e *edit) write(value any, remove bool, at path) {
 	before := e.get(at...)
-	if remove && before == nil || !remove && before != nil && reflect.DeepEqual(before, value) {
+	if remove && before == nil || !remove && before != nil && same(before, value) {
 		return
 	}
 	e.record(at, before, value)
-	e.obj.Object, _ = store(e.obj.Object, value, remove, at).(map[string]any)
+	e.store(value, remove, at)
 }
 
 // quietly writes without recording; the caller records what is fit to be seen.
 func (e *edit) quietly(value any, at ...any) {
-	e.obj.Object, _ = store(e.obj.Object, value, false, at).(map[string]any)
+	e.store(value, false, at)
 }
 
-func store(in, value any, remove bool, at path) any {
+// store writes to copies of the maps and lists on the way.
+func (e *edit) store(value any, remove bool, at path) {
+	object, _ := store(e.obj.Object, value, remove, at, &e.own).(map[string]any)
+	if e.obj == e.orig {
+		e.obj = &unstructured.Unstructured{}
+	}
+	e.obj.Object = object
+}
+
+// store writes a value at a path in another and returns the result. It changes
+// only maps and lists that are owned; nil owns all there are.
+func store(in, value any, remove bool, at path, own *owned) any {
 	if len(at) == 0 {
 		return value
 	}
 	if i, ok := at[0].(int); ok {
-		l, _ := in.([]any)
+		l := own.list(anyList(in))
 		if i == len(l) {
 			l = append(l, nil)
 		}
-		l[i] = store(l[i], value, remove, at[1:])
+		l[i] = store(l[i], value, remove, at[1:], own)
 		return l
 	}
 	m, _ := in.(map[string]any)
-	if m == nil {
-		m = map[string]any{}
-	}
+	m = own.entries(m)
 	key, _ := at[0].(string)
 	if remove && len(at) == 1 {
 		delete(m, key)
 		return m
 	}
-	m[key] = store(m[key], value, remove, at[1:])
+	m[key] = store(m[key], value, remove, at[1:], own)
 	if child, ok := m[key].(map[string]any); remove && ok && len(child) == 0 {
 		delete(m, key)
 	}
 	return m
+}
+
+// owned are maps and lists, by address, that were made to be changed.
+type owned []uintptr
+
+// entries returns a map to be changed: this one, or a copy.
+func (o *owned) entries(m map[string]any) map[string]any {
+	switch {
+	case m == nil:
+		m = map[string]any{}
+	case o == nil || slices.Contains(*o, reflect.ValueOf(m).Pointer()):
+		return m
+	default:
+		m = maps.Clone(m)
+	}
+	if o != nil {
+		*o = append(*o, reflect.ValueOf(m).Pointer())
+	}
+	return m
+}
+
+// list is entries for lists.
+func (o *owned) list(l []any) []any {
+	if o == nil || slices.Contains(*o, reflect.ValueOf(l).Pointer()) {
+		return l
+	}
+	l = append(make([]any, 0, len(l)+1), l...) // with room for another
+	*o = append(*o, reflect.ValueOf(l).Pointer())
+	return l
+}
+
+// same is reflect.DeepEqual, quicker for what most values are.
+func same(a, b any) bool {
+	switch a.(type) {
+	case string, bool, int64, float64:
+		return a == b
+	}
+	return reflect.DeepEqual(a, b)
 }
 
 func (e *edit) record(at path, before, after any) {
@@ -279,6 +336,9 @@ func (e *edit) record(at path, before, after any) {
 	change := Change{Rule: e.rule, Path: at.String(), Before: runtime.DeepCopyJSONValue(before), After: runtime.DeepCopyJSONValue(after)}
 	if e.in(core, "Secret") && change.Path != "metadata.name" || slices.Contains(at, any("kubectl.kubernetes.io/last-applied-configuration")) {
 		change.Before, change.After = hide(before), hide(after)
+	}
+	if e.changes == nil {
+		e.changes = make([]Change, 0, 16)
 	}
 	e.changes = append(e.changes, change)
 }

@@ -7,11 +7,11 @@ import (
 
 // hostMap is what a profile says about hosts.
 type hostMap struct {
+	edit     *edit
 	mappings []HostMapping
-	use      func(field string)
 }
 
-func (e *edit) hosts(p *Rewrites) hostMap { return hostMap{p.Hosts, e.use} }
+func (e *edit) hosts(p *Rewrites) hostMap { return hostMap{e, p.Hosts} }
 
 // lookup returns what a host becomes and by which mode. An exact mapping goes
 // before any other, a longer domain before a shorter one. A host that some
@@ -35,7 +35,7 @@ func (m hostMap) lookup(host string) (string, HostMode, bool) {
 	if best == nil {
 		return "", "", false
 	}
-	m.use(best.field())
+	m.edit.use(best.field())
 	to := best.To
 	if domain, ok := strings.CutPrefix(best.From, "*"); ok && best.expression == nil {
 		to = name[:len(name)-len(domain)] + strings.TrimPrefix(best.To, "*")

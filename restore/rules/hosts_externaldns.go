@@ -31,8 +31,8 @@ type publisher struct {
 	// source is the annotation that can say "annotation-only"; empty when nothing
 	// keeps external-dns from the spec.
 	source string
-	// byTarget says that external-dns heeds no controller annotation, and
-	// publishes nothing without a target.
+	// byTarget says that external-dns heeds no controller annotation until v0.22,
+	// and publishes nothing without a target.
 	byTarget bool
 }
 
@@ -102,17 +102,18 @@ func traefikHosts(e *edit) []string {
 	return hosts
 }
 
-// externalDNSKeys returns annotations of external-dns, under each prefix.
-func externalDNSKeys(p *Rewrites, names ...string) []string {
-	keys := make([]string, 0, len(names)*(len(externalDNSPrefixes)+len(p.ExternalDNSPrefixes)))
-	for _, prefixes := range [][]string{externalDNSPrefixes, p.ExternalDNSPrefixes} {
-		for _, prefix := range prefixes {
-			for _, name := range names {
-				keys = append(keys, prefix+name)
-			}
-		}
+// prefixed returns an annotation under each prefix.
+func prefixed(prefixes []string, name string) []string {
+	keys := make([]string, 0, len(prefixes))
+	for _, prefix := range prefixes {
+		keys = append(keys, prefix+name)
 	}
 	return keys
+}
+
+// allDNSPrefixes are the usual ones and those of the profile.
+func allDNSPrefixes(p *Rewrites) []string {
+	return slices.Concat(externalDNSPrefixes, p.ExternalDNSPrefixes)
 }
 
 func rewriteExternalDNS(e *edit, p *Rewrites) error {
@@ -145,7 +146,7 @@ func (e *edit) annotate(key, value string) { e.set(value, "metadata", "annotatio
 // dnsPrefixes returns the prefixes that matter for the object: all for a kind
 // whose spec external-dns reads, otherwise those it has annotations of.
 func (e *edit) dnsPrefixes() []string {
-	all := externalDNSKeys(e.p, "")
+	all := allDNSPrefixes(e.p)
 	if publishers[e.kind] != nil {
 		return all
 	}
@@ -187,12 +188,15 @@ func (e *edit) mute() {
 		e.annotate(prefix+dnsController, externalDNSMuted)
 	}
 	for _, template := range e.templates() {
-		if len(template) == 0 {
+		at := template.join("metadata", "annotations")
+		if annotations, _ := e.get(at...).(map[string]any); len(template) == 0 || len(annotations) == 0 {
 			continue
 		}
-		for _, key := range externalDNSKeys(e.p, dnsHostname, dnsInternal) {
-			if e.str(template.join("metadata", "annotations", key)...) != "" {
-				e.set("", template.join("metadata", "annotations", key)...)
+		for _, prefix := range allDNSPrefixes(e.p) {
+			for _, name := range []string{dnsHostname, dnsInternal} {
+				if e.str(at.join(prefix+name)...) != "" {
+					e.set("", at.join(prefix+name)...)
+				}
 			}
 		}
 	}
@@ -200,7 +204,7 @@ func (e *edit) mute() {
 
 // claim takes away what keeps external-dns from publishing the object.
 func (e *edit) claim() {
-	for _, prefix := range externalDNSKeys(e.p, "") {
+	for _, prefix := range allDNSPrefixes(e.p) {
 		if controller, ok := e.annotation(prefix + dnsController); ok && controller != "dns-controller" {
 			e.remove("metadata", "annotations", prefix+dnsController)
 		}

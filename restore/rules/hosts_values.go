@@ -13,34 +13,43 @@ func rewriteValueHosts(e *edit, p *Rewrites) error {
 	if p.HostsIn == nil {
 		return nil
 	}
-	m := e.hosts(p)
-	switch {
-	case e.in(core, "ConfigMap") && fits(p.HostsIn.ConfigMaps, e.orig.GetName()):
-		for _, key := range e.keys("data") {
-			e.hostText(m, "data", key)
+	return e.places("hostsIn", e.hosts(p))
+}
+
+// Forms of free text, each opted in by another list of names.
+var (
+	formConfigMapText = &form{"text or URL, where named", func(e *edit, m mapper, at path) error {
+		if fits(e.p.HostsIn.ConfigMaps, e.orig.GetName()) {
+			e.hostText(m.(hostMap), at...)
 		}
-	case e.in(core, "Secret") && fits(p.HostsIn.Secrets, e.orig.GetName()) && (e.str("type") == "" || e.str("type") == "Opaque"):
-		for _, key := range e.keys("stringData") {
-			e.hostText(m, "stringData", key)
+		return nil
+	}}
+	formSecretText = &form{formConfigMapText.about, func(e *edit, m mapper, at path) error {
+		if e.textSecret() {
+			e.hostText(m.(hostMap), at...)
 		}
-		for _, key := range e.keys("data") {
-			e.hostSecret(m, "data", key)
+		return nil
+	}}
+	formSecretData = &form{formConfigMapText.about, func(e *edit, m mapper, at path) error {
+		if e.textSecret() {
+			e.hostSecret(m.(hostMap), at...)
 		}
-	}
-	for _, template := range e.templates() {
-		for _, field := range []string{"initContainers", "containers", "ephemeralContainers"} {
-			containers := template.join("spec", field)
-			for i := range e.list(containers...) {
-				env := containers.join(i, "env")
-				for j := range e.list(env...) {
-					if fits(p.HostsIn.Env, e.str(env.join(j, "name")...)) {
-						e.hostText(m, env.join(j, "value")...)
-					}
-				}
-			}
+		return nil
+	}}
+	formEnvText = &form{formConfigMapText.about, func(e *edit, m mapper, at path) error {
+		variable, _ := e.get(at[:len(at)-1]...).(map[string]any)
+		if name, _ := variable["name"].(string); fits(e.p.HostsIn.Env, name) {
+			e.hostText(m.(hostMap), at...)
 		}
-	}
-	return nil
+		return nil
+	}}
+)
+
+// textSecret reports whether the Secret is opted in, and none that Kubernetes
+// keeps.
+func (e *edit) textSecret() bool {
+	kind := e.str("type")
+	return (kind == "" || kind == "Opaque") && fits(e.p.HostsIn.Secrets, e.orig.GetName())
 }
 
 // keys returns the sorted keys of the map at a path.
@@ -193,11 +202,15 @@ func isHostByte(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("-._*", c) >= 0
 }
 
-var port = regexp.MustCompile(`^\\?:[0-9]`)
-
 func isHostAlone(text string, start, end int) bool {
 	return strings.TrimSpace(text) == text[start:end] || strings.HasSuffix(text[:start], "//") || strings.HasSuffix(text[:start], "@") ||
-		port.MatchString(text[end:])
+		startsPort(text[end:])
+}
+
+// startsPort reports whether a port follows, its colon escaped or not.
+func startsPort(text string) bool {
+	text = strings.TrimPrefix(text, `\`)
+	return len(text) > 1 && text[0] == ':' && '0' <= text[1] && text[1] <= '9'
 }
 
 // maxAuthority is how far before a host its place is judged by: longer than any

@@ -5,8 +5,8 @@ import "strings"
 // imageMap maps beginnings of image names: registries, or registries and
 // repositories.
 type imageMap struct {
+	edit   *edit
 	images map[string]string
-	use    func(field string)
 }
 
 // lookup takes the longest beginning that ends where a part of the name ends. An
@@ -25,7 +25,7 @@ func (m imageMap) lookup(image string) (string, HostMode, bool) {
 	if best == "" {
 		return "", "", false
 	}
-	m.use("images[" + best + "]")
+	m.edit.use("images[" + best + "]")
 	return m.images[best] + full[len(best):], HostReplace, true
 }
 
@@ -54,5 +54,5 @@ func rewriteImages(e *edit, p *Rewrites) error {
 	if len(p.Images) == 0 {
 		return nil
 	}
-	return e.places("images", imageMap{p.Images, e.use})
+	return e.places("images", imageMap{e, p.Images})
 }

@@ -61,9 +61,14 @@ var (
 
 func labelMap(of func(*Rewrites) map[string]map[string]string) *form {
 	return &form{"map of labels", func(e *edit, _ mapper, at path) error {
+		have, _ := e.get(at...).(map[string]any)
+		if len(have) == 0 {
+			return nil
+		}
 		labels := of(e.p)
 		for _, label := range sortedKeys(labels) {
-			if to, ok := labels[label][e.str(at.join(label)...)]; ok {
+			value, _ := have[label].(string)
+			if to, ok := labels[label][value]; ok {
 				e.use(e.rule + "[" + label + "]")
 				e.set(to, at.join(label)...)
 			}
@@ -74,10 +79,14 @@ func labelMap(of func(*Rewrites) map[string]map[string]string) *form {
 
 func labelExpression(of func(*Rewrites) map[string]map[string]string) *form {
 	return &form{"key and values", func(e *edit, _ mapper, at path) error {
-		label := e.str(at.join("key")...)
+		have, _ := e.get(at...).(map[string]any)
+		label, _ := have["key"].(string)
 		mapping, ok := of(e.p)[label]
-		values, plain := strs(e.list(at.join("values")...))
-		if !ok || !plain {
+		if !ok {
+			return nil
+		}
+		values, plain := strs(anyList(have["values"]))
+		if !plain {
 			return nil
 		}
 		changed := false

@@ -70,6 +70,10 @@ var (
 		}
 		return nil
 	}}
+	// formPrincipals is Istio's: a trust domain and where in it an account is.
+	formPrincipals = &form{"list of …/ns/namespace/sa/account", func(e *edit, m mapper, at path) error {
+		return e.principals(at, "ns", func(ns, _ string) (string, bool) { return one(m, ns) })
+	}}
 	// formMiddlewares is Traefik's: a namespace, a dash, a name and a provider.
 	formMiddlewares = &form{"list of namespace-name@kubernetescrd", func(e *edit, m mapper, at path) error {
 		parts := strings.Split(e.str(at...), ",")
@@ -89,6 +93,38 @@ var (
 		return nil
 	}}
 )
+
+// principals rewrites what follows a word in each of a list of Istio's
+// principals, given the namespace as it was and the word's value.
+func (e *edit) principals(at path, word string, rewrite func(ns, value string) (string, bool)) error {
+	was, plain := strs(anyList(lookup(e.orig.Object, at)))
+	values, _ := strs(e.list(at...))
+	if !plain || len(was) != len(values) {
+		return nil
+	}
+	after := func(parts []string, word string) int {
+		if i := slices.Index(parts, word) + 1; i > 0 && i < len(parts) {
+			return i
+		}
+		return -1
+	}
+	changed := false
+	for i := range values {
+		parts, now := strings.Split(was[i], "/"), strings.Split(values[i], "/")
+		ns, value := after(parts, "ns"), after(parts, word)
+		if ns < 0 || value < 0 {
+			continue
+		}
+		if to, ok := rewrite(parts[ns], parts[value]); ok {
+			now[value] = to
+			values[i], changed = strings.Join(now, "/"), true
+		}
+	}
+	if changed {
+		e.set(anys(values), at...)
+	}
+	return nil
+}
 
 const namespaceName = "kubernetes.io/metadata.name"
 

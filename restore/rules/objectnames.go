@@ -35,7 +35,7 @@ type objectNames struct {
 
 func (m objectNames) lookup(name string) (string, HostMode, bool) {
 	if to, ok := m.names[name]; ok {
-		m.use(m.rule)
+		m.edit.use(m.rule)
 		return to, HostReplace, true
 	}
 	to, ok := m.names["*"]
@@ -45,7 +45,7 @@ func (m objectNames) lookup(name string) (string, HostMode, bool) {
 		slices.Contains(slices.Collect(maps.Values(m.others)), name):
 		return "", "", false
 	}
-	m.use(m.rule)
+	m.edit.use(m.rule)
 	return strings.Replace(to, "*", name, 1), HostReplace, true
 }
 
@@ -94,6 +94,13 @@ var (
 			e.set(strings.TrimSuffix(is, name)+to, at...)
 		}
 		return nil
+	}}
+	// formPrincipalAccounts is Istio's: a trust domain and where in it an account is.
+	formPrincipalAccounts = &form{formPrincipals.about, func(e *edit, m mapper, at path) error {
+		return e.principals(at, "sa", func(ns, account string) (string, bool) {
+			to, ok := one(m, account)
+			return to, ok && e.covers(ns)
+		})
 	}}
 	// formServiceReference is a Service's name alone or as cluster DNS has it.
 	formServiceReference = &form{"name of a Service, in DNS or alone", func(e *edit, m mapper, at path) error {

@@ -37,19 +37,19 @@ var operators = map[schema.GroupKind][]setting{
 	{Group: crunchy, Kind: "PostgresCluster"}: {
 		{at: "spec.shutdown", value: true},
 	},
-	{Group: "pgv2.percona.com", Kind: "PerconaPGCluster"}:      {{at: "spec.pause", value: true}},
-	{Group: "pxc.percona.com", Kind: "PerconaXtraDBCluster"}:   {{at: "spec.pause", value: true}},
-	{Group: "psmdb.percona.com", Kind: "PerconaServerMongoDB"}: {{at: "spec.pause", value: true}},
-	{Group: "ps.percona.com", Kind: "PerconaServerMySQL"}:      {{at: "spec.pause", value: true}},
-	{Group: "k8s.mariadb.com", Kind: "MariaDB"}:                {{at: "spec.suspend", value: true}},
+	{Group: perconaPG, Kind: "PerconaPGCluster"}:        {{at: "spec.pause", value: true}},
+	{Group: perconaPXC, Kind: "PerconaXtraDBCluster"}:   {{at: "spec.pause", value: true}},
+	{Group: perconaMongo, Kind: "PerconaServerMongoDB"}: {{at: "spec.pause", value: true}},
+	{Group: perconaMySQL, Kind: "PerconaServerMySQL"}:   {{at: "spec.pause", value: true}},
+	{Group: mariadb, Kind: "MariaDB"}:                   {{at: "spec.suspend", value: true}},
 
 	{Group: strimzi, Kind: "Kafka"}:             {{at: "metadata.annotations[strimzi.io/pause-reconciliation]", value: "true"}},
 	{Group: strimzi, Kind: "KafkaConnect"}:      {{at: "spec.replicas", value: int64(0)}},
 	{Group: strimzi, Kind: "KafkaMirrorMaker2"}: {{at: "spec.replicas", value: int64(0)}},
 	{Group: strimzi, Kind: "KafkaBridge"}:       {{at: "spec.replicas", value: int64(0)}},
 
-	{Group: "elasticsearch.k8s.elastic.co", Kind: "Elasticsearch"}: {{at: "metadata.annotations[eck.k8s.elastic.co/managed]", value: "false"}},
-	{Group: "rabbitmq.com", Kind: "RabbitmqCluster"}:               {{at: "metadata.labels[rabbitmq.com/pauseReconciliation]", value: "true"}},
+	{Group: elastic, Kind: "Elasticsearch"}:    {{at: "metadata.annotations[eck.k8s.elastic.co/managed]", value: "false"}},
+	{Group: rabbitmq, Kind: "RabbitmqCluster"}: {{at: "metadata.labels[rabbitmq.com/pauseReconciliation]", value: "true"}},
 
 	{Group: kubevirt, Kind: "VirtualMachine"}: {
 		{at: "spec.runStrategy", value: "Halted", unless: "spec.running"},

@@ -246,7 +246,7 @@ func (v validator) celPatch(values map[string]string) change {
 			if err != nil {
 				return nil, err
 			}
-			out, _ = store(out, value, false, at).(map[string]any)
+			out, _ = store(out, value, false, at, nil).(map[string]any)
 		}
 		return out, nil
 	}

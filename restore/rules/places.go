@@ -29,7 +29,7 @@ type place struct {
 type form struct {
 	// about names the form in the reference.
 	about string
-	// rewrite maps what is at a path. Nil says that a rewriter of its own does.
+	// rewrite maps what is at a path.
 	rewrite func(e *edit, m mapper, at path) error
 }
 
@@ -41,14 +41,12 @@ type mapper interface {
 // nameMap maps whole names. The name "*" stands for any that the mapping
 // neither names nor produces.
 type nameMap struct {
+	edit  *edit
 	rule  string
 	names map[string]string
-	use   func(field string)
 }
 
-func (e *edit) names(rule string, names map[string]string) nameMap {
-	return nameMap{rule, names, e.use}
-}
+func (e *edit) names(rule string, names map[string]string) nameMap { return nameMap{e, rule, names} }
 
 func (m nameMap) lookup(name string) (string, HostMode, bool) {
 	from := name
@@ -64,7 +62,7 @@ func (m nameMap) lookup(name string) (string, HostMode, bool) {
 	if !ok {
 		return "", "", false
 	}
-	m.use(m.rule + "[" + from + "]")
+	m.edit.use(m.rule + "[" + from + "]")
 	return to, HostReplace, true
 }
 
@@ -203,8 +201,9 @@ type step struct {
 	name any
 	// each visits all that is there.
 	each bool
-	// dns stands for an annotation of external-dns.
-	dns bool
+	// dns are the annotations of external-dns that it stands for, under the usual
+	// prefixes.
+	dns []string
 }
 
 // spot is a place made ready.
@@ -228,9 +227,6 @@ func index(places []place) map[string]*spots {
 	all := map[string]*spots{}
 	for i := range places {
 		p := &places[i]
-		if p.form.rewrite == nil {
-			continue
-		}
 		s := spot{place: p, steps: parseSteps(p.at)}
 		switch s.steps[0].key {
 		case "pod":
@@ -261,8 +257,11 @@ func parseSteps(at string) []step {
 			at = at[1:]
 		case at[0] == '[':
 			key, rest, _ := strings.Cut(at[1:], "]")
-			name, dns := strings.CutPrefix(key, "external-dns/")
-			steps = append(steps, step{key: name, name: name, each: key == "*", dns: dns})
+			s := step{key: key, name: key, each: key == "*"}
+			if name, dns := strings.CutPrefix(key, "external-dns/"); dns {
+				s = step{key: name, dns: prefixed(externalDNSPrefixes, name)}
+			}
+			steps = append(steps, s)
 			at = rest
 		default:
 			end := strings.IndexAny(at, ".[")
@@ -279,14 +278,11 @@ func parseSteps(at string) []step {
 // places maps what is at the places of a rule.
 func (e *edit) places(rule string, m mapper) error {
 	of := spotsOf[rule]
-	for _, s := range of.of[e.kind] {
-		if err := e.spot(&s, m); err != nil {
-			return err
-		}
-	}
-	for i := range of.every {
-		if err := e.spot(&of.every[i], m); err != nil {
-			return err
+	for _, spots := range [][]spot{of.of[e.kind], of.every} {
+		for i := range spots {
+			if err := e.spot(&spots[i], m); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -316,7 +312,7 @@ func (e *edit) walk(steps []step, at path, value any, f *form, m mapper) error {
 	if len(steps) == 0 {
 		return f.rewrite(e, m, at)
 	}
-	switch s := steps[0]; {
+	switch s := &steps[0]; {
 	case s.each:
 		switch v := value.(type) {
 		case []any:
@@ -332,12 +328,13 @@ func (e *edit) walk(steps []step, at path, value any, f *form, m mapper) error {
 				}
 			}
 		}
-	case s.dns:
+	case s.dns != nil:
 		v, _ := value.(map[string]any)
-		if len(v) == 0 {
-			return nil
+		keys := s.dns
+		if len(e.p.ExternalDNSPrefixes) > 0 {
+			keys = slices.Concat(keys, prefixed(e.p.ExternalDNSPrefixes, s.key))
 		}
-		for _, key := range externalDNSKeys(e.p, s.key) {
+		for _, key := range keys {
 			if v[key] == nil {
 				continue
 			}

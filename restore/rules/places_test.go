@@ -21,9 +21,9 @@ func build(gk schema.GroupKind, p *place, value any) *unstructured.Unstructured 
 	obj.SetName("x")
 	at := p.at
 	if rest, pod := strings.CutPrefix(strings.Replace(at, "template.", "pod.", 1), "pod."); pod && p.kinds == nil {
-		at = strings.TrimPrefix(podTemplates[gk].String()+"."+rest, ".")
+		at = "spec.template." + rest // a Deployment's
 	}
-	store(obj.Object, value, false, concretePath(at))
+	store(obj.Object, value, false, concretePath(at), nil)
 	return obj
 }
 
@@ -34,7 +34,7 @@ func concretePath(at string) path {
 		switch {
 		case s.each:
 			out = append(out, 0)
-		case s.dns:
+		case s.dns != nil:
 			out = append(out, externalDNSPrefixes[0]+s.key)
 		default:
 			out = append(out, s.key)

@@ -7,26 +7,30 @@ import (
 )
 
 // podTemplates says where kinds hold what a Pod is made from: something with
-// metadata and spec. A Pod is its own template.
-var podTemplates = map[schema.GroupKind]path{
-	{Group: "", Kind: "Pod"}:                               {},
-	{Group: "", Kind: "PodTemplate"}:                       {"template"},
-	{Group: "", Kind: "ReplicationController"}:             {"spec", "template"},
-	{Group: "apps", Kind: "Deployment"}:                    {"spec", "template"},
-	{Group: "apps", Kind: "StatefulSet"}:                   {"spec", "template"},
-	{Group: "apps", Kind: "DaemonSet"}:                     {"spec", "template"},
-	{Group: "apps", Kind: "ReplicaSet"}:                    {"spec", "template"},
-	{Group: "batch", Kind: "Job"}:                          {"spec", "template"},
-	{Group: "batch", Kind: "CronJob"}:                      {"spec", "jobTemplate", "spec", "template"},
-	{Group: "apps.openshift.io", Kind: "DeploymentConfig"}: {"spec", "template"},
-	{Group: "argoproj.io", Kind: "Rollout"}:                {"spec", "template"},
-	{Group: "keda.sh", Kind: "ScaledJob"}:                  {"spec", "jobTargetRef", "template"},
-	{Group: "serving.knative.dev", Kind: "Service"}:        {"spec", "template"},
-	{Group: "serving.knative.dev", Kind: "Configuration"}:  {"spec", "template"},
-	{Group: "serving.knative.dev", Kind: "Revision"}:       {},
-	{Group: "apps.kruise.io", Kind: "CloneSet"}:            {"spec", "template"},
-	{Group: "apps.kruise.io", Kind: "StatefulSet"}:         {"spec", "template"},
-	{Group: "apps.kruise.io", Kind: "DaemonSet"}:           {"spec", "template"},
+// metadata and spec. An empty path is the object itself: a Pod is its own
+// template, and the spec of some kinds of operators is made like a Pod's.
+var podTemplates = map[schema.GroupKind][]step{}
+
+func init() {
+	for at, kinds := range map[string][]schema.GroupKind{
+		"": slices.Concat(kindsIn("Pod", core...), kindsIn("Revision", knative),
+			kindsIn("Alertmanager Prometheus PrometheusAgent ThanosRuler", prometheus), kindsIn("MariaDB MaxScale", mariadb)),
+		"template": kindsIn("PodTemplate", core...),
+		"spec.template": slices.Concat(kindsIn("ReplicationController", core...), kindsIn("DaemonSet Deployment ReplicaSet StatefulSet", "apps"),
+			kindsIn("Job", "batch"), kindsIn("DeploymentConfig", "apps.openshift.io"), kindsIn("Rollout", "argoproj.io"),
+			kindsIn("Configuration Service", knative), kindsIn("BroadcastJob CloneSet DaemonSet StatefulSet", kruise),
+			kindsIn("Pooler", cnpg), kindsIn("VirtualMachine VirtualMachineInstanceReplicaSet", kubevirt)),
+		"spec.jobTemplate.spec.template":                kindsIn("CronJob", "batch"),
+		"spec.jobTargetRef.template":                    kindsIn("ScaledJob", "keda.sh"),
+		"spec.podTemplate":                              kindsIn("Kibana", "kibana.k8s.elastic.co"),
+		"spec.nodeSets[*].podTemplate":                  kindsIn("Elasticsearch", elastic),
+		"spec.tasks[*].template":                        kindsIn("Job", "batch.volcano.sh"),
+		"spec.replicatedJobs[*].template.spec.template": kindsIn("JobSet", "jobset.x-k8s.io"),
+	} {
+		for _, gk := range kinds {
+			podTemplates[gk] = parseSteps(at)
+		}
+	}
 }
 
 // templates returns the paths of the pod templates that are in the object.
@@ -39,17 +43,15 @@ func (e *edit) templates() []path {
 
 func (e *edit) findTemplates() []path {
 	found := []path{}
-	if at, ok := podTemplates[e.kind]; ok {
-		// A Rollout may borrow a Deployment's template and have none of its own.
-		if len(at) == 0 || e.get(at...) != nil {
-			found = append(found, at)
-		}
-		return found
-	}
 	collect := &form{rewrite: func(_ *edit, _ mapper, at path) error {
 		found = append(found, slices.Clone(at))
 		return nil
 	}}
+	if steps, ok := podTemplates[e.kind]; ok {
+		// A Rollout may borrow a Deployment's template and have none of its own.
+		_ = e.walk(steps, nil, e.obj.Object, collect, nil)
+		return found
+	}
 	for _, kind := range sortedKeys(e.p.PodTemplates) {
 		if isKind(e.orig, kind) {
 			_ = e.walk(parseSteps(e.p.PodTemplates[kind]), nil, e.obj.Object, collect, nil)
@@ -60,8 +62,9 @@ func (e *edit) findTemplates() []path {
 
 // podSpecs returns the paths of the pod specs in the object.
 func (e *edit) podSpecs() []path {
-	var specs []path
-	for _, template := range e.templates() {
+	templates := e.templates()
+	specs := make([]path, 0, len(templates))
+	for _, template := range templates {
 		if spec := template.join("spec"); e.get(spec...) != nil {
 			specs = append(specs, spec)
 		}

@@ -139,7 +139,7 @@ func TestHosts_areMappedAsASet(t *testing.T) {
 			obj := &unstructured.Unstructured{Object: map[string]any{}}
 			for _, p := range places {
 				if random.IntN(2) == 0 {
-					store(obj.Object, hostSamples[p.form](hosts[random.IntN(len(hosts))]), false, concretePath(p.at))
+					store(obj.Object, hostSamples[p.form](hosts[random.IntN(len(hosts))]), false, concretePath(p.at), nil)
 				}
 			}
 			obj.SetGroupVersionKind(gk.WithVersion("v1"))

@@ -3,14 +3,66 @@ package rules
 import (
 	"reflect"
 	"slices"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
+
+// scheduling is where an operator's kind says where its pods may run, apart from
+// a pod template: at a path from each part that is there.
+type scheduling struct {
+	part, at string
+	// nodeSelector says that it has one; tolerations all have.
+	nodeSelector bool
+}
+
+// schedulings come from the operators' references.
+var schedulings = map[schema.GroupKind][]scheduling{
+	{Group: cnpg, Kind: "Cluster"}:               {{"spec", "affinity", true}},
+	{Group: zalando, Kind: "postgresql"}:         {{"spec", "", false}},
+	{Group: crunchy, Kind: "PostgresCluster"}:    {{"spec.instances[*]", "", false}, {"spec.proxy.pgBouncer", "", false}},
+	{Group: perconaPG, Kind: "PerconaPGCluster"}: {{"spec.instances[*]", "", false}, {"spec.proxy.pgBouncer", "", false}},
+	{Group: perconaPXC, Kind: "PerconaXtraDBCluster"}: {
+		{"spec.pxc", "", true}, {"spec.haproxy", "", true}, {"spec.proxysql", "", true},
+	},
+	{Group: perconaMongo, Kind: "PerconaServerMongoDB"}: {
+		{"spec.replsets[*]", "", true}, {"spec.sharding.configsvrReplSet", "", true}, {"spec.sharding.mongos", "", true},
+	},
+	{Group: perconaMySQL, Kind: "PerconaServerMySQL"}: {
+		{"spec.mysql", "", true}, {"spec.orchestrator", "", true}, {"spec.proxy.haproxy", "", true}, {"spec.proxy.router", "", true},
+	},
+	{Group: strimzi, Kind: "Kafka"}: {
+		{"spec.kafka", "template.pod", false}, {"spec.zookeeper", "template.pod", false}, {"spec.entityOperator", "template.pod", false},
+	},
+	{Group: strimzi, Kind: "KafkaNodePool"}:     {{"spec", "template.pod", false}},
+	{Group: strimzi, Kind: "KafkaConnect"}:      {{"spec", "template.pod", false}},
+	{Group: strimzi, Kind: "KafkaMirrorMaker2"}: {{"spec", "template.pod", false}},
+	{Group: strimzi, Kind: "KafkaBridge"}:       {{"spec", "template.pod", false}},
+	{Group: rabbitmq, Kind: "RabbitmqCluster"}:  {{"spec", "", false}},
+}
+
+// scheduled returns the paths at which the object has tolerations, or a node
+// selector, or would have.
+func (e *edit) scheduled(nodeSelector bool) []path {
+	found := e.podSpecs()
+	for _, s := range schedulings[e.kind] {
+		if nodeSelector && !s.nodeSelector {
+			continue
+		}
+		rest := FieldState{Path: s.at}.at()
+		_ = e.walk(parseSteps(s.part), nil, e.obj.Object, &form{rewrite: func(_ *edit, _ mapper, at path) error {
+			found = append(found, at.join(rest...))
+			return nil
+		}}, nil)
+	}
+	return found
+}
 
 func rewriteNodeSelector(e *edit, p *Rewrites) error {
 	if p.NodeSelector == nil {
 		return nil
 	}
-	for _, spec := range e.podSpecs() {
-		p.NodeSelector.apply(e, spec.join("nodeSelector"))
+	for _, at := range e.scheduled(true) {
+		p.NodeSelector.apply(e, at.join("nodeSelector"))
 	}
 	return nil
 }
@@ -19,8 +71,8 @@ func rewriteTolerations(e *edit, p *Rewrites) error {
 	if p.Tolerations == nil {
 		return nil
 	}
-	for _, spec := range e.podSpecs() {
-		at := spec.join("tolerations")
+	for _, part := range e.scheduled(false) {
+		at := part.join("tolerations")
 		before := e.list(at...)
 		after := slices.DeleteFunc(slices.Clone(before), func(have any) bool {
 			return slices.ContainsFunc(p.Tolerations.Remove, func(t Toleration) bool { return t.matches(have) })

@@ -201,7 +201,7 @@ func scalableKinds() []string {
 
 // OnStandby reports whether an object is held back and remembers what it had.
 func OnStandby(obj *unstructured.Unstructured) bool {
-	value, remembers := obj.GetAnnotations()[AnnotationOriginalState]
+	value, remembers := remembered(obj)
 	if !remembers {
 		return false
 	}
@@ -210,6 +210,12 @@ func OnStandby(obj *unstructured.Unstructured) bool {
 	}
 	original, err := DecodeOriginalState(value)
 	return err == nil && fieldsHeld(obj, original.Fields)
+}
+
+// remembered is the annotation's value.
+func remembered(obj *unstructured.Unstructured) (string, bool) {
+	value, ok := lookup(obj.Object, path{"metadata", "annotations", AnnotationOriginalState}).(string)
+	return value, ok
 }
 
 // Standby returns a copy of a workload with nothing running, which remembers
@@ -224,7 +230,7 @@ func Standby(obj *unstructured.Unstructured) (*unstructured.Unstructured, error)
 	if err != nil {
 		return nil, fmt.Errorf("put %s on standby: %w", describe(obj), err)
 	}
-	return e.obj, nil
+	return e.obj.DeepCopy(), nil
 }
 
 // hold puts the workload in an edit on standby, and reports whether it is one.
@@ -234,7 +240,8 @@ func hold(e *edit) (bool, error) {
 		return false, nil
 	}
 	if OnStandby(e.obj) {
-		_, err := DecodeOriginalState(e.obj.GetAnnotations()[AnnotationOriginalState])
+		value, _ := remembered(e.obj)
+		_, err := DecodeOriginalState(value)
 		return true, err
 	}
 	if s == nil {
@@ -274,12 +281,12 @@ func ActivationPatch(obj *unstructured.Unstructured) ([]byte, error) {
 }
 
 func activation(obj *unstructured.Unstructured) (map[string]any, error) {
-	value, remembers := obj.GetAnnotations()[AnnotationOriginalState]
+	value, remembers := remembered(obj)
 	if !remembers {
 		return map[string]any{}, nil
 	}
 	patch := map[string]any{}
-	store(patch, nil, false, path{"metadata", "annotations", AnnotationOriginalState})
+	store(patch, nil, false, path{"metadata", "annotations", AnnotationOriginalState}, nil)
 	s := standbyOf(obj)
 	if s != nil && !OnStandby(obj) {
 		return patch, nil
@@ -291,7 +298,7 @@ func activation(obj *unstructured.Unstructured) (map[string]any, error) {
 	if s == nil {
 		if fieldsHeld(obj, original.Fields) {
 			for _, f := range original.Fields {
-				store(patch, runtime.DeepCopyJSONValue(f.Was), false, f.at())
+				store(patch, runtime.DeepCopyJSONValue(f.Was), false, f.at(), nil)
 			}
 		}
 		return patch, nil
@@ -308,7 +315,7 @@ func activation(obj *unstructured.Unstructured) (map[string]any, error) {
 			back = nil
 		}
 	}
-	store(patch, back, false, s.at)
+	store(patch, back, false, s.at, nil)
 	return patch, nil
 }
 

@@ -64,7 +64,7 @@ func TestStandby_restoresOperatorsExactly(t *testing.T) {
 			for _, s := range operators[gk] {
 				at := FieldState{Path: s.at}.at()
 				if _, text := was.(string); was != nil && (at[0] == "spec" || text) {
-					store(obj.Object, was, false, at)
+					store(obj.Object, was, false, at, nil)
 				}
 			}
 			before := obj.DeepCopy()

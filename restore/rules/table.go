@@ -50,6 +50,11 @@ var hostPlaces = []place{
 	{"hosts", kindsIn("HTTPRoute", gatewayGroups...), "spec.rules[*].filters[*].urlRewrite.hostname", formOne},
 	{"hosts", kindsIn("HTTPRoute", gatewayGroups...), "spec.rules[*].filters[*].cors.allowOrigins", formOrigins},
 	{"hosts", kindsIn("HTTPRoute", gatewayGroups...), "spec.rules[*].backendRefs[*].filters[*].urlRewrite.hostname", formOne},
+	{"hosts", kindsIn("HTTPRoute GRPCRoute", gatewayGroups...), "spec.rules[*].matches[*].headers[*].value", formOne},
+	{"hosts", kindsIn("HTTPRoute GRPCRoute", gatewayGroups...), "spec.rules[*].filters[*].requestHeaderModifier.set[*].value", formText},
+	{"hosts", kindsIn("HTTPRoute GRPCRoute", gatewayGroups...), "spec.rules[*].filters[*].requestHeaderModifier.add[*].value", formText},
+	{"hosts", kindsIn("HTTPRoute GRPCRoute", gatewayGroups...), "spec.rules[*].filters[*].responseHeaderModifier.set[*].value", formText},
+	{"hosts", kindsIn("HTTPRoute GRPCRoute", gatewayGroups...), "spec.rules[*].filters[*].responseHeaderModifier.add[*].value", formText},
 	{"hosts", kindsIn("BackendTLSPolicy", gatewayGroups...), "spec.validation.hostname", formOne},
 	{"hosts", kindsIn("BackendTLSPolicy", gatewayGroups...), "spec.validation.subjectAltNames[*].hostname", formElement},
 
@@ -102,6 +107,7 @@ var hostPlaces = []place{
 	{"hosts", kindsIn("RequestAuthentication", istioSecurity), "spec.jwtRules[*].jwksUri", formText},
 
 	{"hosts", kindsIn("Route", "route.openshift.io"), "spec.host", formOne},
+	{"hosts", ciliumPolicies, "spec.egress[*].toFQDNs[*].matchName", formElement},
 	{"hosts", kindsIn("HTTPProxy", "projectcontour.io"), "spec.virtualhost.fqdn", formOne},
 	{"hosts", kindsIn("RouteGroup", "zalando.org"), "spec.hosts", formList},
 	{"hosts", kindsIn("Probe", prometheus), "spec.targets.staticConfig.static", formOrigins},
@@ -122,18 +128,20 @@ var hostPlaces = []place{
 
 	{"hosts", kindsIn("Service", core...), "spec.externalName", formOne},
 
-	{"hostsIn", kindsIn("ConfigMap", core...), "data[*]", formOptedIn},
-	{"hostsIn", kindsIn("Secret", core...), "data[*]", formOptedIn},
-	{"hostsIn", kindsIn("Secret", core...), "stringData[*]", formOptedIn},
-	{"hostsIn", nil, "pod.spec.containers[*].env[*].value", formOptedIn},
-	{"hostsIn", nil, "pod.spec.initContainers[*].env[*].value", formOptedIn},
-	{"hostsIn", nil, "pod.spec.ephemeralContainers[*].env[*].value", formOptedIn},
+	{"hostsIn", kindsIn("ConfigMap", core...), "data[*]", formConfigMapText},
+	{"hostsIn", kindsIn("Secret", core...), "stringData[*]", formSecretText},
+	{"hostsIn", kindsIn("Secret", core...), "data[*]", formSecretData},
+	{"hostsIn", nil, "pod.spec.initContainers[*].env[*].value", formEnvText},
+	{"hostsIn", nil, "pod.spec.containers[*].env[*].value", formEnvText},
+	{"hostsIn", nil, "pod.spec.ephemeralContainers[*].env[*].value", formEnvText},
 }
 
 var issuerPlaces = []place{
 	{"issuers", kindsIn("Certificate", certManager), "spec.issuerRef.name", formOne},
 	{"issuers", kindsIn("Ingress", ingressGroups...), "metadata.annotations[cert-manager.io/issuer]", formOne},
 	{"issuers", kindsIn("Ingress", ingressGroups...), "metadata.annotations[cert-manager.io/cluster-issuer]", formOne},
+	// What its Secret says of its issuer goes with a Certificate, or it is issued anew.
+	{"issuers", kindsIn("Secret", core...), "metadata.annotations[cert-manager.io/issuer-name]", formOne},
 	{"issuers", kindsIn("Gateway ListenerSet", gatewayGroups...), "metadata.annotations[cert-manager.io/issuer]", formOne},
 	{"issuers", kindsIn("Gateway ListenerSet", gatewayGroups...), "metadata.annotations[cert-manager.io/cluster-issuer]", formOne},
 }
@@ -141,19 +149,28 @@ var issuerPlaces = []place{
 const (
 	betaStorageClass = "volume.beta.kubernetes.io/storage-class"
 
-	cnpg       = "postgresql.cnpg.io"
-	strimzi    = "kafka.strimzi.io"
-	zalando    = "acid.zalan.do"
-	crunchy    = "postgres-operator.crunchydata.com"
-	prometheus = "monitoring.coreos.com"
-	kubevirt   = "kubevirt.io"
+	cnpg         = "postgresql.cnpg.io"
+	strimzi      = "kafka.strimzi.io"
+	zalando      = "acid.zalan.do"
+	rabbitmq     = "rabbitmq.com"
+	perconaPG    = "pgv2.percona.com"
+	perconaPXC   = "pxc.percona.com"
+	perconaMongo = "psmdb.percona.com"
+	perconaMySQL = "ps.percona.com"
+	crunchy      = "postgres-operator.crunchydata.com"
+	prometheus   = "monitoring.coreos.com"
+	kubevirt     = "kubevirt.io"
+	kruise       = "apps.kruise.io"
+	knative      = "serving.knative.dev"
+	mariadb      = "k8s.mariadb.com"
+	elastic      = "elasticsearch.k8s.elastic.co"
 )
 
 var classPlaces = []place{
 	{"storageClasses", kindsIn("PersistentVolume PersistentVolumeClaim", core...), "spec.storageClassName", formOne},
 	{"storageClasses", kindsIn("PersistentVolume PersistentVolumeClaim", core...), "metadata.annotations[" + betaStorageClass + "]", formOne},
-	{"storageClasses", kindsIn("StatefulSet", "apps", "apps.kruise.io"), "spec.volumeClaimTemplates[*].spec.storageClassName", formOne},
-	{"storageClasses", kindsIn("StatefulSet", "apps", "apps.kruise.io"), "spec.volumeClaimTemplates[*].metadata.annotations[" + betaStorageClass + "]", formOne},
+	{"storageClasses", kindsIn("StatefulSet", "apps", kruise), "spec.volumeClaimTemplates[*].spec.storageClassName", formOne},
+	{"storageClasses", kindsIn("StatefulSet", "apps", kruise), "spec.volumeClaimTemplates[*].metadata.annotations[" + betaStorageClass + "]", formOne},
 	{"storageClasses", nil, "pod.spec.volumes[*].ephemeral.volumeClaimTemplate.spec.storageClassName", formOne},
 	{"storageClasses", kindsIn("Cluster", cnpg), "spec.storage.storageClass", formOne},
 	{"storageClasses", kindsIn("Cluster", cnpg), "spec.storage.pvcTemplate.storageClassName", formOne},
@@ -169,12 +186,12 @@ var classPlaces = []place{
 	{"storageClasses", kindsIn("PostgresCluster", crunchy), "spec.instances[*].dataVolumeClaimSpec.storageClassName", formOne},
 	{"storageClasses", kindsIn("PostgresCluster", crunchy), "spec.instances[*].walVolumeClaimSpec.storageClassName", formOne},
 	{"storageClasses", kindsIn("PostgresCluster", crunchy), "spec.backups.pgbackrest.repos[*].volume.volumeClaimSpec.storageClassName", formOne},
-	{"storageClasses", kindsIn("PerconaPGCluster", "pgv2.percona.com"), "spec.instances[*].dataVolumeClaimSpec.storageClassName", formOne},
-	{"storageClasses", kindsIn("PerconaXtraDBCluster", "pxc.percona.com"), "spec.pxc.volumeSpec.persistentVolumeClaim.storageClassName", formOne},
-	{"storageClasses", kindsIn("PerconaServerMongoDB", "psmdb.percona.com"), "spec.replsets[*].volumeSpec.persistentVolumeClaim.storageClassName", formOne},
-	{"storageClasses", kindsIn("MariaDB", "k8s.mariadb.com"), "spec.storage.storageClassName", formOne},
-	{"storageClasses", kindsIn("RabbitmqCluster", "rabbitmq.com"), "spec.persistence.storageClassName", formOne},
-	{"storageClasses", kindsIn("Elasticsearch", "elasticsearch.k8s.elastic.co"), "spec.nodeSets[*].volumeClaimTemplates[*].spec.storageClassName", formOne},
+	{"storageClasses", kindsIn("PerconaPGCluster", perconaPG), "spec.instances[*].dataVolumeClaimSpec.storageClassName", formOne},
+	{"storageClasses", kindsIn("PerconaXtraDBCluster", perconaPXC), "spec.pxc.volumeSpec.persistentVolumeClaim.storageClassName", formOne},
+	{"storageClasses", kindsIn("PerconaServerMongoDB", perconaMongo), "spec.replsets[*].volumeSpec.persistentVolumeClaim.storageClassName", formOne},
+	{"storageClasses", kindsIn("MariaDB", mariadb), "spec.storage.storageClassName", formOne},
+	{"storageClasses", kindsIn("RabbitmqCluster", rabbitmq), "spec.persistence.storageClassName", formOne},
+	{"storageClasses", kindsIn("Elasticsearch", elastic), "spec.nodeSets[*].volumeClaimTemplates[*].spec.storageClassName", formOne},
 	{"storageClasses", kindsIn("Prometheus Alertmanager", prometheus), "spec.storage.volumeClaimTemplate.spec.storageClassName", formOne},
 	{"storageClasses", kindsIn("VirtualMachine", kubevirt), "spec.dataVolumeTemplates[*].spec.storage.storageClassName", formOne},
 	{"storageClasses", kindsIn("VirtualMachine", kubevirt), "spec.dataVolumeTemplates[*].spec.pvc.storageClassName", formOne},
@@ -223,12 +240,26 @@ var podPlaces = []place{
 	{"images", nil, "pod.spec.initContainers[*].image", formOne},
 	{"images", nil, "pod.spec.ephemeralContainers[*].image", formOne},
 	{"images", nil, "pod.spec.volumes[*].image.reference", formOne},
+	{"images", kindsIn("VirtualMachine VirtualMachineInstanceReplicaSet", kubevirt), "spec.template.spec.volumes[*].containerDisk.image", formOne},
 	{"images", kindsIn("Cluster", cnpg), "spec.imageName", formOne},
-	{"images", kindsIn("MariaDB", "k8s.mariadb.com"), "spec.image", formOne},
+	{"images", kindsIn("MariaDB MaxScale", mariadb), "spec.image", formOne},
+	{"images", kindsIn("Alertmanager Prometheus PrometheusAgent ThanosRuler", prometheus), "spec.image", formOne},
+	{"images", kindsIn("Elasticsearch", elastic), "spec.image", formOne},
+	{"images", kindsIn("RabbitmqCluster", rabbitmq), "spec.image", formOne},
+	{"images", kindsIn("PerconaServerMongoDB", perconaMongo), "spec.image", formOne},
+	{"images", kindsIn("PerconaXtraDBCluster", perconaPXC), "spec.pxc.image", formOne},
+	{"images", kindsIn("PerconaXtraDBCluster", perconaPXC), "spec.haproxy.image", formOne},
+	{"images", kindsIn("PerconaXtraDBCluster", perconaPXC), "spec.proxysql.image", formOne},
+	{"images", kindsIn("PostgresCluster", crunchy), "spec.image", formOne},
+	{"images", kindsIn("postgresql", zalando), "spec.dockerImage", formOne},
 
 	{"imagePullSecrets", nil, "pod.spec.imagePullSecrets[*].name", formOne},
 	{"imagePullSecrets", kindsIn("ServiceAccount", core...), "imagePullSecrets[*].name", formOne},
 	{"imagePullSecrets", kindsIn("Cluster", cnpg), "spec.imagePullSecrets[*].name", formOne},
+	{"imagePullSecrets", kindsIn("RabbitmqCluster", rabbitmq), "spec.imagePullSecrets[*].name", formOne},
+	{"imagePullSecrets", kindsIn("PerconaServerMongoDB", perconaMongo), "spec.imagePullSecrets[*].name", formOne},
+	{"imagePullSecrets", kindsIn("PerconaXtraDBCluster", perconaPXC), "spec.pxc.imagePullSecrets[*].name", formOne},
+	{"imagePullSecrets", kindsIn("PostgresCluster", crunchy), "spec.imagePullSecrets[*].name", formOne},
 
 	{"nodeLabels", nil, "pod.spec.nodeSelector", formNodeSelector},
 	{"nodeLabels", nil, "pod.spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[*].matchExpressions[*]", formNodeExpression},
@@ -239,16 +270,20 @@ var podPlaces = []place{
 }
 
 var (
-	webhooks       = kindsIn("ValidatingWebhookConfiguration MutatingWebhookConfiguration", "admissionregistration.k8s.io")
-	networkPolicy  = kindsIn("NetworkPolicy", "networking.k8s.io")
-	gatewayRoutes  = kindsIn("HTTPRoute GRPCRoute TLSRoute TCPRoute UDPRoute", gatewayGroups...)
-	ingressRoutes  = kindsIn("IngressRoute IngressRouteTCP IngressRouteUDP", traefikGroups...)
-	monitors       = kindsIn("ServiceMonitor PodMonitor Probe", prometheus)
-	workloads      = append(kindsIn("Deployment StatefulSet DaemonSet ReplicaSet", "apps"), kindsIn("Rollout", "argoproj.io")...)
+	webhooks      = kindsIn("ValidatingWebhookConfiguration MutatingWebhookConfiguration", "admissionregistration.k8s.io")
+	networkPolicy = kindsIn("NetworkPolicy", "networking.k8s.io")
+	gatewayRoutes = kindsIn("HTTPRoute GRPCRoute TLSRoute TCPRoute UDPRoute", gatewayGroups...)
+	ingressRoutes = kindsIn("IngressRoute IngressRouteTCP IngressRouteUDP", traefikGroups...)
+	monitors      = kindsIn("ServiceMonitor PodMonitor Probe", prometheus)
+	workloads     = slices.Concat(kindsIn("Deployment StatefulSet DaemonSet ReplicaSet", "apps"), kindsIn("Rollout", "argoproj.io"),
+		kindsIn("CloneSet StatefulSet DaemonSet", kruise))
+	ciliumPolicies = kindsIn("CiliumNetworkPolicy CiliumClusterwideNetworkPolicy", "cilium.io")
 	required       = "requiredDuringSchedulingIgnoredDuringExecution[*]"
 	preferred      = "preferredDuringSchedulingIgnoredDuringExecution[*].podAffinityTerm"
 	injectCA       = "metadata.annotations[cert-manager.io/inject-ca-from]"
-	namespaceLabel = "matchLabels[" + namespaceName + "]"
+	// ciliumNamespace is the label that Cilium has for a Pod's namespace.
+	ciliumNamespace = "io.kubernetes.pod.namespace"
+	namespaceLabel  = "matchLabels[" + namespaceName + "]"
 )
 
 // namespacePlaces hold names of namespaces, which follow the restore's mapping.
@@ -269,13 +304,19 @@ var namespacePlaces = []place{
 	{"namespaces", kindsIn("PersistentVolumeClaim", core...), "spec.dataSourceRef.namespace", formOne},
 	{"namespaces", kindsIn("Service", core...), "spec.externalName", formServiceName},
 	{"namespaces", nil, "pod.spec.affinity.podAffinity." + required + ".namespaces", formList},
+	{"namespaces", nil, "pod.spec.affinity.podAffinity." + required + ".namespaceSelector." + namespaceLabel, formOne},
 	{"namespaces", nil, "pod.spec.affinity.podAffinity." + preferred + ".namespaces", formList},
+	{"namespaces", nil, "pod.spec.affinity.podAffinity." + preferred + ".namespaceSelector." + namespaceLabel, formOne},
 	{"namespaces", nil, "pod.spec.affinity.podAntiAffinity." + required + ".namespaces", formList},
+	{"namespaces", nil, "pod.spec.affinity.podAntiAffinity." + required + ".namespaceSelector." + namespaceLabel, formOne},
 	{"namespaces", nil, "pod.spec.affinity.podAntiAffinity." + preferred + ".namespaces", formList},
+	{"namespaces", nil, "pod.spec.affinity.podAntiAffinity." + preferred + ".namespaceSelector." + namespaceLabel, formOne},
 	{"namespaces", kindsIn("Ingress", ingressGroups...), "metadata.annotations[" + nginx + "auth-secret]", formInNamespace},
 	{"namespaces", kindsIn("Ingress", ingressGroups...), "metadata.annotations[" + nginx + "auth-tls-secret]", formInNamespace},
 	{"namespaces", kindsIn("Ingress", ingressGroups...), "metadata.annotations[" + nginx + "proxy-ssl-secret]", formInNamespace},
 	{"namespaces", kindsIn("Ingress", ingressGroups...), "metadata.annotations[traefik.ingress.kubernetes.io/router.middlewares]", formMiddlewares},
+	{"namespaces", kindsIn("Ingress", ingressGroups...), "metadata.annotations[traefik.ingress.kubernetes.io/router.tls.options]", formMiddlewares},
+	{"namespaces", kindsIn("Service", core...), "metadata.annotations[traefik.ingress.kubernetes.io/service.serverstransport]", formMiddlewares},
 	{"namespaces", gatewayRoutes, "spec.parentRefs[*].namespace", formOne},
 	{"namespaces", gatewayRoutes, "spec.rules[*].backendRefs[*].namespace", formOne},
 	{"namespaces", kindsIn("Gateway ListenerSet", gatewayGroups...), "spec.listeners[*].tls.certificateRefs[*].namespace", formOne},
@@ -298,6 +339,13 @@ var namespacePlaces = []place{
 	{"namespaces", kindsIn("Gateway", istioNetworking), "spec.servers[*].hosts", formInNamespaceList},
 	{"namespaces", kindsIn("Sidecar", istioNetworking), "spec.egress[*].hosts", formInNamespaceList},
 	{"namespaces", kindsIn("AuthorizationPolicy", istioSecurity), "spec.rules[*].from[*].source.namespaces", formList},
+	{"namespaces", kindsIn("AuthorizationPolicy", istioSecurity), "spec.rules[*].from[*].source.notNamespaces", formList},
+	{"namespaces", kindsIn("AuthorizationPolicy", istioSecurity), "spec.rules[*].from[*].source.principals", formPrincipals},
+	{"namespaces", kindsIn("AuthorizationPolicy", istioSecurity), "spec.rules[*].from[*].source.notPrincipals", formPrincipals},
+	{"namespaces", ciliumPolicies, "spec.ingress[*].fromEndpoints[*].matchLabels[" + ciliumNamespace + "]", formOne},
+	{"namespaces", ciliumPolicies, "spec.ingress[*].fromEndpoints[*].matchLabels[k8s:" + ciliumNamespace + "]", formOne},
+	{"namespaces", ciliumPolicies, "spec.egress[*].toEndpoints[*].matchLabels[" + ciliumNamespace + "]", formOne},
+	{"namespaces", ciliumPolicies, "spec.egress[*].toEndpoints[*].matchLabels[k8s:" + ciliumNamespace + "]", formOne},
 	{"namespaces", monitors, "spec.namespaceSelector.matchNames", formList},
 	{"namespaces", kindsIn("Application", "argoproj.io"), "spec.destination.namespace", formOne},
 	{"namespaces", kindsIn("Kustomization", "kustomize.toolkit.fluxcd.io"), "spec.targetNamespace", formOne},
@@ -365,7 +413,7 @@ var namePlaces = []place{
 	{"names[Service]", kindsIn("Endpoints", core...), "metadata.name", formOwnName},
 	{"names[Service]", kindsIn("EndpointSlice", "discovery.k8s.io"), "metadata.labels[kubernetes.io/service-name]", formReference},
 	{"names[Service]", kindsIn("Service", core...), "spec.externalName", formServiceReference},
-	{"names[Service]", kindsIn("StatefulSet", "apps", "apps.kruise.io"), "spec.serviceName", formReference},
+	{"names[Service]", kindsIn("StatefulSet", "apps", kruise), "spec.serviceName", formReference},
 	{"names[Service]", kindsIn("Ingress", "networking.k8s.io"), "spec.defaultBackend.service.name", formReference},
 	{"names[Service]", kindsIn("Ingress", "networking.k8s.io"), "spec.rules[*].http.paths[*].backend.service.name", formReference},
 	{"names[Service]", kindsIn("Ingress", "extensions"), "spec.backend.serviceName", formReference},
@@ -392,6 +440,8 @@ var namePlaces = []place{
 	{"names[ServiceAccount]", nil, "pod.spec.serviceAccountName", formReference},
 	{"names[ServiceAccount]", nil, "pod.spec.serviceAccount", formReference},
 	{"names[ServiceAccount]", kindsIn("RoleBinding ClusterRoleBinding", "rbac.authorization.k8s.io"), "subjects[*].name", formReference},
+	{"names[ServiceAccount]", kindsIn("AuthorizationPolicy", istioSecurity), "spec.rules[*].from[*].source.principals", formPrincipalAccounts},
+	{"names[ServiceAccount]", kindsIn("AuthorizationPolicy", istioSecurity), "spec.rules[*].from[*].source.notPrincipals", formPrincipalAccounts},
 	{"names[ServiceAccount]", kindsIn("Secret", core...), "metadata.annotations[kubernetes.io/service-account.name]", formReference},
 }
 
@@ -400,7 +450,7 @@ var labelPlaces = []place{
 	{"labelValues", nil, "metadata.labels", formLabels},
 	{"labelValues", nil, "template.metadata.labels", formLabels},
 	{"labelValues", kindsIn("CronJob", "batch"), "spec.jobTemplate.metadata.labels", formLabels},
-	{"labelValues", kindsIn("StatefulSet", "apps"), "spec.volumeClaimTemplates[*].metadata.labels", formLabels},
+	{"labelValues", kindsIn("StatefulSet", "apps", kruise), "spec.volumeClaimTemplates[*].metadata.labels", formLabels},
 	{"labelValues", kindsIn("Service ReplicationController", core...), "spec.selector", formLabels},
 	{"labelValues", kindsIn("DeploymentConfig", "apps.openshift.io"), "spec.selector", formLabels},
 	{"labelValues", workloads, "spec.selector.matchLabels", formLabels},
@@ -429,8 +479,9 @@ var labelPlaces = []place{
 	{"labelValues", nil, "pod.spec.topologySpreadConstraints[*].labelSelector.matchExpressions[*]", formExpression},
 	{"labelValues", kindsIn("Gateway", istioNetworking), "spec.selector", formLabels},
 	{"labelValues", kindsIn("Sidecar ServiceEntry", istioNetworking), "spec.workloadSelector.labels", formLabels},
-	{"labelValues", kindsIn("AuthorizationPolicy RequestAuthentication", istioSecurity), "spec.selector.matchLabels", formLabels},
+	{"labelValues", kindsIn("DestinationRule", istioNetworking), "spec.subsets[*].labels", formLabels},
+	{"labelValues", ciliumPolicies, "spec.endpointSelector.matchLabels", formLabels},
+	{"labelValues", ciliumPolicies, "spec.ingress[*].fromEndpoints[*].matchLabels", formLabels},
+	{"labelValues", ciliumPolicies, "spec.egress[*].toEndpoints[*].matchLabels", formLabels},
+	{"labelValues", kindsIn("AuthorizationPolicy PeerAuthentication RequestAuthentication", istioSecurity), "spec.selector.matchLabels", formLabels},
 }
-
-// formOptedIn is text that is rewritten where the profile names it.
-var formOptedIn = &form{about: "text or URL, where named"}

@@ -264,15 +264,35 @@ func readObjects(t *testing.T, file string) (objects []*unstructured.Unstructure
 // accepts errs when the server refuses to create an object, or knows one of its
 // fields not.
 func (c *cluster) accepts(ctx context.Context, obj *unstructured.Unstructured, options ...string) error {
-	gvk := obj.GroupVersionKind()
-	mapping, err := c.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
+	resource, err := c.resource(obj)
 	if err != nil {
 		return err
 	}
-	resource := dynamic.ResourceInterface(c.objects.Resource(mapping.Resource))
-	if mapping.Scope.Name() == meta.RESTScopeNameNamespace {
-		resource = c.objects.Resource(mapping.Resource).Namespace(obj.GetNamespace())
-	}
 	_, err = resource.Create(ctx, obj, metav1.CreateOptions{DryRun: options, FieldValidation: metav1.FieldValidationStrict})
 	return err
+}
+
+// resource is where objects like one are.
+func (c *cluster) resource(obj *unstructured.Unstructured) (dynamic.ResourceInterface, error) {
+	gvk := obj.GroupVersionKind()
+	mapping, err := c.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
+	if err != nil {
+		return nil, err
+	}
+	if mapping.Scope.Name() == meta.RESTScopeNameNamespace {
+		return c.objects.Resource(mapping.Resource).Namespace(obj.GetNamespace()), nil
+	}
+	return c.objects.Resource(mapping.Resource), nil
+}
+
+// setStatus gives an object a status, as a controller does.
+func (c *cluster) setStatus(t *testing.T, obj *unstructured.Unstructured, status any) {
+	t.Helper()
+	resource, err := c.resource(obj)
+	require.NoError(t, err)
+	now, err := resource.Get(t.Context(), obj.GetName(), metav1.GetOptions{})
+	require.NoError(t, err)
+	now.Object["status"] = status
+	_, err = resource.UpdateStatus(t.Context(), now, metav1.UpdateOptions{})
+	require.NoError(t, err)
 }

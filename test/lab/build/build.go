@@ -10,7 +10,9 @@ package build
 import (
 	"context"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -68,7 +70,7 @@ func Ensure(ctx context.Context, o Options) (*Set, error) {
 	// The Debian packages keep one core busy, the Go programs the others.
 	lanes, laneCtx := errgroup.WithContext(ctx)
 	lanes.Go(func() error {
-		if err := b.installTools(laneCtx); err != nil {
+		if err := b.installTools(laneCtx, slices.Sorted(maps.Keys(hostTools))...); err != nil {
 			return err
 		}
 		var err error

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -117,7 +118,7 @@ func TestRequired(t *testing.T) {
 
 func TestParts_NameAModuleThatRequiresThem(t *testing.T) {
 	t.Parallel()
-	for _, p := range parts {
+	for _, p := range slices.Concat(parts, others) {
 		mod, err := os.ReadFile(filepath.Join("..", "parts", p.name, "go.mod"))
 		require.NoError(t, err)
 		_, _, err = required(string(mod), p.module)

@@ -43,13 +43,13 @@ var nodePackages = []string{
 
 var kernelPackages = []string{"linux-image-cloud-amd64", "linux-headers-cloud-amd64", "zfs-dkms"}
 
-// installTools installs what the host lacks, where it is a Debian and the user
-// may.
-func (b *builder) installTools(ctx context.Context) error {
+// installTools installs those of hostTools that the host lacks, where it is a
+// Debian and the user may.
+func (b *builder) installTools(ctx context.Context, programs ...string) error {
 	var missing []string
-	for program, pkg := range hostTools {
+	for _, program := range programs {
 		if _, err := exec.LookPath(program); err != nil {
-			missing = append(missing, pkg)
+			missing = append(missing, hostTools[program])
 		}
 	}
 	if len(missing) == 0 {
@@ -175,4 +175,43 @@ func (b *builder) root(ctx context.Context, kernel, packages string, programs ma
 		},
 	})
 	return filepath.Join(dir, rootFile), err
+}
+
+// nameServer is BIND's program.
+const nameServer = "named"
+
+// runNameServer runs it with its own libraries, whatever the host has.
+const runNameServer = `#!/bin/sh
+root=$(dirname "$0")/tree
+exec "$root"/lib64/ld-linux-x86-64.so.2 --library-path "$root/usr/lib/x86_64-linux-gnu:$root/lib/x86_64-linux-gnu" \
+  "$root/usr/sbin/` + nameServer + `" "$@"
+`
+
+// nameServer unpacks BIND. An installed one would serve the host from then on.
+func (b *builder) nameServer(ctx context.Context) (string, error) {
+	if err := b.installTools(ctx, "mmdebstrap"); err != nil {
+		return "", err
+	}
+	args := append(mmdebstrap("extract", "bind9"), suite, packagesFile)
+	dir, err := b.ensure(ctx, recipe{
+		name:   "bind9",
+		inputs: append(args, runNameServer),
+		make: func(ctx context.Context, dir string, log *os.File) error {
+			cmd := command(ctx, log, dir, "mmdebstrap", args...)
+			cmd.Env = append(os.Environ(), "TMPDIR="+dir)
+			if err := run(cmd); err != nil {
+				return err
+			}
+			tree := filepath.Join(dir, "tree")
+			if err := os.Mkdir(tree, 0o755); err != nil {
+				return err
+			}
+			if err := run(command(ctx, log, tree, "tar", "--no-same-owner", "--exclude=./dev", "-xf", filepath.Join(dir, packagesFile))); err != nil {
+				return err
+			}
+			return errors.Join(os.Remove(filepath.Join(dir, packagesFile)),
+				os.WriteFile(filepath.Join(dir, nameServer), []byte(runNameServer), 0o755))
+		},
+	})
+	return filepath.Join(dir, nameServer), err
 }

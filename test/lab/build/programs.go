@@ -55,6 +55,16 @@ var parts = []part{
 	{name: objectStore, module: "github.com/versity/versitygw", programs: same("versitygw")},
 }
 
+// others are programs that no rig has: what judges restored objects.
+var others = []part{
+	{name: "cert-manager", module: "github.com/cert-manager/cert-manager", programs: same("cert-manager")},
+	{
+		name: "external-dns", module: "sigs.k8s.io/external-dns",
+		ldflags:  "-X sigs.k8s.io/external-dns/pkg/apis/externaldns.Version=VERSION",
+		programs: same("external-dns"),
+	},
+}
+
 // own are this module's programs that run in guests, by package.
 var own = map[string]string{
 	"./guest/init":    "init",
@@ -94,19 +104,27 @@ func (b *builder) programs(ctx context.Context) (map[string]string, error) {
 }
 
 // Programs builds programs of upstreams alone, with everything else of the same
-// ones, and returns the file of each by name.
+// ones, and returns the file of each by name. Besides those of rigs they are
+// cert-manager, external-dns and named.
 func Programs(ctx context.Context, o Options, names ...string) (map[string]string, error) {
 	b, err := newBuilder(ctx, o)
 	if err != nil {
 		return nil, err
 	}
 	files := map[string]string{}
+	all := slices.Concat(parts, others)
 	for _, name := range names {
-		i := slices.IndexFunc(parts, func(p part) bool { return slices.Contains(slices.Collect(maps.Values(p.programs)), name) })
+		if name == nameServer {
+			if files[name], err = b.nameServer(ctx); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		i := slices.IndexFunc(all, func(p part) bool { return slices.Contains(slices.Collect(maps.Values(p.programs)), name) })
 		if i < 0 {
 			return nil, fmt.Errorf("no part of the rig has a program %q", name)
 		}
-		built, err := b.part(ctx, parts[i])
+		built, err := b.part(ctx, all[i])
 		if err != nil {
 			return nil, err
 		}
@@ -125,6 +143,10 @@ func (b *builder) part(ctx context.Context, p part) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	source, err := sourceOf(folder)
+	if err != nil {
+		return nil, err
+	}
 	version, minor, err := required(string(mod), p.module)
 	if err != nil {
 		return nil, fmt.Errorf("%s/go.mod: %w", folder, err)
@@ -132,7 +154,7 @@ func (b *builder) part(ctx context.Context, p part) (map[string]string, error) {
 	flags := strings.TrimSpace("-s -w " + strings.NewReplacer("VERSION", version, "MINOR", minor).Replace(p.ldflags))
 	dir, err := b.ensure(ctx, recipe{
 		name:   p.name,
-		inputs: []string{b.goVersion, string(mod), string(sum), p.tags, flags},
+		inputs: append([]string{b.goVersion, string(mod), string(sum), p.tags, flags}, source...),
 		make: func(ctx context.Context, dir string, log *os.File) error {
 			cmd := command(ctx, log, folder, "go", "build", "-trimpath", "-tags="+p.tags, "-ldflags="+flags,
 				"-o", dir+"/", "tool")
@@ -156,6 +178,23 @@ func (b *builder) part(ctx context.Context, p part) (map[string]string, error) {
 		files[name] = filepath.Join(dir, name)
 	}
 	return files, nil
+}
+
+// sourceOf is the Go code in a part's own folder. Most parts have none.
+func sourceOf(folder string) ([]string, error) {
+	files, err := filepath.Glob(filepath.Join(folder, "*.go"))
+	if err != nil {
+		return nil, err
+	}
+	var source []string
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		source = append(source, string(content))
+	}
+	return source, nil
 }
 
 // required is the version of a module in a go.mod file, whole and its minor number.
