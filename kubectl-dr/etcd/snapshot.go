@@ -217,8 +217,6 @@ func Verify(file string, config *EncryptionConfig) (*report.EtcdSnapshot, *repor
 		add("manifest", report.OK, "the file is as it was taken", "")
 		s = manifest
 	}
-	for _, item := range config.check(s) {
-		group.Items = append(group.Items, item)
-	}
+	group.Items = append(group.Items, config.check(s)...)
 	return s, group, nil
 }
