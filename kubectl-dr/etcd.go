@@ -73,25 +73,31 @@ func (f *etcdFlags) config() (*etcd.EncryptionConfig, error) {
 	return etcd.ReadEncryptionConfig(f.encryption)
 }
 
-// file returns a snapshot as a file: the one given, or with an archive the one
-// of that name, which is fetched into a folder that the caller's function ends.
-func (f *etcdFlags) file(ctx context.Context, given string) (string, func(), error) {
-	none := func() {}
+// use hands over a snapshot as a file, and the configuration of encryption: the
+// file given, or with an archive the snapshot of that name, which is fetched for
+// the while.
+func (f *etcdFlags) use(ctx context.Context, given string, do func(file string, config *etcd.EncryptionConfig) error) error {
+	config, err := f.config()
+	if err != nil {
+		return err
+	}
 	a, err := f.open()
-	if err != nil || a == nil {
-		return given, none, err
+	if err != nil {
+		return err
+	}
+	if a == nil {
+		return do(given, config)
 	}
 	dir, err := os.MkdirTemp("", "kubectl-dr-etcd-")
 	if err != nil {
-		return "", none, err
+		return err
 	}
-	remove := func() { _ = os.RemoveAll(dir) }
+	defer os.RemoveAll(dir)
 	file := filepath.Join(dir, etcd.Name(given)+etcd.Extension)
 	if _, err := a.Get(ctx, etcd.Name(given), file); err != nil {
-		remove()
-		return "", none, err
+		return err
 	}
-	return file, remove, nil
+	return do(file, config)
 }
 
 func newCmdEtcdSnapshot(e *env, g *globalFlags) *cobra.Command {
@@ -202,22 +208,15 @@ value in it. Nothing is restored.` + exitStatus,
 	out := addOutputFlags(c)
 	strict := c.Flags().Bool("strict", false, "exit with status 2 on warnings too")
 	c.RunE = g.run(func(ctx context.Context, args []string) error {
-		config, err := f.config()
-		if err != nil {
-			return err
-		}
-		file, end, err := f.file(ctx, args[0])
-		if err != nil {
-			return err
-		}
-		defer end()
-		s, group, err := etcd.Verify(file, config)
-		if err != nil {
-			return err
-		}
-		r := &report.Check{TypeMeta: report.TypeMeta("EtcdVerification"), ObjectMeta: metav1.ObjectMeta{Name: s.Name}, At: metav1.Time{Time: e.now()}, State: report.OK}
-		r.Add(group.Name, group.Items...)
-		return e.judged(out.result(e, r), r.State, *strict)
+		return f.use(ctx, args[0], func(file string, config *etcd.EncryptionConfig) error {
+			s, group, err := etcd.Verify(file, config)
+			if err != nil {
+				return err
+			}
+			r := &report.Check{TypeMeta: report.TypeMeta("EtcdVerification"), ObjectMeta: metav1.ObjectMeta{Name: s.Name}, At: metav1.Time{Time: e.now()}, State: report.OK}
+			r.Add(group.Name, group.Items...)
+			return e.judged(out.result(e, r), r.State, *strict)
+		})
 	})
 	return c
 }
@@ -281,21 +280,14 @@ take what is restored for something of the past (etcd's --bump-revision with
 	}
 	out := addOutputFlags(c)
 	c.RunE = g.run(func(ctx context.Context, args []string) error {
-		config, err := f.config()
-		if err != nil {
-			return err
-		}
-		file, end, err := f.file(ctx, args[0])
-		if err != nil {
-			return err
-		}
-		defer end()
-		s, err := etcd.Restore(file, m, config)
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(e.ErrOut, "restored to %s; start etcd with --data-dir=%s --name=%s, and an apiserver that has the keys of encryption and of service accounts\n", m.DataDir, m.DataDir, m.Name)
-		return out.result(e, s)
+		return f.use(ctx, args[0], func(file string, config *etcd.EncryptionConfig) error {
+			s, err := etcd.Restore(file, m, config)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(e.ErrOut, "restored to %s; start etcd with --data-dir=%s --name=%s, and an apiserver that has the keys of encryption and of service accounts\n", m.DataDir, m.DataDir, m.Name)
+			return out.result(e, s)
+		})
 	})
 	return c
 }

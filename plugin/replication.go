@@ -99,10 +99,10 @@ func (a *ReplicationAction) operation(ctx context.Context, item runtime.Unstruct
 }
 
 // Progress starts or follows the copies. It completes when all places hold the
-// snapshot, fails when that can not come about or there is no snapshot, and keeps Velero waiting while
-// an agent or the cluster does not answer, up to the location's
-// replicationTimeout after the backup's start. An error returned to Velero
-// would fail the operation for good, so none is returned for any of these.
+// snapshot, fails when that can not come about or there is no snapshot, and keeps
+// Velero waiting while an agent or the cluster does not answer, up to the
+// location's replicationTimeout after the backup's start. An error returned to
+// Velero would fail the operation for good, so none is returned for any of these.
 func (a *ReplicationAction) Progress(operationID string, backup *velerov1api.Backup) (velero.OperationProgress, error) {
 	op, err := parseOperation(operationID)
 	if err != nil {

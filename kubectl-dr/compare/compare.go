@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/rewrite"
 )
 
 // SystemNamespaces are each cluster's own.
@@ -55,35 +56,27 @@ type key struct {
 func Objects(source, standby []*unstructured.Unstructured, scope Scope) *report.Comparison {
 	want, have := byKey(source, scope), byKey(standby, scope)
 	r := &report.Comparison{Compared: len(want), State: report.OK}
-	differs := func(k key, state report.Difference, fields []string) {
-		r.Objects = append(r.Objects, report.ObjectDifference{
-			Kind: k.Kind, Group: k.Group, Namespace: k.namespace, Name: k.name, Difference: state, Fields: fields,
-		})
+	differs := func(k key, how report.Difference, fields []string) {
+		r.Add(report.ObjectDifference{Kind: k.Kind, Group: k.Group, Namespace: k.namespace, Name: k.name, Difference: how, Fields: fields})
 	}
 	for k, obj := range want {
 		other, ok := have[k]
 		if !ok {
-			r.Missing++
 			differs(k, report.Missing, nil)
 			continue
 		}
 		if fields := fields(normal(obj), normal(other)); len(fields) > 0 {
-			r.Drifted++
 			differs(k, report.Drifted, fields)
 		}
 	}
 	for k := range have {
 		if _, ok := want[k]; !ok {
-			r.Surplus++
 			differs(k, report.Surplus, nil)
 		}
 	}
 	slices.SortFunc(r.Objects, func(a, b report.ObjectDifference) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Group, b.Group), cmp.Compare(a.Name, b.Name))
 	})
-	if len(r.Objects) > 0 {
-		r.State = report.Problem
-	}
 	return r
 }
 
@@ -172,14 +165,8 @@ var givenLabels = []string{"velero.io/", "kubectl-dr.io/"}
 
 // normal returns a copy of what is wanted of an object.
 func normal(obj *unstructured.Unstructured) map[string]any {
-	out := obj.DeepCopy()
-	delete(out.Object, "status")
-	for _, field := range []string{
-		"generateName", "selfLink", "uid", "resourceVersion", "generation", "creationTimestamp",
-		"deletionTimestamp", "deletionGracePeriodSeconds", "ownerReferences", "managedFields", "finalizers",
-	} {
-		unstructured.RemoveNestedField(out.Object, "metadata", field)
-	}
+	out := rewrite.Restored(obj)
+	out.SetFinalizers(nil)
 	out.SetAnnotations(without(out.GetAnnotations(), append(givenAnnotations, givenLabels...)))
 	out.SetLabels(without(out.GetLabels(), givenLabels))
 	if meta, ok := out.Object["metadata"].(map[string]any); ok {

@@ -84,25 +84,23 @@ func (k *keys) encryption() []report.EtcdEncryption {
 // leaving out what begins with one of exclude. Keys below other prefixes than
 // prefix are left out too.
 func Diff(source, standby, prefix string, exclude []string) (*report.Comparison, error) {
-	for _, file := range []string{source, standby} {
+	var sides [2]*keys
+	for i, file := range []string{source, standby} {
 		if _, _, err := whole(file); err != nil {
 			return nil, err
 		}
+		var err error
+		if sides[i], err = read(file); err != nil {
+			return nil, err
+		}
 	}
-	a, err := read(source)
-	if err != nil {
-		return nil, err
-	}
-	b, err := read(standby)
-	if err != nil {
-		return nil, err
-	}
+	a, b := sides[0], sides[1]
 	counts := func(key string) bool {
 		return strings.HasPrefix(key, prefix) && !slices.ContainsFunc(exclude, func(p string) bool { return strings.HasPrefix(key, p) })
 	}
 	r := &report.Comparison{Source: source, Standby: standby, State: report.OK}
 	differs := func(key string, how report.Difference) {
-		r.Objects = append(r.Objects, report.ObjectDifference{Kind: "Key", Name: key, Difference: how})
+		r.Add(report.ObjectDifference{Kind: "Key", Name: key, Difference: how})
 	}
 	for key, value := range a.values {
 		if !counts(key) {
@@ -111,22 +109,16 @@ func Diff(source, standby, prefix string, exclude []string) (*report.Comparison,
 		r.Compared++
 		switch other, ok := b.values[key]; {
 		case !ok:
-			r.Missing++
 			differs(key, report.Missing)
 		case other != value:
-			r.Drifted++
 			differs(key, report.Drifted)
 		}
 	}
 	for key := range b.values {
 		if _, ok := a.values[key]; !ok && counts(key) {
-			r.Surplus++
 			differs(key, report.Surplus)
 		}
 	}
 	slices.SortFunc(r.Objects, func(a, b report.ObjectDifference) int { return cmp.Compare(a.Name, b.Name) })
-	if len(r.Objects) > 0 {
-		r.State = report.Problem
-	}
 	return r, nil
 }

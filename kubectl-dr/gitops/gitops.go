@@ -4,6 +4,7 @@
 package gitops
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -76,20 +77,13 @@ func Objects(g *plan.GitOps) []Object {
 	for _, a := range g.ArgoCD {
 		all = append(all, Object{
 			schema.GroupVersionKind{Group: argoGroup, Version: "v1alpha1", Kind: kindApp},
-			client.ObjectKey{Namespace: or(a.Namespace, "argocd"), Name: a.Application},
+			client.ObjectKey{Namespace: cmp.Or(a.Namespace, "argocd"), Name: a.Application},
 		})
 	}
 	for _, f := range g.Flux {
-		all = append(all, Object{fluxKinds[f.Kind], client.ObjectKey{Namespace: or(f.Namespace, "flux-system"), Name: f.Name}})
+		all = append(all, Object{fluxKinds[f.Kind], client.ObjectKey{Namespace: cmp.Or(f.Namespace, "flux-system"), Name: f.Name}})
 	}
 	return all
-}
-
-func or(s, fallback string) string {
-	if s == "" {
-		return fallback
-	}
-	return s
 }
 
 // Missing reports whether an error says that an object, or its kind, is not in
@@ -202,7 +196,7 @@ func pauseArgo(ctx context.Context, c client.Client, u *unstructured.Unstructure
 // argoParent is the Application that an Application is itself made by.
 func argoParent(u *unstructured.Unstructured) string {
 	id, _, _ := strings.Cut(u.GetAnnotations()["argocd.argoproj.io/tracking-id"], ":")
-	return or(id, u.GetLabels()["argocd.argoproj.io/instance"])
+	return cmp.Or(id, u.GetLabels()["argocd.argoproj.io/instance"])
 }
 
 // appSetReverts returns an error when the ApplicationSet that made an
@@ -369,7 +363,7 @@ func InOrder(ctx context.Context, c client.Reader, objects []Object) ([]Object, 
 			m, _ := d.(map[string]any)
 			name, _ := m["name"].(string)
 			namespace, _ := m["namespace"].(string)
-			needs[o] = append(needs[o], Object{o.GroupVersionKind, client.ObjectKey{Namespace: or(namespace, o.Namespace), Name: name}})
+			needs[o] = append(needs[o], Object{o.GroupVersionKind, client.ObjectKey{Namespace: cmp.Or(namespace, o.Namespace), Name: name}})
 		}
 	}
 	var ordered []Object

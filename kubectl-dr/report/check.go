@@ -2,6 +2,20 @@ package report
 
 import "slices"
 
+// Add takes up an object that differs, and counts it.
+func (c *Comparison) Add(o ObjectDifference) {
+	c.Objects = append(c.Objects, o)
+	c.State = Problem
+	switch o.Difference {
+	case Missing:
+		c.Missing++
+	case Surplus:
+		c.Surplus++
+	case Drifted:
+		c.Drifted++
+	}
+}
+
 // Add puts items into a group, which it makes if there is none, and counts them.
 func (c *Check) Add(group string, items ...Item) {
 	i := slices.IndexFunc(c.Groups, func(g Group) bool { return g.Name == group })

@@ -51,9 +51,9 @@ func Apply(p *rules.Profile, objects []*unstructured.Unstructured) (*Outcomes, e
 			return nil, err
 		}
 		usage.Add(r)
-		o := Outcome{Name: Name(obj), Before: restored(obj), Changes: r.Changes}
+		o := Outcome{Name: Name(obj), Before: Restored(obj), Changes: r.Changes}
 		if !r.Drop {
-			o.After = restored(r.Object)
+			o.After = Restored(r.Object)
 		}
 		out.Objects = append(out.Objects, o)
 	}
@@ -70,8 +70,8 @@ func Name(obj *unstructured.Unstructured) string {
 	return obj.GetKind() + " " + name
 }
 
-// restored returns a copy without what Velero takes out of every object.
-func restored(obj *unstructured.Unstructured) *unstructured.Unstructured {
+// Restored returns a copy without what Velero takes out of every object.
+func Restored(obj *unstructured.Unstructured) *unstructured.Unstructured {
 	out := obj.DeepCopy()
 	delete(out.Object, "status")
 	for _, field := range []string{

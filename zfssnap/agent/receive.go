@@ -368,13 +368,10 @@ func (s *Server) complete(ctx context.Context, h *agentpb.ReceiveHeader, before 
 		return v, err
 	}
 	older := slices.DeleteFunc(held(before.versions), func(name string) bool { return name == newest.FullName() })
-	if len(older) > 0 {
-		err = s.ZFS.Release(ctx, replicaHold, older...)
-		if errors.Is(err, ErrNotFound) {
-			err = nil
-		}
+	if err := s.ZFS.Release(ctx, replicaHold, older...); err != nil && !errors.Is(err, ErrNotFound) {
+		return v, err
 	}
-	return v, err
+	return v, nil
 }
 
 // arrived finds the snapshot of a stream, and checks that the replica is as it

@@ -159,6 +159,9 @@ func TestReplicate_whatIsThereWaitsForNothing(t *testing.T) {
 	assert.Zero(t, w.done(t, v).GetBytesSent())
 	for i, h := range []*host{w.hassio, w.remote} {
 		for _, c := range h.pool.Commands()[before[i]:] {
+			if what := c[len(c)-1]; what == "znvm/a" || what == "znvm/b" {
+				continue // the others write their leases when they come to it
+			}
 			assert.Contains(t, []string{"list", "get", "holds"}, c[1], "%v on %s", c, h.node)
 		}
 	}

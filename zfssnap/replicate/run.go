@@ -506,9 +506,6 @@ func (u *Attempt) Tidy(ctx context.Context) uint64 {
 				}
 			}
 		}
-		if len(held) == 0 {
-			return nil
-		}
 		return unless(u.ZFS.Release(ctx, holdTag, held...), zfs.ErrNotFound)
 	})
 	if err := g.Wait(); err != nil {
