@@ -32,6 +32,7 @@ type pair struct {
 	site           *zfssnap.Site
 	kube           client.Client
 	volume         zfssnap.VolumeID
+	config         map[string]string // of the location
 	made           int
 }
 
@@ -56,10 +57,12 @@ func newPair(t *testing.T) *pair {
 		Sites:     &zfssnap.Sites{Connect: connect, Kube: func() (client.Client, error) { return p.kube, nil }},
 		Namespace: "velero", Log: log,
 	}
-	config := map[string]string{"agents": "hassio=" + hassio + ",remote=" + remote, "target": "remote", "targetPrefix": "backup/replica"}
-	config["credentialsFile"] = credential(t, ca)
-	require.NoError(t, p.snapshotter.Init(config))
-	loc, err := zfssnap.ParseLocation(config)
+	p.config = map[string]string{
+		"agents": "hassio=" + hassio + ",remote=" + remote, "target": "remote", "targetPrefix": "backup/replica",
+		"credentialsFile": credential(t, ca),
+	}
+	require.NoError(t, p.snapshotter.Init(p.config))
+	loc, err := zfssnap.ParseLocation(p.config)
 	require.NoError(t, err)
 	pem, err := os.ReadFile(loc.CredentialsFile)
 	require.NoError(t, err)

@@ -13,6 +13,9 @@ const (
 	ReplicationName = zfssnap.Domain + "/replication"
 	// GroupName is the item block action that groups volumes.
 	GroupName = zfssnap.Domain + "/group"
+	// UnrecordedName is the delete item action for snapshots that Velero has no
+	// record of.
+	UnrecordedName = zfssnap.Domain + "/unrecorded"
 	// RewriteName is the restore item action that rewrites objects.
 	RewriteName = restore.PluginName
 )

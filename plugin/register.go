@@ -33,6 +33,9 @@ func Register(server framework.Server, flags *pflag.FlagSet) framework.Server {
 		RegisterItemBlockAction(GroupName, func(log logrus.FieldLogger) (any, error) {
 			return NewGroupAction(sites, groups, log), nil
 		}).
+		RegisterDeleteItemAction(UnrecordedName, func(log logrus.FieldLogger) (any, error) {
+			return &UnrecordedAction{Sites: sites, Log: log}, nil
+		}).
 		RegisterRestoreItemActionV2(RewriteName, func(log logrus.FieldLogger) (any, error) {
 			return restore.NewAction(log, rewriting{c.kube}, c.namespace), nil
 		})

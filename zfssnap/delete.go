@@ -63,19 +63,35 @@ func (s *Snapshotter) DeleteSnapshot(snapshotID string) error {
 	if err != nil {
 		return err
 	}
-	ctx := context.Background()
-	at, ok := site.Destination(id.Node, id.Dataset)
-	if ok && site.External() {
-		err = site.deleteForTool(ctx, id)
+	return site.delete(context.Background(), id, s.Log)
+}
+
+// DeleteBackedUp deletes what there is of a volume's snapshot that was taken for
+// a backup, as DeleteSnapshot does. Velero knows no identifier of a snapshot whose
+// CreateSnapshot did not come to its end, and calls DeleteSnapshot for the others
+// too.
+func (s *Site) DeleteBackedUp(ctx context.Context, vol VolumeID, snapshot string, log logrus.FieldLogger) error {
+	v, err := s.snapshot(ctx, vol, snapshot)
+	if err != nil || v == nil {
+		return err
+	}
+	return s.delete(ctx, snapshotID(vol.Node, v), log)
+}
+
+func (s *Site) delete(ctx context.Context, id SnapshotID, log logrus.FieldLogger) error {
+	at, ok := s.Destination(id.Node, id.Dataset)
+	var err error
+	if ok && s.External() {
+		err = s.deleteForTool(ctx, id)
 	} else {
-		err = site.destroySnapshot(ctx, id.Node, id.Dataset, id)
+		err = s.destroySnapshot(ctx, id.Node, id.Dataset, id)
 	}
 	if err != nil {
 		return err
 	}
-	for _, k := range site.keepers(id, at) {
-		log := s.Log.WithFields(logrus.Fields{k.kind: k.name, "dataset": k.dataset})
-		if err := site.deleteCopies(ctx, id, k, log); err != nil {
+	for _, k := range s.keepers(id, at) {
+		log := log.WithFields(logrus.Fields{k.kind: k.name, "dataset": k.dataset})
+		if err := s.deleteCopies(ctx, id, k, log); err != nil {
 			log.WithError(err).WithField("guid", id.GUID).Warn("copy of a deleted snapshot stays, and that is not remembered")
 		}
 	}

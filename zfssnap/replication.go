@@ -81,18 +81,16 @@ func (s *Site) ArchiveSnapshot(ctx context.Context, vol VolumeID, snapshot strin
 // transfer has the agent of a volume copy one of its snapshots.
 func (s *Site) transfer(ctx context.Context, vol VolumeID, snapshot, deed, where string, start func(context.Context, Agent, uint64) (*agentpb.Transfer, error)) (*agentpb.Transfer, error) {
 	deed = fmt.Sprintf("%s %s@%s", deed, vol.Dataset, snapshot)
-	versions, err := s.versions(ctx, vol.Node, vol.Dataset)
+	v, err := s.snapshot(ctx, vol, snapshot)
 	if err != nil {
 		return nil, err
 	}
-	for _, v := range versions {
-		if v.GetName() == snapshot && !v.GetBookmark() {
-			return call(ctx, s, vol.Node, deed+where, func(ctx context.Context, a Agent) (*agentpb.Transfer, error) {
-				return start(ctx, a, v.GetGuid())
-			})
-		}
+	if v == nil {
+		return nil, fmt.Errorf("%s from node %s: %w", deed, vol.Node, ErrNoSnapshot)
 	}
-	return nil, fmt.Errorf("%s from node %s: %w", deed, vol.Node, ErrNoSnapshot)
+	return call(ctx, s, vol.Node, deed+where, func(ctx context.Context, a Agent) (*agentpb.Transfer, error) {
+		return start(ctx, a, v.GetGuid())
+	})
 }
 
 // CancelCopy stops a transfer. What has arrived is kept, and the next one

@@ -79,6 +79,17 @@ func (s *Site) versions(ctx context.Context, node, dataset string) ([]*agentpb.V
 	return resp.GetVersions(), err
 }
 
+// snapshot returns a volume's snapshot by its name, nil when there is none.
+func (s *Site) snapshot(ctx context.Context, vol VolumeID, name string) (*agentpb.Version, error) {
+	versions, err := s.versions(ctx, vol.Node, vol.Dataset)
+	for _, v := range versions {
+		if v.GetName() == name && !v.GetBookmark() {
+			return v, nil
+		}
+	}
+	return nil, err
+}
+
 func byName(dataset string) *agentpb.ResolveDatasetRequest {
 	return &agentpb.ResolveDatasetRequest{By: &agentpb.ResolveDatasetRequest_Name{Name: dataset}}
 }

@@ -87,6 +87,8 @@ func TestPluginDies(t *testing.T) {
 	awaitLine(t, log, at, "Snapshotting persistent volume")
 	killPlugin(t)
 	failed(killed+"-snapshot", "error taking snapshot of volume")
+	unrecorded := snapshot(t, killed+"-snapshot")
+	velero(t, primary, "backup", "delete", killed+"-snapshot", "--confirm")
 
 	a.backUpTo(t, waiting, killed+"-copy")
 	kubectl(t, primary, "-n", "velero", "wait", "backup.velero.io/"+killed+"-copy", "--for=jsonpath={.status.phase}=WaitingForPluginOperations",
@@ -94,6 +96,9 @@ func TestPluginDies(t *testing.T) {
 	inCall(func() {})
 	assert.Equal(t, "PartiallyFailed", phase(t, primary, "backup", killed+"-copy"))
 	target.open()
+
+	kubectl(t, primary, "-n", "velero", "wait", "backup.velero.io/"+killed+"-snapshot", "--for=delete", "--timeout="+patience.String())
+	assert.NotContains(t, strings.Join(versions(t, hassio, a.dataset()), " "), unrecorded, "what Velero does not know of goes with its backup")
 
 	a.backUpTo(t, killed, killed+"-good")
 	completed(t, killed+"-good")
