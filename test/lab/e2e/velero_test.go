@@ -176,8 +176,8 @@ func awaitLine(t *testing.T, file string, from int64, text string) {
 }
 
 // TestManyAtOnce backs up five namespaces with volumes of four kinds at once, and
-// deletes one backup again: each has its own snapshot and copy, and only the
-// deleted one's goes. The rarer kinds are restored at the recovery site, where a
+// lets one backup expire: each has its own snapshot and copy, and only those of the
+// expired one go. The rarer kinds are restored at the recovery site, where a
 // pod finds in them what was there.
 func TestManyAtOnce(t *testing.T) {
 	t.Parallel()
@@ -197,7 +197,7 @@ func TestManyAtOnce(t *testing.T) {
 	gone := apps[0]
 	known(t, gone.Name)
 	taken := gone.dataset() + snapshot(t, gone.Name)
-	velero(t, primary, "backup", "delete", gone.Name, "--confirm")
+	kubectl(t, primary, "-n", "velero", "patch", "backup.velero.io/"+gone.Name, "--type=merge", `--patch={"status":{"expiration":"2020-01-01T00:00:00Z"}}`)
 	for _, site := range []string{primary, dr} {
 		kubectl(t, site, "-n", "velero", "wait", "backup.velero.io/"+gone.Name, "--for=delete", "--timeout="+patience.String())
 	}

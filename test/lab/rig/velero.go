@@ -92,6 +92,7 @@ func (r *Rig) veleroPart(s site) part {
 					"--store-validation-frequency=5s",
 					"--backup-sync-period=5s",
 					"--item-operation-sync-frequency=1s",
+					"--garbage-collection-frequency=5s",
 					"--concurrent-backups=4",
 					"--item-block-worker-count=4",
 					"--resource-timeout=2m",
