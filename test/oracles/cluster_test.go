@@ -125,6 +125,17 @@ func build(t *testing.T, names ...string) []string {
 	return programs
 }
 
+// buildOwn builds one of the product's programs into a directory. Tests run the
+// programs, since this module has other versions of what they are built from.
+func buildOwn(t *testing.T, dir, name string) string {
+	t.Helper()
+	built := exec.CommandContext(t.Context(), "go", "build", "-o", dir, "./cmd/"+name)
+	built.Dir = filepath.Join("..", "..")
+	out, err := built.CombinedOutput()
+	require.NoError(t, err, string(out))
+	return filepath.Join(dir, name)
+}
+
 // start starts a program that ends with the test. What it said is shown when the
 // test fails.
 func start(t *testing.T, program string, args ...string) {

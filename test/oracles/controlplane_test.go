@@ -96,15 +96,10 @@ func compared(t *testing.T, kubectlDR command, source, standby *cluster, want in
 // prints nothing, and its exit status.
 type command func(args ...string) (string, int)
 
-// buildKubectlDR builds the command: it links other versions of etcd's modules
-// than what is tested here with.
+// buildKubectlDR builds the command.
 func buildKubectlDR(t *testing.T) command {
 	t.Helper()
-	program := filepath.Join(t.TempDir(), "kubectl-dr")
-	built := exec.CommandContext(t.Context(), "go", "build", "-o", program, "./cmd/kubectl-dr")
-	built.Dir = filepath.Join("..", "..")
-	out, err := built.CombinedOutput()
-	require.NoError(t, err, string(out))
+	program := buildOwn(t, t.TempDir(), "kubectl-dr")
 	return func(args ...string) (string, int) {
 		var out, said bytes.Buffer
 		cmd := exec.CommandContext(t.Context(), program, args...)

@@ -9,7 +9,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -62,10 +61,7 @@ func startVelero(t *testing.T, c *cluster, args ...string) *velero {
 	copied, err := os.ReadFile(programs[1])
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(plugins, "velero-plugin-for-aws"), copied, 0o700)) // the server follows no links
-	built := exec.CommandContext(t.Context(), "go", "build", "-o", plugins, "./cmd/velero-plugin-zfs-dr")
-	built.Dir = filepath.Join("..", "..")
-	out, err := built.CombinedOutput()
-	require.NoError(t, err, string(out))
+	buildOwn(t, plugins, "velero-plugin-zfs-dr")
 
 	credentials := filepath.Join(dir, "s3-credentials")
 	require.NoError(t, os.WriteFile(credentials, fmt.Appendf(nil, "[default]\naws_access_key_id = lab\naws_secret_access_key = %s\n", secret), 0o600))

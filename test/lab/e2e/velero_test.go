@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -220,22 +221,46 @@ func TestManyAtOnce(t *testing.T) {
 	}
 }
 
-// TestRestoreBeside restores a backup into another namespace of the cluster it
-// was made in, from the snapshot that is still there.
-func TestRestoreBeside(t *testing.T) {
+// TestRestoreByHand restores a backup in the cluster it was made in, from the
+// snapshot that is still there: into another namespace, into its own where
+// everything is there, and where the claim has gone.
+func TestRestoreByHand(t *testing.T) {
 	t.Parallel()
-	a := newVolume(t, "case-beside")
+	a := newVolume(t, "case-hand")
 	a.backUpTo(t, "zfs", a.Name)
 	completed(t, a.Name)
 	a.post(t, 1)
+	restore := func(name string, args ...string) {
+		t.Helper()
+		velero(t, primary, append([]string{"restore", "create", name, "--from-backup", a.Name}, args...)...)
+		require.Equal(t, "Completed", phase(t, primary, "restore", name), velero(t, primary, "restore", "describe", name))
+	}
+	requireRestored := func(namespace string) {
+		t.Helper()
+		r := restored(t, namespace)
+		assert.Equal(t, a.dataset()+snapshot(t, a.Name), on(t, hassio, "zfs", "get", "-H", "-o", "value", "origin", r.dataset()), "nothing is copied")
+		assert.Equal(t, a.posts(t, a.Name), r.posts(t, ""), "it has what was backed up")
+		assert.NotEqual(t, a.posts(t, ""), r.posts(t, ""), "and not what came later")
+	}
 
-	velero(t, primary, "restore", "create", a.Name, "--from-backup", a.Name, "--namespace-mappings", a.Name+":"+a.Name+"-2")
-	require.Equal(t, "Completed", phase(t, primary, "restore", a.Name), velero(t, primary, "restore", "describe", a.Name))
-	kubectl(t, primary, "-n", a.Name+"-2", "wait", "pvc/data", "--for=jsonpath={.status.phase}=Bound", "--timeout="+patience.String())
-	volume := kubectl(t, primary, "-n", a.Name+"-2", "get", "pvc/data", "-o", "jsonpath={.spec.volumeName}")
-	handle := kubectl(t, primary, "get", "pv", volume, "-o", "jsonpath={.spec.csi.volumeAttributes.openebs\\.io/poolname}/{.spec.csi.volumeHandle}")
-	restored := app{Name: a.Name + "-2", Parent: handle[:strings.LastIndex(handle, "/")], Volume: handle[strings.LastIndex(handle, "/")+1:]}
-	assert.Equal(t, a.dataset()+snapshot(t, a.Name), on(t, hassio, "zfs", "get", "-H", "-o", "value", "origin", restored.dataset()), "nothing is copied")
-	assert.Equal(t, a.posts(t, a.Name), restored.posts(t, ""), "it has what was backed up")
-	assert.NotEqual(t, a.posts(t, ""), restored.posts(t, ""), "and not what came later")
+	restore("case-hand-beside", "--namespace-mappings", a.Name+":case-hand-beside")
+	requireRestored("case-hand-beside")
+
+	restore("case-hand-there")
+	assert.Regexp(t, `PersistentVolume "?`+a.Volume+`"? already exists`, velero(t, primary, "restore", "describe", "case-hand-there"))
+	assert.Equal(t, a.dataset(), restored(t, a.Name).dataset(), "what is there stays")
+
+	kubectl(t, primary, "-n", a.Name, "delete", "pvc/data")
+	kubectl(t, primary, "delete", "pv/"+a.Volume)
+	restore("case-hand-gone", "--existing-resource-policy=update")
+	requireRestored(a.Name)
+}
+
+// restored is the volume that a namespace's claim has at the primary site.
+func restored(t *testing.T, namespace string) app {
+	t.Helper()
+	kubectl(t, primary, "-n", namespace, "wait", "pvc/data", "--for=jsonpath={.status.phase}=Bound", "--timeout="+patience.String())
+	volume := kubectl(t, primary, "-n", namespace, "get", "pvc/data", "-o", "jsonpath={.spec.volumeName}")
+	dataset := kubectl(t, primary, "get", "pv", volume, "-o", "jsonpath={.spec.csi.volumeAttributes.openebs\\.io/poolname}/{.spec.csi.volumeHandle}")
+	return app{Name: namespace, Parent: path.Dir(dataset), Volume: path.Base(dataset)}
 }
