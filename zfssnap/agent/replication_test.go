@@ -227,21 +227,28 @@ func TestReplicate_takesFewCommands(t *testing.T) {
 	w := newWorld(t)
 	w.done(t, w.snapshot(t, "b1"))
 	v := w.snapshot(t, "b2")
-	before := [2]int{len(w.hassio.pool.Commands()), len(w.remote.pool.Commands())}
-	w.done(t, v)
-	for i, tt := range []struct {
-		h    *host
-		want []string
-	}{
-		{w.hassio, []string{"list", "list", "hold", "bookmark", "send", "destroy", "release"}},
-		{w.remote, []string{"get", "list", "receive", "get", "get", "set", "hold", "release"}},
-	} {
-		var verbs []string
-		for _, c := range tt.h.pool.Commands()[before[i]:] {
-			verbs = append(verbs, c[1])
+	requireCommands := func(atSource, atTarget []string) string {
+		t.Helper()
+		before := [2]int{len(w.hassio.pool.Commands()), len(w.remote.pool.Commands())}
+		id := w.done(t, v).GetId()
+		for i, want := range [][]string{atSource, atTarget} {
+			h := []*host{w.hassio, w.remote}[i]
+			var verbs []string
+			for _, c := range h.pool.Commands()[before[i]:] {
+				verbs = append(verbs, c[1])
+			}
+			require.ElementsMatch(t, want, verbs, "on %s", h.node)
 		}
-		assert.ElementsMatch(t, tt.want, verbs, "on %s", tt.h.node)
+		return id
 	}
+	id := requireCommands(
+		[]string{"list", "list", "hold", "bookmark", "send", "destroy", "release"},
+		[]string{"get", "list", "receive", "get", "get", "set", "hold", "release"})
+
+	w.hassio.stop(t)
+	w.hassio.start(t)
+	w.forgotten(t, id)
+	requireCommands([]string{"list", "holds"}, []string{"list", "get"})
 }
 
 func TestReplicate_skipsSnapshotsBetween(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -155,12 +156,17 @@ func (ts *transfers) joinOrStart(ctx context.Context, t *transfer) (*agentpb.Tra
 		return ts.start(t), nil
 	}
 	// A request that can never succeed is refused here, not by a transfer.
-	v, err := ts.s.ZFS.Lookup(ctx, name)
-	if err != nil {
+	var err error
+	t.job.Listed = time.Now()
+	if t.job.Versions, err = ts.s.ZFS.Versions(ctx, t.job.Dataset); err != nil {
 		return nil, err
 	}
-	if v.GUID != t.job.GUID {
-		return nil, fmt.Errorf("%s: %w: it has guid %d, not %d", t, ErrMismatch, v.GUID, t.job.GUID)
+	i := slices.IndexFunc(t.job.Versions, func(v zfs.Version) bool { return v.FullName() == name })
+	if i < 0 {
+		return nil, fmt.Errorf("%s: %w", t, zfs.ErrNotFound)
+	}
+	if guid := t.job.Versions[i].GUID; guid != t.job.GUID {
+		return nil, fmt.Errorf("%s: %w: it has guid %d, not %d", t, ErrMismatch, guid, t.job.GUID)
 	}
 	return ts.start(t), nil
 }

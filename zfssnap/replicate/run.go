@@ -51,6 +51,9 @@ type Job struct {
 
 	TargetNode    string
 	TargetDataset string
+	// Versions of Dataset that were listed when Listed says; nil has them listed.
+	Versions []zfs.Version
+	Listed   time.Time
 	// Properties of the snapshot, where they are known; nil has them asked for.
 	Properties map[string]string
 	// Tidied is what Tidy returned for this replica before; 0 for nothing.
@@ -183,11 +186,11 @@ func (u *Attempt) look(parent context.Context, ignoreToken bool) error {
 	u.seen = time.Now()
 	g, ctx := errgroup.WithContext(parent)
 	g.Go(func() (err error) {
-		u.source.Dataset, err = u.ZFS.Dataset(ctx, u.Dataset)
-		return err
-	})
-	g.Go(func() (err error) {
-		u.source.Versions, err = u.ZFS.Versions(ctx, u.Dataset)
+		u.source.Versions = u.Versions
+		u.Versions = nil // once
+		if u.source.Versions == nil || time.Since(u.Listed) > lookAge {
+			u.source.Versions, err = u.ZFS.Versions(ctx, u.Dataset)
+		}
 		return err
 	})
 	g.Go(func() (err error) {
@@ -195,6 +198,13 @@ func (u *Attempt) look(parent context.Context, ignoreToken bool) error {
 		return err
 	})
 	if err := g.Wait(); err != nil {
+		return err
+	}
+	if have, ok := find(u.target.Versions, u.GUID, true); ok && complete(u.target, have) {
+		return nil // nothing is sent
+	}
+	var err error
+	if u.source.Dataset, err = u.ZFS.Dataset(parent, u.Dataset); err != nil {
 		return err
 	}
 	return u.lookAtOrigin(parent)
