@@ -167,7 +167,7 @@ func testExternalDNS(t *testing.T, c *cluster) {
 	for _, obj := range objects {
 		c.run(t, inNamespace(obj, "published"), productionAddress)
 	}
-	server.synchronise(t, c, "published", "production")
+	server.synchronise(t, c, "published", "production", "--annotation-prefix=external-dns.kubernetes.io/")
 	records, err := server.published()
 	require.NoError(t, err)
 	require.Equal(t, production, records, "production, as it is")
@@ -189,8 +189,9 @@ func testExternalDNS(t *testing.T, c *cluster) {
 		{name: "added", fields: add, want: []string{"www", "shop", "app", "static", "gate", "mesh"}},
 		// Of the others external-dns would take both hosts or none.
 		{name: "passive", fields: add + "  traffic: passive\n", want: []string{"www", "shop", "static", "gate"}},
-		// Muted, an IngressRoute has no target and a DNSEndpoint no endpoints.
-		{name: "claimed", fields: replace + "  externalDNS: claim\n", before: muted, want: []string{"www", "shop", "gate", "mesh", "route"}},
+		// Muted, a Service has no hostname, an IngressRoute no target and a DNSEndpoint
+		// no endpoints.
+		{name: "claimed", fields: replace + "  externalDNS: claim\n", before: muted, want: []string{"shop", "gate", "mesh", "route"}},
 		{name: "muted before", fields: replace, before: muted},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
