@@ -42,7 +42,7 @@ var nodes = []node{
 		name: "remote", site: "dr", number: 2,
 		disks: []vm.Disk{
 			{Pool: "backup", SizeGB: 16, Datasets: []string{replicas, "backup/znvm/k3s", "backup/nas/k3s"}},
-			{Pool: "spare", SizeGB: 8},
+			{Pool: "bulk", SizeGB: 8},
 		},
 		receives: []string{replicas},
 	},
