@@ -28,11 +28,15 @@ func (a *UnrecordedAction) AppliesTo() (velero.ResourceSelector, error) {
 }
 
 // Execute deletes the snapshot that was taken of a volume for the backup, if there
-// is one. A snapshot's name has the uid of its backup, so that it is no other's: a
-// backup that was synchronised from another cluster has another uid, and nothing of
-// it is found. Velero logs an error, and goes on.
+// is one and Velero says that a snapshot failed: where none did, all have a record,
+// and are Velero's to ask for. A snapshot's name has the uid of its backup, so that
+// it is no other's: a backup that was synchronised from another cluster has another
+// uid, and nothing of it is found. Velero logs an error, and goes on.
 func (a *UnrecordedAction) Execute(input *velero.DeleteItemActionExecuteInput) error {
 	ctx := context.Background()
+	if input.Backup.Status.VolumeSnapshotsCompleted >= input.Backup.Status.VolumeSnapshotsAttempted {
+		return nil
+	}
 	vsl, err := locationOf(ctx, a.Sites, input.Backup)
 	if err != nil || vsl == nil {
 		return err

@@ -43,6 +43,7 @@ func TestUnrecordedAction_deletesWhatItsBackupTook(t *testing.T) {
 	backup := &velerov1api.Backup{}
 	require.NoError(t, p.kube.Get(t.Context(), client.ObjectKey{Namespace: "velero", Name: "b2"}, backup))
 	backup.Spec.VolumeSnapshotLocations = []string{vsl.Name}
+	backup.Status.VolumeSnapshotsAttempted = 1
 
 	action := &UnrecordedAction{Sites: p.snapshotter.Sites, Log: p.snapshotter.Log}
 	deleteFor := func(backup *velerov1api.Backup, volume string) error {
@@ -70,7 +71,10 @@ func TestUnrecordedAction_deletesWhatItsBackupTook(t *testing.T) {
 	nowhere.Spec.VolumeSnapshotLocations = nil
 	require.NoError(t, deleteFor(nowhere, volumeOfPair))
 	require.NoError(t, deleteFor(backup, `{apiVersion: v1, kind: PersistentVolume, metadata: {name: nfs}, spec: {csi: {driver: nfs.csi.k8s.io, volumeHandle: x}}}`))
-	assert.Equal(t, before, both(), "neither a backup of that name elsewhere, nor what is not in our location, nor what is not on ZFS")
+	recorded := backup.DeepCopy()
+	recorded.Status.VolumeSnapshotsCompleted = 1
+	require.NoError(t, deleteFor(recorded, volumeOfPair))
+	assert.Equal(t, before, both(), "neither of a backup of that name elsewhere, nor what is not in our location, not on ZFS, or recorded")
 
 	for range 2 {
 		require.NoError(t, deleteFor(backup, volumeOfPair))
