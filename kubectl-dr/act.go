@@ -328,6 +328,7 @@ type failoverFlags struct {
 	planned, disaster bool
 	// back is a planned failover from the recovery site to the source.
 	back        bool
+	cold        bool
 	accept      time.Duration
 	acceptGiven bool
 	syncTimeout time.Duration
@@ -353,7 +354,9 @@ it had.
 
 Then, either way: restore, start in waves, probe, direct traffic, measure.
 Nothing at the recovery site is overwritten: namespaces that hold claims already
-are refused.
+are refused. A warm standby that kubectl dr sync keeps there is brought to the
+restore point, and the volumes alone are restored; with --cold, and when Velero
+restores volumes into pods, it is deleted and everything is restored.
 
 Asks for the plan's name before it begins, unless --yes is given. A failover that
 stopped goes on when the command is run again; steps that were completed are not
@@ -373,6 +376,7 @@ repeated. Only one run of a plan is in progress at a time.` + exitStatus,
 	fl := c.Flags()
 	fl.BoolVar(&f.planned, "planned", false, "the source works: stop it, take a last backup, lose nothing")
 	fl.BoolVar(&f.disaster, "disaster", false, "the source is gone: restore what has arrived")
+	fl.BoolVar(&f.cold, "cold", false, "delete a warm standby and restore everything")
 	fl.DurationVar(&f.accept, "accept-data-loss", 0, "the most that may be lost, as 15m; refused if it is more")
 	fl.DurationVar(&f.syncTimeout, "sync-timeout", 90*time.Second, "for Velero of the recovery site to know a newer backup whose copies have arrived, in a disaster; 0 does not wait")
 	c.RunE = g.run(func(ctx context.Context, args []string) error {
@@ -444,7 +448,8 @@ func (f *failoverFlags) failover(ctx context.Context, e *env, s *site, p *plan.R
 			return err
 		}
 	}
-	fo := &failover.Failover{Target: f.target(e, s.cluster, r), Finder: s.finder, Fencer: s.storage, RollBackTimeout: f.cleanUpTimeout}
+	fo := &failover.Failover{Target: f.target(e, s.cluster, r), Finder: s.finder, Fencer: s.storage, RollBackTimeout: f.cleanUpTimeout,
+		Standby: e.standby(s.cluster, p.Name, r.Spec.PlanSpec.Source.Namespaces)}
 	j := &run.Journal{Run: r, Client: s.cluster.Client, Now: e.now, Hooks: e.hooks()}
 	if f.back || f.planned && !j.Done(failover.StepFence) {
 		if err := f.sides(ctx, e, s, runs, fo); err != nil {
@@ -452,7 +457,7 @@ func (f *failoverFlags) failover(ctx context.Context, e *env, s *site, p *plan.R
 		}
 	}
 	if fresh {
-		if err := f.makeRoom(ctx, fo); err != nil {
+		if err := f.makeRoom(ctx, fo, runs); err != nil {
 			return err
 		}
 		r.Status = run.NewRun(r.Name, r.Namespace, r.Spec, fo.Steps()).Status
@@ -541,6 +546,8 @@ func (f *failoverFlags) fresh(ctx context.Context, e *env, s *site, p *plan.Reco
 			return nil, loss, err
 		}
 		loss, spec.Backup = failover.Preview(point, e.now()), point.Backup
+		// Files are restored into pods that Velero restores.
+		f.cold = f.cold || len(point.By(plan.MethodPodVolumeBackup)) > 0
 	}
 	if f.planned && !f.back {
 		if err := f.stoppable(ctx, s, p); err != nil {
@@ -564,11 +571,14 @@ func (f *failoverFlags) stoppable(ctx context.Context, s *site, p *plan.Recovery
 
 // makeRoom refuses a target in which the application would not fit, and has the
 // run set aside what an earlier one stopped there.
-func (f *failoverFlags) makeRoom(ctx context.Context, fo *failover.Failover) error {
+func (f *failoverFlags) makeRoom(ctx context.Context, fo *failover.Failover, runs []plan.RecoveryRun) error {
 	err := failover.CheckTarget(ctx, fo.Cluster.Client, fo.Namespaces())
 	var occupied *failover.OccupiedError
 	if !f.back && !errors.As(err, &occupied) {
-		return err
+		if _, active := atRecovery(fo.Run.Spec.Plan, runs); err != nil || active == nil {
+			return err
+		}
+		return f.useStandby(ctx, fo)
 	}
 	if stopped := failover.CheckStopped(ctx, fo.Cluster.Client, fo.Namespaces()); stopped != nil {
 		if err != nil && !f.back {
@@ -577,6 +587,20 @@ func (f *failoverFlags) makeRoom(ctx context.Context, fo *failover.Failover) err
 		return stopped
 	}
 	fo.Run.Spec.SetAside = true
+	return nil
+}
+
+// useStandby has the run activate a warm standby, or delete it.
+func (f *failoverFlags) useStandby(ctx context.Context, fo *failover.Failover) error {
+	exists, err := fo.Standby.Exists(ctx)
+	switch {
+	case err != nil || !exists:
+		return err
+	case f.cold:
+		fo.Run.Spec.Standby = plan.StandbyRemove
+	default:
+		fo.Run.Spec.Standby = plan.StandbyActivate
+	}
 	return nil
 }
 

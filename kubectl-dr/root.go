@@ -205,7 +205,7 @@ but a planned failover needs the source.` + exitStatus,
 	root.SetCompletionCommandGroupID(groupOther)
 	for _, add := range []func(*env, *globalFlags) *cobra.Command{
 		newCmdCheck, newCmdStatus, newCmdRPO, newCmdExporter, newCmdHistory, newCmdReport, newCmdRewrite, newCmdCompare,
-		newCmdProtect, newCmdDrill, newCmdFailover, newCmdReprotect, newCmdFailback,
+		newCmdProtect, newCmdSync, newCmdDrill, newCmdFailover, newCmdReprotect, newCmdFailback,
 		newCmdPlan, newCmdAgent, newCmdEtcd, newCmdGitOps, newCmdSupportBundle, newCmdVersion,
 	} {
 		root.AddCommand(add(e, flags))

@@ -22,6 +22,7 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/restorepoint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/run"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/standby"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent"
 )
@@ -52,6 +53,8 @@ type Failover struct {
 	*run.Target
 	Finder *restorepoint.Finder
 	Fencer Fencer
+	// Standby is the warm standby of the plan, which the run may say what to do with.
+	Standby *standby.Standby
 	// Source is the side that the application leaves, nil in a disaster.
 	Source *Source
 	// Unfence are copies that the run before had fenced, and that a failback lets
@@ -100,7 +103,14 @@ func (f *Failover) recovery() []run.Step {
 		steps = append(steps, f.setAside())
 	}
 	steps = append(steps, pauseGitOps(f.Cluster.Client, f.Run, f.site(), false)...)
-	steps = append(steps, f.Restore())
+	switch f.Run.Spec.Standby {
+	case plan.StandbyActivate:
+		steps = append(steps, f.refresh(), f.RestoreVolumes(standby.VolumeResources...))
+	case plan.StandbyRemove:
+		steps = append(steps, f.removeStandby(), f.Restore())
+	default:
+		steps = append(steps, f.Restore())
+	}
 	steps = append(steps, f.Start(true)...)
 	steps = append(steps, f.Probes()...)
 	steps = append(steps, f.traffic())

@@ -205,6 +205,9 @@ type Profiles struct {
 	Drill    string `json:"drill,omitempty"`
 	Failover string `json:"failover,omitempty"`
 	Failback string `json:"failback,omitempty"`
+	// Standby is for the objects of a warm standby, which kubectl dr sync keeps: it
+	// has state: standby, and keeps names from being claimed.
+	Standby string `json:"standby,omitempty"`
 }
 
 // Wave is a group of workloads started together; the next wave waits for it.
@@ -362,7 +365,23 @@ type RecoveryRunSpec struct {
 	// SetAside makes room for the application where an earlier run stopped it: its
 	// namespaces there are deleted, and its volumes are kept.
 	SetAside bool `json:"setAside,omitempty"`
+	// Standby says what becomes of a warm standby where the application goes; empty
+	// when there is none.
+	Standby StandbyUse `json:"standby,omitempty"`
 }
+
+// StandbyUse is what a failover does with a warm standby.
+//
+// +kubebuilder:validation:Enum=activate;remove
+type StandbyUse string
+
+// The uses.
+const (
+	// StandbyActivate brings it to the restore point and restores the volumes alone.
+	StandbyActivate StandbyUse = "activate"
+	// StandbyRemove deletes it and restores everything.
+	StandbyRemove StandbyUse = "remove"
+)
 
 // RecoveryRunStatus is the journal.
 type RecoveryRunStatus struct {

@@ -120,3 +120,6 @@ func (r *RecoveryRun) InProgress() bool {
 	}
 	return true
 }
+
+// Warm reports whether a run starts from a warm standby.
+func (s RecoveryRunSpec) Warm() bool { return s.Standby == StandbyActivate }

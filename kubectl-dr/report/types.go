@@ -130,6 +130,8 @@ const (
 	Missing Difference = "missing" // the standby lacks it
 	Surplus Difference = "surplus" // only the standby has it
 	Drifted Difference = "drifted" // its fields differ
+	// Conflict is an object of a standby that somebody else made, or that was started.
+	Conflict Difference = "conflict"
 )
 
 // ObjectDifference is one object that differs.
@@ -141,6 +143,52 @@ type ObjectDifference struct {
 	Difference Difference `json:"difference"`
 	// Fields are paths that differ; values are not told.
 	Fields []string `json:"fields,omitempty"`
+}
+
+// Sync says how a warm standby differed from a backup, and what was done about it.
+//
+// +kubebuilder:object:root=true
+type Sync struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	At metav1.Time `json:"at"`
+	// Backup is what the standby is kept at, and BackupAt when it was taken.
+	Backup   string      `json:"backup"`
+	BackupAt metav1.Time `json:"backupAt"`
+	Profile  string      `json:"profile"`
+	// DryRun says that nothing was done.
+	DryRun bool `json:"dryRun,omitempty"`
+	// State is ok when the standby is as the backup has it, warning when that is left
+	// to be asked for, and problem when something could not be done.
+	State State `json:"state"`
+	// Wanted counts the objects that the standby should have; the others those that
+	// differed.
+	Wanted    int          `json:"wanted"`
+	Missing   int          `json:"missing"`
+	Drifted   int          `json:"drifted"`
+	Surplus   int          `json:"surplus"`
+	Conflicts int          `json:"conflicts"`
+	Objects   []SyncObject `json:"objects,omitempty"`
+}
+
+// SyncObject is one object that differed.
+type SyncObject struct {
+	ObjectDifference `json:",inline"`
+	// Done is what was done: created, changed, replaced or deleted.
+	Done string `json:"done,omitempty"`
+	// Message says why nothing was, or what would be.
+	Message string `json:"message,omitempty"`
+}
+
+// StandbySummary says how current a warm standby is.
+type StandbySummary struct {
+	Backup string          `json:"backup"`
+	At     metav1.Time     `json:"at"`
+	Age    metav1.Duration `json:"age"`
+	State  State           `json:"state"`
+	// Message says what is wrong with it.
+	Message string `json:"message,omitempty"`
 }
 
 // GitOps is what reconciles an application from Git at a site.
@@ -270,7 +318,9 @@ type Status struct {
 	LastFailover  *RunSummary   `json:"lastFailover,omitempty"`
 	LastReprotect *RunSummary   `json:"lastReprotect,omitempty"`
 	RestorePoint  *RestorePoint `json:"restorePoint,omitempty"`
-	RPO           *RPOSummary   `json:"rpo,omitempty"`
+	// Standby is the warm standby, if there is one.
+	Standby *StandbySummary `json:"standby,omitempty"`
+	RPO     *RPOSummary     `json:"rpo,omitempty"`
 	// Next says what to do.
 	Next []string `json:"next,omitempty"`
 }
