@@ -45,6 +45,7 @@ import (
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/check"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster/clustertest"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/dns"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/registry"
@@ -204,10 +205,15 @@ func (w *world) cluster(name string, objects []client.Object) *cluster.Cluster {
 			return w.created(ctx, c, name, obj)
 		},
 		Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
-			if err := w.fault(name, "patch", obj); err != nil {
+			dryRun := slices.Contains(opts, client.PatchOption(client.DryRunAll))
+			if err := w.fault(name, "patch", obj); err != nil && !dryRun {
 				return err
 			}
-			if err := c.Patch(ctx, obj, patch, opts...); err != nil {
+			applied, err := clustertest.Apply(ctx, c, obj, patch, opts...)
+			if !applied {
+				err = c.Patch(ctx, obj, patch, opts...)
+			}
+			if err != nil || dryRun {
 				return err
 			}
 			return w.patched(ctx, c, obj)
@@ -236,7 +242,7 @@ func (w *world) kinds() meta.RESTMapper {
 	for gvk := range scheme.AllKnownTypes() {
 		scope := meta.RESTScopeNamespace
 		if slices.Contains([]string{"Namespace", "Node", "PersistentVolume", "StorageClass", "PriorityClass", "IngressClass", "RuntimeClass",
-			"ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"}, gvk.Kind) {
+			"ValidatingWebhookConfiguration", "MutatingWebhookConfiguration", "ClusterRole", "ClusterRoleBinding"}, gvk.Kind) {
 			scope = meta.RESTScopeRoot
 		}
 		if gvk.Version == "v1" || gvk.Group == zfssnap.Domain {
@@ -354,7 +360,10 @@ func (w *world) restore(ctx context.Context, c client.Client, cluster string, r 
 		}}, &corev1api.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: target, Name: claim},
 			Spec: corev1api.PersistentVolumeClaimSpec{VolumeName: claim + "-" + r.Name}})
 	}
-	for _, o := range append(pvs, application(target, 0)...) {
+	if len(r.Spec.IncludedResources) == 0 {
+		pvs = append(pvs, application(target, 0)...)
+	}
+	for _, o := range pvs {
 		if err := c.Create(ctx, o); err != nil {
 			return err
 		}

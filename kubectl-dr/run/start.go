@@ -329,8 +329,11 @@ func (t *Target) Measure() Step {
 			s.RPOMet, s.RTOMet = ptr.To(rpo <= o.RPO.Duration), ptr.To(rto <= o.RTO.Duration)
 			message := fmt.Sprintf("RPO %s (objective %s, %s), RTO %s (objective %s, %s)",
 				report.Age(rpo), report.Age(o.RPO.Duration), met(*s.RPOMet), report.Age(rto), report.Age(o.RTO.Duration), met(*s.RTOMet))
-			if t.Run.Spec.Warm() {
+			switch kind := t.Run.Spec.Kind; {
+			case t.Run.Spec.Warm():
 				message += ", from a warm standby"
+			case kind == plan.RunFailover || kind == plan.RunPlannedFailover:
+				message += ", cold"
 			}
 			return message, nil
 		}}
