@@ -450,6 +450,9 @@ func (f *failoverFlags) failover(ctx context.Context, e *env, s *site, p *plan.R
 	}
 	fo := &failover.Failover{Target: f.target(e, s.cluster, r), Finder: s.finder, Fencer: s.storage, RollBackTimeout: f.cleanUpTimeout,
 		Standby: e.standby(s.cluster, p.Name, r.Spec.PlanSpec.Source.Namespaces)}
+	if t := r.Spec.PlanSpec.Traffic; t != nil {
+		fo.Names = e.names(t.Resolver)
+	}
 	j := &run.Journal{Run: r, Client: s.cluster.Client, Now: e.now, Hooks: e.hooks()}
 	if f.back || f.planned && !j.Done(failover.StepFence) {
 		if err := f.sides(ctx, e, s, runs, fo); err != nil {

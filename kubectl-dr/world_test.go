@@ -49,6 +49,7 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/dns"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/registry"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/traffic"
 	"github.com/kubectl-dr/kubectl-dr/restore/rules"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent"
@@ -80,6 +81,8 @@ type world struct {
 	logs     map[string]string // by pod/container
 	images   map[string]error  // what registries say
 	records  map[string][]dns.Record
+	texts    map[string][]dns.Record
+	names    traffic.Names // the world itself, or a name server
 
 	guids int
 	mu    sync.Mutex
@@ -153,6 +156,7 @@ func newWorld(t *testing.T) *world {
 		w.volumes["hassio"][claim] = "znvm/k3s/" + claim
 		w.old.datasets["znvm/k3s/"+claim] = map[string]string{}
 	}
+	w.names = w
 	w.recovery = w.cluster("dr", w.recoveryObjects())
 	w.source = w.cluster("primary", w.sourceObjects())
 	w.addBackup("wordpress-1", 20*time.Minute)
@@ -487,17 +491,22 @@ func (w *world) recoveryObjects() []client.Object {
 			Data:       map[string]string{"wordpress.yaml": string(profiles)},
 		},
 		&storagev1api.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "zfs-storage-znvm-dr"}},
-		&appsv1api.Deployment{
-			ObjectMeta: metav1.ObjectMeta{Namespace: "external-dns", Name: "external-dns"},
-			Spec: appsv1api.DeploymentSpec{Template: corev1api.PodTemplateSpec{Spec: corev1api.PodSpec{
-				Containers: []corev1api.Container{{Name: "external-dns", Image: "registry.example.org/external-dns:v0.20.0"}}}}},
-			Status: appsv1api.DeploymentStatus{ReadyReplicas: 1},
-		},
+		publisher("--registry=noop"),
 		&corev1api.Node{
 			ObjectMeta: metav1.ObjectMeta{Name: "remote", Labels: map[string]string{"kubernetes.io/hostname": "remote"}},
 			Spec:       corev1api.NodeSpec{Taints: []corev1api.Taint{{Key: "dedicated", Value: "remote", Effect: corev1api.TaintEffectNoSchedule}}},
 			Status:     corev1api.NodeStatus{Conditions: []corev1api.NodeCondition{{Type: corev1api.NodeReady, Status: corev1api.ConditionTrue}}},
 		},
+	}
+}
+
+// publisher is a site's external-dns.
+func publisher(args ...string) client.Object {
+	return &appsv1api.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "external-dns", Name: "external-dns"},
+		Spec: appsv1api.DeploymentSpec{Template: corev1api.PodTemplateSpec{Spec: corev1api.PodSpec{
+			Containers: []corev1api.Container{{Name: "external-dns", Image: "registry.example.org/external-dns:v0.20.0", Args: args}}}}},
+		Status: appsv1api.DeploymentStatus{ReadyReplicas: 1},
 	}
 }
 
@@ -511,6 +520,7 @@ func (w *world) sourceObjects() []client.Object {
 				Spec: corev1api.PersistentVolumeSpec{PersistentVolumeReclaimPolicy: corev1api.PersistentVolumeReclaimDelete}})
 	}
 	return append(objects,
+		publisher("--registry=noop"),
 		&corev1api.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "wordpress"}},
 		&corev1api.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "kube-system", UID: "primary"}},
 		&velerov1api.Schedule{
@@ -671,11 +681,21 @@ func (w *world) Zone(_ context.Context, host string) (dns.Zone, error) {
 	if !strings.HasSuffix(host, "example.org") {
 		return dns.Zone{}, dns.ErrNoZone
 	}
-	return dns.Zone{Name: "example.org", Servers: []string{"ns1.example.org:53"}}, nil
+	return dns.Zone{Name: "example.org", Servers: []string{"ns1.example.org:53"}, Primary: "ns1.example.org:53"}, nil
 }
 
 func (w *world) Records(_ context.Context, _ dns.Zone, host string) ([]dns.Record, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	return w.records[host], nil
+}
+
+func (w *world) Answer(ctx context.Context, _, host string) ([]dns.Record, error) {
+	return w.Records(ctx, dns.Zone{}, host)
+}
+
+func (w *world) Texts(_ context.Context, _ dns.Zone, name string) ([]dns.Record, error) {
+	return w.texts[name], nil
 }
 
 type tunnel string
@@ -964,7 +984,7 @@ func (w *world) run(ctx context.Context, args ...string) outcome {
 		return &cluster.Storage{Locations: []cluster.Location{{Name: "zfs", Location: loc, Agents: w}}}, nil
 	}
 	e.images = func() check.Images { return w }
-	e.names = func(string) check.Names { return w }
+	e.names = func(string) traffic.Names { return w.names }
 	code := execute(ctx, args, e)
 	return outcome{out: out.String(), err: errOut.String(), code: code}
 }

@@ -2,6 +2,8 @@ package plan
 
 import (
 	"fmt"
+	"net"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -61,12 +63,7 @@ func (p *RecoveryPlan) Lint() []Fault {
 	}
 	l.unique("spec.probes", names(p.Spec.Probes, func(p Probe) string { return p.Name }))
 	if t := p.Spec.Traffic; t != nil {
-		if len(t.Hosts) == 0 {
-			l.fault("spec.traffic.hosts", "lists no host")
-		}
-		if t.Method != TrafficExternalDNS && t.Method != TrafficManual {
-			l.fault("spec.traffic.method", "%q is neither %q nor %q", t.Method, TrafficExternalDNS, TrafficManual)
-		}
+		l.traffic(t)
 	}
 	l.gitOps(p.Spec.GitOps)
 	return l.faults
@@ -97,6 +94,63 @@ func (p *RecoveryPlan) Advice() []Fault {
 // looksInside reports whether a probe depends on data.
 func (p Probe) looksInside() bool {
 	return p.Exec != nil || p.HTTP != nil && p.HTTP.Expect.Contains != ""
+}
+
+func (l *linter) traffic(t *Traffic) {
+	if len(t.Hosts) == 0 {
+		l.fault("spec.traffic.hosts", "lists no host")
+	}
+	methods := []string{TrafficExternalDNS, TrafficManual, TrafficUpdate}
+	if !slices.Contains(methods, t.Method) {
+		l.fault("spec.traffic.method", "%q is none of %s", t.Method, strings.Join(methods, ", "))
+	}
+	if t.TTL != nil && t.TTL.Duration <= 0 {
+		l.fault("spec.traffic.ttl", "must be a duration above zero, as 60s")
+	}
+	l.server("spec.traffic.resolver", t.Resolver)
+	if s := t.Targets; s != nil {
+		l.targets("spec.traffic.targets.source", s.Source)
+		l.targets("spec.traffic.targets.recovery", s.Recovery)
+	}
+	switch u := t.Update; {
+	case u == nil && t.Method == TrafficUpdate:
+		l.fault("spec.traffic.update", "is missing: method %q needs the key of the zone's server", TrafficUpdate)
+	case u != nil:
+		l.server("spec.traffic.update.server", u.Server)
+		if u.KeyName == "" {
+			l.fault("spec.traffic.update.keyName", "is empty")
+		}
+		if u.Secret.Name == "" || u.Secret.Key == "" {
+			l.fault("spec.traffic.update.secret", "wants name and key")
+		}
+	}
+	if v := t.Verify; v != nil {
+		l.timeout("spec.traffic.verify", v.Timeout.Duration)
+		if u, err := url.Parse(v.URL); v.URL != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
+			l.fault("spec.traffic.verify.url", "%q is not the URL of a page", v.URL)
+		}
+	}
+}
+
+func (l *linter) server(field, s string) {
+	if _, _, err := net.SplitHostPort(s); s != "" && err != nil {
+		l.fault(field, "%q is not host:port", s)
+	}
+}
+
+// targets are addresses, or one name: a name with an alias has nothing else.
+func (l *linter) targets(field string, all []string) {
+	for i, s := range all {
+		if net.ParseIP(s) != nil {
+			continue
+		}
+		switch at := fmt.Sprintf("%s[%d]", field, i); {
+		case len(validation.IsDNS1123Subdomain(s)) > 0:
+			l.fault(at, "%q is neither an address nor a name", s)
+		case len(all) > 1:
+			l.fault(at, "%q is a name, and has to be the only target", s)
+		}
+	}
 }
 
 func (l *linter) gitOps(g *GitOps) {

@@ -77,7 +77,7 @@ func TestLint(t *testing.T) {
 		{"an Application without a name", func(p *RecoveryPlan) {
 			p.Spec.GitOps = &GitOps{ArgoCD: []ArgoApplication{{}}}
 		}, "spec.gitops.argocd[0].application: is empty"},
-		{"traffic by an unknown way", func(p *RecoveryPlan) { p.Spec.Traffic.Method = "pigeon" }, `"pigeon" is neither`},
+		{"traffic by an unknown way", func(p *RecoveryPlan) { p.Spec.Traffic.Method = "pigeon" }, `"pigeon" is none of external-dns, manual, update`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

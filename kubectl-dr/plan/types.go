@@ -275,16 +275,71 @@ type ExecExpect struct {
 const (
 	TrafficExternalDNS = "external-dns"
 	TrafficManual      = "manual"
+	TrafficUpdate      = "update"
 )
 
 // Traffic says how clients find the application.
 type Traffic struct {
 	Hosts []string `json:"hosts"`
-	// Method is "external-dns" (the restored objects claim the names) or
-	// "manual" (the report lists what to change).
+	// Method is "external-dns" (the restored objects claim the names), "update" (the
+	// zone's server is sent what to change) or "manual" (the report lists it).
 	//
-	// +kubebuilder:validation:Enum=external-dns;manual
+	// +kubebuilder:validation:Enum=external-dns;manual;update
 	Method string `json:"method"`
+	// Targets are what the hosts point to at each site, where that is not what load
+	// balancers there give the restored objects.
+	Targets *TrafficTargets `json:"targets,omitempty"`
+	// TTL of records that are made where there were none; 1m when not given.
+	TTL *metav1.Duration `json:"ttl,omitempty"`
+	// Resolver is the name server that knows where the zones are, as host:port; this
+	// machine's when empty.
+	Resolver string `json:"resolver,omitempty"`
+	// Update is how the zone's server takes changes (RFC 2136). With external-dns it
+	// is used to hand records over that another external-dns owns.
+	Update *DNSUpdate `json:"update,omitempty"`
+	// Verify waits, after the names were pointed to a site, until they are.
+	Verify *TrafficVerify `json:"verify,omitempty"`
+}
+
+// TrafficTargets are addresses, or one name, to which the hosts become aliases.
+type TrafficTargets struct {
+	Source   []string `json:"source,omitempty"`
+	Recovery []string `json:"recovery,omitempty"`
+}
+
+// DNSUpdate is a server that takes signed updates.
+type DNSUpdate struct {
+	// Server is host:port; the primary that the zone names when empty.
+	Server string `json:"server,omitempty"`
+	// KeyName is the name of the key, as the server knows it.
+	//
+	// +kubebuilder:validation:MinLength=1
+	KeyName string `json:"keyName"`
+	// Algorithm is hmac-sha256 when empty.
+	//
+	// +kubebuilder:validation:Enum=hmac-sha256;hmac-sha384;hmac-sha512
+	Algorithm string `json:"algorithm,omitempty"`
+	// Secret is in Velero's namespace of the site that the application goes to, and
+	// holds the key as servers write it, in base 64.
+	Secret SecretKey `json:"secret"`
+}
+
+// SecretKey is one entry of a Secret.
+type SecretKey struct {
+	// +kubebuilder:validation:MinLength=1
+	Name string `json:"name"`
+	// +kubebuilder:validation:MinLength=1
+	Key string `json:"key"`
+}
+
+// TrafficVerify is what proves that clients find the application.
+type TrafficVerify struct {
+	// Timeout until every server of the zone answers with the targets, and the URL as
+	// expected; 5m when zero.
+	Timeout metav1.Duration `json:"timeout,omitempty"`
+	// URL is asked for from here, as any client would; none when empty.
+	URL    string     `json:"url,omitempty"`
+	Expect HTTPExpect `json:"expect,omitempty"`
 }
 
 // RunKind is what a RecoveryRun does.
