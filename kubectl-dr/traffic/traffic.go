@@ -10,7 +10,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -301,7 +300,8 @@ func (d *Director) Verify(ctx context.Context, interval time.Duration, targets f
 			answer, err = d.Ask(ctx)
 		}
 		// What was cut off says less than what was there before.
-		cut := last != nil && (ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded))
+		end, ends := ctx.Deadline()
+		cut := last != nil && (ctx.Err() != nil || ends && !time.Now().Before(end))
 		if err != nil && !cut {
 			if last == nil || err.Error() != last.Error() {
 				progress(strings.ReplaceAll(err.Error(), "\n", "; "))
