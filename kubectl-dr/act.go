@@ -55,7 +55,7 @@ func (f *runFlags) addRestore(c *cobra.Command) {
 func (f *runFlags) target(e *env, c *cluster.Cluster, r *plan.RecoveryRun) *run.Target {
 	return &run.Target{
 		Cluster: c, Run: r, Hooks: e.hooks(), Interval: e.interval, RestoreTimeout: f.restoreTimeout,
-		Prober: &probe.Prober{Client: c.Client, Pods: c.Pods, Interval: e.interval},
+		Prober: &probe.Prober{Client: c.Client, Pods: c.Pods, Interval: e.interval, Run: r.Name},
 	}
 }
 

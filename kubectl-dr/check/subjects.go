@@ -128,6 +128,8 @@ func (in *inspection) references() {
 		switch {
 		case p.Exec != nil:
 			workload("probe "+p.Name, p.Exec.Workload)
+		case p.SQL != nil:
+			workload("probe "+p.Name, p.SQL.Workload)
 		case err != nil:
 		case p.HTTP != nil:
 			look("probe "+p.Name, "v1/Service", ns+"/"+p.HTTP.Service)

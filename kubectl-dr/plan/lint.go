@@ -1,14 +1,21 @@
 package plan
 
 import (
+	"bytes"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
 
+	batchv1api "k8s.io/api/batch/v1"
+	corev1api "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/utils/ptr"
 )
 
 // MaxName is how long a plan's name may be, so that the names of its runs are
@@ -80,7 +87,7 @@ func (p *RecoveryPlan) Advice() []Fault {
 	case len(s.Probes) == 0:
 		l.fault("spec.probes", "is empty: a drill proves only that pods start")
 	case !slices.ContainsFunc(s.Probes, Probe.looksInside):
-		l.fault("spec.probes", "only connect or ask for a status: none looks at what was recovered, with contains or exec")
+		l.fault("spec.probes", "only connect or ask for a status: none looks at what was recovered, with contains, exec, sql or a job")
 	}
 	if s.Protect == nil || s.Protect.Interval == nil {
 		return l.faults
@@ -93,7 +100,7 @@ func (p *RecoveryPlan) Advice() []Fault {
 
 // looksInside reports whether a probe depends on data.
 func (p Probe) looksInside() bool {
-	return p.Exec != nil || p.HTTP != nil && p.HTTP.Expect.Contains != ""
+	return p.Exec != nil || p.SQL != nil || p.Job != nil || p.HTTP != nil && p.HTTP.Expect.Contains != ""
 }
 
 func (l *linter) traffic(t *Traffic) {
@@ -236,7 +243,7 @@ func (l *linter) waves(waves []Wave) {
 
 func (l *linter) probe(field string, p Probe) {
 	l.timeout(field, p.Timeout.Duration)
-	if _, err := ParseNamespace(p.Namespace, l.namespaces); err != nil && (p.Exec == nil || p.Namespace != "") {
+	if _, err := ParseNamespace(p.Namespace, l.namespaces); err != nil && (p.Exec == nil && p.SQL == nil || p.Namespace != "") {
 		l.fault(field+".namespace", "%s", err)
 	}
 	set := 0
@@ -270,9 +277,60 @@ func (l *linter) probe(field string, p Probe) {
 			l.fault(field+".exec.command", "is empty")
 		}
 	}
-	if set != 1 {
-		l.fault(field, "has %d of http, tcp and exec; want exactly one", set)
+	if p.SQL != nil {
+		set++
+		l.sql(field+".sql", p.SQL)
 	}
+	if p.Job != nil {
+		set++
+		if _, err := p.Job.JobSpec(); err != nil {
+			l.fault(field+".job.spec", "%s", err)
+		}
+	}
+	if set != 1 {
+		l.fault(field, "has %d of http, tcp, exec, sql and job; want exactly one", set)
+	}
+}
+
+// variable is the name of an environment variable.
+var variable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+func (l *linter) sql(field string, q *SQLProbe) {
+	if _, err := ParseWorkload(q.Workload, l.namespaces); err != nil {
+		l.fault(field+".workload", "%s", err)
+	}
+	if clients := []string{SQLMariaDB, SQLMySQL, SQLPostgres}; !slices.Contains(clients, q.Client) {
+		l.fault(field+".client", "%q is none of %s", q.Client, strings.Join(clients, ", "))
+	}
+	if q.PasswordEnv != "" && !variable.MatchString(q.PasswordEnv) {
+		l.fault(field+".passwordEnv", "%q is no environment variable", q.PasswordEnv)
+	}
+	if strings.TrimSpace(q.Query) == "" {
+		l.fault(field+".query", "is empty")
+	}
+	if (q.Expect.Equals == nil) == (q.Expect.AtLeast == nil) {
+		l.fault(field+".expect", "wants either equals or atLeast")
+	}
+}
+
+// JobSpec reads it, with what a probe's Job has when it says nothing else.
+func (p *JobProbe) JobSpec() (*batchv1api.JobSpec, error) {
+	spec := &batchv1api.JobSpec{}
+	d := json.NewDecoder(bytes.NewReader(p.Spec.Raw))
+	d.DisallowUnknownFields()
+	if err := d.Decode(spec); err != nil {
+		return nil, fmt.Errorf("is not that of a Job: %w", err)
+	}
+	if len(spec.Template.Spec.Containers) == 0 {
+		return nil, errors.New("has no container at template.spec.containers")
+	}
+	if spec.Template.Spec.RestartPolicy == "" {
+		spec.Template.Spec.RestartPolicy = corev1api.RestartPolicyNever
+	}
+	if spec.BackoffLimit == nil {
+		spec.BackoffLimit = ptr.To(int32(0))
+	}
+	return spec, nil
 }
 
 func (l *linter) timeout(field string, d time.Duration) {

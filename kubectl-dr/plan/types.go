@@ -9,6 +9,7 @@ package plan
 
 import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 )
 
 // RecoveryPlan says how one application is recovered: what is protected, to
@@ -222,7 +223,8 @@ type Wave struct {
 	Timeout metav1.Duration `json:"timeout,omitempty"`
 }
 
-// Probe checks the running application. Exactly one of HTTP, TCP and Exec is set.
+// Probe checks the running application. Exactly one of HTTP, TCP, Exec, SQL and Job is
+// set.
 type Probe struct {
 	Name string `json:"name"`
 	// Namespace is the source namespace; may be left out when the plan has one.
@@ -230,7 +232,9 @@ type Probe struct {
 	HTTP      *HTTPProbe `json:"http,omitempty"`
 	TCP       *TCPProbe  `json:"tcp,omitempty"`
 	Exec      *ExecProbe `json:"exec,omitempty"`
-	// Timeout until the probe passes, retries included; 1m when zero.
+	SQL       *SQLProbe  `json:"sql,omitempty"`
+	Job       *JobProbe  `json:"job,omitempty"`
+	// Timeout until the probe passes, retries included; 1m when zero, 10m for a job.
 	Timeout metav1.Duration `json:"timeout,omitempty"`
 }
 
@@ -269,6 +273,49 @@ type ExecProbe struct {
 type ExecExpect struct {
 	ExitCode int    `json:"exitCode,omitempty"`
 	Contains string `json:"contains,omitempty"`
+}
+
+// The clients of SQLProbe.
+const (
+	SQLMariaDB  = "mariadb"
+	SQLMySQL    = "mysql"
+	SQLPostgres = "psql"
+)
+
+// SQLProbe asks a database by its own client, in a pod of a workload.
+type SQLProbe struct {
+	Workload  string `json:"workload"` // as in Wave.Workloads
+	Container string `json:"container,omitempty"`
+	// Client is the program in the container.
+	//
+	// +kubebuilder:validation:Enum=mariadb;mysql;psql
+	Client   string `json:"client"`
+	User     string `json:"user,omitempty"`     // that of the client when empty
+	Database string `json:"database,omitempty"` // that of the client when empty
+	// PasswordEnv is the container's environment variable that holds the password;
+	// none when empty.
+	PasswordEnv string    `json:"passwordEnv,omitempty"`
+	Query       string    `json:"query"`
+	Expect      SQLExpect `json:"expect"`
+}
+
+// SQLExpect is what the answer must be; exactly one is set.
+type SQLExpect struct {
+	// Equals is the whole answer, with a line for each row.
+	Equals *string `json:"equals,omitempty"`
+	// AtLeast is the least that the answer, one number, may be.
+	AtLeast *int64 `json:"atLeast,omitempty"`
+}
+
+// JobProbe runs a Job where the application is, once. It has to succeed, and is
+// deleted afterwards.
+type JobProbe struct {
+	// Spec is that of a Job. Its pods are not restarted or tried again unless it says
+	// so.
+	//
+	// +kubebuilder:validation:Type=object
+	// +kubebuilder:pruning:PreserveUnknownFields
+	Spec runtime.RawExtension `json:"spec"`
 }
 
 // The methods of Traffic.
@@ -412,6 +459,9 @@ type RecoveryRunSpec struct {
 	NamespaceMapping map[string]string `json:"namespaceMapping,omitempty"`
 	// Keep leaves a drill's objects in place.
 	Keep bool `json:"keep,omitempty"`
+	// TTL is how long after its end they are wanted; as long as nobody removes them
+	// when nil.
+	TTL *metav1.Duration `json:"ttl,omitempty"`
 	// Epoch counts the runs of the plan that change roles, from 1; 0 for a drill.
 	Epoch int64 `json:"epoch,omitempty"`
 	// Follows names the run that moved the application to where it runs when this

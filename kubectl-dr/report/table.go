@@ -446,6 +446,10 @@ func probed(p plan.Probe) string {
 		return fmt.Sprintf("tcp %s:%d", p.TCP.Service, p.TCP.Port)
 	case p.Exec != nil:
 		return "exec in " + p.Exec.Workload
+	case p.SQL != nil:
+		return p.SQL.Client + " in " + p.SQL.Workload
+	case p.Job != nil:
+		return "a job"
 	}
 	return none
 }
