@@ -247,6 +247,16 @@ func (p *printer) status(s *Status) {
 		summary("Running", s.Running)
 	}
 	summary("Last drill", s.LastDrill)
+	for _, k := range s.Kept {
+		value := k.Name
+		switch {
+		case k.Expired:
+			value += "  until " + at(k.Until) + ", which is over"
+		case k.Until != nil:
+			value += "  until " + at(k.Until)
+		}
+		fields = append(fields, [2]string{"Kept drill", value})
+	}
 	summary("Last failover", s.LastFailover)
 	if s.LastReprotect != nil {
 		summary("Reprotected", s.LastReprotect)

@@ -313,16 +313,26 @@ type Status struct {
 	Unknown string `json:"unknown,omitempty"`
 	// Running, LastDrill, LastFailover and LastReprotect are runs. A failback is
 	// among the failovers; the reprotection is that of the last failover.
-	Running       *RunSummary   `json:"running,omitempty"`
-	LastDrill     *RunSummary   `json:"lastDrill,omitempty"`
-	LastFailover  *RunSummary   `json:"lastFailover,omitempty"`
-	LastReprotect *RunSummary   `json:"lastReprotect,omitempty"`
-	RestorePoint  *RestorePoint `json:"restorePoint,omitempty"`
+	Running       *RunSummary `json:"running,omitempty"`
+	LastDrill     *RunSummary `json:"lastDrill,omitempty"`
+	LastFailover  *RunSummary `json:"lastFailover,omitempty"`
+	LastReprotect *RunSummary `json:"lastReprotect,omitempty"`
+	// Kept are drills whose objects are still there because that was asked for.
+	Kept         []KeptDrill   `json:"kept,omitempty"`
+	RestorePoint *RestorePoint `json:"restorePoint,omitempty"`
 	// Standby is the warm standby, if there is one.
 	Standby *StandbySummary `json:"standby,omitempty"`
 	RPO     *RPOSummary     `json:"rpo,omitempty"`
 	// Next says what to do.
 	Next []string `json:"next,omitempty"`
+}
+
+// KeptDrill is a drill that was kept, and until when it is wanted; for ever when that
+// is not said.
+type KeptDrill struct {
+	Name    string       `json:"name"`
+	Until   *metav1.Time `json:"until,omitempty"`
+	Expired bool         `json:"expired,omitempty"`
 }
 
 // RunSummary is a run in short.
