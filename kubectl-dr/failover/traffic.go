@@ -60,10 +60,11 @@ func (f *Failover) direct(ctx context.Context, t *plan.Traffic) (string, error) 
 	var registry *traffic.Registry
 	if t.Method == plan.TrafficExternalDNS {
 		var err error
-		if registry, err = traffic.FindRegistry(ctx, f.Cluster.Client); err != nil {
-			return "", err
-		}
-		if registry == nil {
+		registry, err = traffic.FindRegistry(ctx, f.Cluster.Client)
+		switch {
+		case err != nil:
+			f.Hooks.Warnf("whose records %s has is not known: %s", strings.Join(t.Hosts, ", "), err)
+		case registry == nil:
 			f.Hooks.Warnf("no Deployment at %s runs external-dns: nothing claims %s", f.site(), strings.Join(t.Hosts, ", "))
 		}
 		if registry == nil || f.Names == nil || registry.Kind != "txt" {
