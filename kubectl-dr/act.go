@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
@@ -55,7 +56,7 @@ func (f *runFlags) addRestore(c *cobra.Command) {
 func (f *runFlags) target(e *env, c *cluster.Cluster, r *plan.RecoveryRun) *run.Target {
 	return &run.Target{
 		Cluster: c, Run: r, Hooks: e.hooks(), Interval: e.interval, RestoreTimeout: f.restoreTimeout,
-		Prober: &probe.Prober{Client: c.Client, Pods: c.Pods, Interval: e.interval},
+		Prober: &probe.Prober{Client: c.Client, Pods: c.Pods, Interval: e.interval, Run: r.Name},
 	}
 }
 
@@ -152,7 +153,8 @@ RPO and RTO, and remove everything again.
 Pods of a drill reach each other and DNS, nothing else. Jobs and CronJobs stay
 suspended. Production, its backups and replication are not touched. What the
 drill made is removed when it fails and when it is interrupted too, unless --keep
-is given; kubectl dr drill cleanup removes it later.
+is given; kubectl dr drill cleanup removes it later, and with --expired what has
+outlived its --ttl.
 
 A drill that was killed goes on when the command is run again. Only one run of a
 plan is in progress at a time.` + exitStatus,
@@ -160,25 +162,57 @@ plan is in progress at a time.` + exitStatus,
   kubectl dr drill wordpress --dry-run
 
   # Rehearse, and look around before cleaning up
-  kubectl dr drill wordpress --keep
-  kubectl dr drill cleanup wordpress-drill-20260102-030405`,
+  kubectl dr drill wordpress --keep --ttl=2h
+  kubectl dr drill cleanup wordpress-drill-20260102-030405
+
+  # Unattended, in the cluster, with what removes forgotten ones
+  kubectl apply -f examples/drill`,
 	}
 	f := addRunFlags(c, e, g)
 	f.addPoint(c)
 	f.addRestore(c)
-	keep := c.Flags().Bool("keep", false, "leave everything in place")
+	k := keptFor{}
+	c.Flags().BoolVar(&k.keep, "keep", false, "leave everything in place")
+	c.Flags().DurationVar(&k.ttl, "ttl", 0, "how long after its end what is kept is wanted, as 2h; kubectl dr drill cleanup --expired removes it then")
 	c.RunE = g.run(func(ctx context.Context, args []string) error {
+		k.limited = c.Flags().Changed("ttl")
+		if err := k.validate(); err != nil {
+			return err
+		}
 		s, p, err := f.site(ctx, e, args)
 		if err != nil {
 			return err
 		}
-		return f.drill(ctx, e, s, p, *keep)
+		return f.drill(ctx, e, s, p, k)
 	})
 	c.AddCommand(newCmdDrillCleanup(e, g))
 	return c
 }
 
-func (f *runFlags) drill(ctx context.Context, e *env, s *site, p *plan.RecoveryPlan, keep bool) error {
+// keptFor says what becomes of a drill that is over.
+type keptFor struct {
+	keep, limited bool
+	ttl           time.Duration
+}
+
+func (k keptFor) validate() error {
+	switch {
+	case k.limited && !k.keep:
+		return errors.New("--ttl goes with --keep: nothing is kept otherwise")
+	case k.limited && k.ttl <= 0:
+		return fmt.Errorf("--ttl=%s: want a time above zero", k.ttl)
+	}
+	return nil
+}
+
+func (k keptFor) lifetime() *metav1.Duration {
+	if !k.limited {
+		return nil
+	}
+	return &metav1.Duration{Duration: k.ttl}
+}
+
+func (f *runFlags) drill(ctx context.Context, e *env, s *site, p *plan.RecoveryPlan, k keptFor) error {
 	if !f.dryRun {
 		locked, release, err := e.lock(ctx, s.cluster, p.Name)
 		if err != nil {
@@ -199,7 +233,7 @@ func (f *runFlags) drill(ctx context.Context, e *env, s *site, p *plan.RecoveryP
 		}
 		name := drill.Name(p.Name, e.now())
 		r = run.NewRun(name, s.cluster.Namespace, plan.RecoveryRunSpec{
-			Kind: plan.RunDrill, Plan: p.Name, PlanSpec: p.Spec, Backup: point.Backup, Keep: keep,
+			Kind: plan.RunDrill, Plan: p.Name, PlanSpec: p.Spec, Backup: point.Backup, Keep: k.keep, TTL: k.lifetime(),
 			NamespaceMapping: drill.Mapping(name, p.Spec.Source.Namespaces),
 		}, nil)
 		if err := checkProfile(ctx, s.cluster, r); err != nil {
@@ -247,25 +281,63 @@ func cleaner(e *env, s *site) *drill.Cleaner {
 
 func newCmdDrillCleanup(e *env, g *globalFlags) *cobra.Command {
 	c := &cobra.Command{
-		Use:   "cleanup RUN",
+		Use:   "cleanup (RUN | --expired)",
 		Short: "Remove what a drill left",
 		Long: `Remove what a drill left: its namespaces, volumes and clones, and Velero's record
 of the restore. Only what carries the run's name is removed. A drill that is
-still in progress is ended. Can be repeated.` + exitStatus,
-		Example: `  kubectl dr drill cleanup wordpress-drill-20260102-030405`,
-		Args:    cobra.ExactArgs(1),
+still in progress is ended. Can be repeated.
+
+--expired does so for every drill that was kept with --ttl and has outlived it.` + exitStatus,
+		Example: `  kubectl dr drill cleanup wordpress-drill-20260102-030405
+
+  # Of all plans, what was kept longer than wanted
+  kubectl dr drill cleanup --expired`,
 		ValidArgsFunction: func(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 			return names(c.Context(), e, g, runNames)
 		},
+	}
+	expired := c.Flags().Bool("expired", false, "every kept drill that has outlived its --ttl")
+	c.Args = func(_ *cobra.Command, args []string) error {
+		if *expired && len(args) > 0 || !*expired && len(args) != 1 {
+			return withHint("kubectl dr drill cleanup RUN, or kubectl dr drill cleanup --expired", "want either the name of one drill or --expired")
+		}
+		return nil
 	}
 	c.RunE = g.run(func(ctx context.Context, args []string) error {
 		s, err := g.openSite(ctx, e)
 		if err != nil {
 			return err
 		}
-		return e.cleanUp(ctx, s, args[0])
+		if !*expired {
+			return e.cleanUp(ctx, s, args[0])
+		}
+		return e.cleanUpExpired(ctx, s)
 	})
 	return c
+}
+
+// cleanUpExpired removes what was kept longer than wanted. One that can't be removed
+// does not keep the others from it.
+func (e *env) cleanUpExpired(ctx context.Context, s *site) error {
+	runs, err := run.Runs(ctx, s.cluster.Client, s.cluster.Namespace, "")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	found := false
+	for i := range runs {
+		until := drill.KeptUntil(&runs[i])
+		if until == nil || until.After(e.now()) {
+			continue
+		}
+		found = true
+		fmt.Fprintf(e.ErrOut, "drill %s was kept until %s\n", runs[i].Name, until.UTC().Format(time.RFC3339))
+		errs = append(errs, e.cleanUp(ctx, s, runs[i].Name))
+	}
+	if !found {
+		fmt.Fprintln(e.ErrOut, "no kept drill has outlived its --ttl")
+	}
+	return errors.Join(errs...)
 }
 
 func (e *env) cleanUp(ctx context.Context, s *site, name string) error {
@@ -328,6 +400,7 @@ type failoverFlags struct {
 	planned, disaster bool
 	// back is a planned failover from the recovery site to the source.
 	back        bool
+	cold        bool
 	accept      time.Duration
 	acceptGiven bool
 	syncTimeout time.Duration
@@ -353,7 +426,9 @@ it had.
 
 Then, either way: restore, start in waves, probe, direct traffic, measure.
 Nothing at the recovery site is overwritten: namespaces that hold claims already
-are refused.
+are refused. A warm standby that kubectl dr sync keeps there is brought to the
+restore point, and the volumes alone are restored; with --cold, and when Velero
+restores volumes into pods, it is deleted and everything is restored.
 
 Asks for the plan's name before it begins, unless --yes is given. A failover that
 stopped goes on when the command is run again; steps that were completed are not
@@ -373,6 +448,7 @@ repeated. Only one run of a plan is in progress at a time.` + exitStatus,
 	fl := c.Flags()
 	fl.BoolVar(&f.planned, "planned", false, "the source works: stop it, take a last backup, lose nothing")
 	fl.BoolVar(&f.disaster, "disaster", false, "the source is gone: restore what has arrived")
+	fl.BoolVar(&f.cold, "cold", false, "delete a warm standby and restore everything")
 	fl.DurationVar(&f.accept, "accept-data-loss", 0, "the most that may be lost, as 15m; refused if it is more")
 	fl.DurationVar(&f.syncTimeout, "sync-timeout", 90*time.Second, "for Velero of the recovery site to know a newer backup whose copies have arrived, in a disaster; 0 does not wait")
 	c.RunE = g.run(func(ctx context.Context, args []string) error {
@@ -444,7 +520,11 @@ func (f *failoverFlags) failover(ctx context.Context, e *env, s *site, p *plan.R
 			return err
 		}
 	}
-	fo := &failover.Failover{Target: f.target(e, s.cluster, r), Finder: s.finder, Fencer: s.storage, RollBackTimeout: f.cleanUpTimeout}
+	fo := &failover.Failover{Target: f.target(e, s.cluster, r), Finder: s.finder, Fencer: s.storage, RollBackTimeout: f.cleanUpTimeout,
+		Standby: e.standby(s.cluster, p.Name, r.Spec.PlanSpec.Source.Namespaces)}
+	if t := r.Spec.PlanSpec.Traffic; t != nil {
+		fo.Names = e.names(t.Resolver)
+	}
 	j := &run.Journal{Run: r, Client: s.cluster.Client, Now: e.now, Hooks: e.hooks()}
 	if f.back || f.planned && !j.Done(failover.StepFence) {
 		if err := f.sides(ctx, e, s, runs, fo); err != nil {
@@ -452,7 +532,7 @@ func (f *failoverFlags) failover(ctx context.Context, e *env, s *site, p *plan.R
 		}
 	}
 	if fresh {
-		if err := f.makeRoom(ctx, fo); err != nil {
+		if err := f.makeRoom(ctx, fo, runs); err != nil {
 			return err
 		}
 		r.Status = run.NewRun(r.Name, r.Namespace, r.Spec, fo.Steps()).Status
@@ -541,6 +621,8 @@ func (f *failoverFlags) fresh(ctx context.Context, e *env, s *site, p *plan.Reco
 			return nil, loss, err
 		}
 		loss, spec.Backup = failover.Preview(point, e.now()), point.Backup
+		// Files are restored into pods that Velero restores.
+		f.cold = f.cold || len(point.By(plan.MethodPodVolumeBackup)) > 0
 	}
 	if f.planned && !f.back {
 		if err := f.stoppable(ctx, s, p); err != nil {
@@ -564,11 +646,14 @@ func (f *failoverFlags) stoppable(ctx context.Context, s *site, p *plan.Recovery
 
 // makeRoom refuses a target in which the application would not fit, and has the
 // run set aside what an earlier one stopped there.
-func (f *failoverFlags) makeRoom(ctx context.Context, fo *failover.Failover) error {
+func (f *failoverFlags) makeRoom(ctx context.Context, fo *failover.Failover, runs []plan.RecoveryRun) error {
 	err := failover.CheckTarget(ctx, fo.Cluster.Client, fo.Namespaces())
 	var occupied *failover.OccupiedError
 	if !f.back && !errors.As(err, &occupied) {
-		return err
+		if _, active := atRecovery(fo.Run.Spec.Plan, runs); err != nil || active == nil {
+			return err
+		}
+		return f.useStandby(ctx, fo)
 	}
 	if stopped := failover.CheckStopped(ctx, fo.Cluster.Client, fo.Namespaces()); stopped != nil {
 		if err != nil && !f.back {
@@ -577,6 +662,20 @@ func (f *failoverFlags) makeRoom(ctx context.Context, fo *failover.Failover) err
 		return stopped
 	}
 	fo.Run.Spec.SetAside = true
+	return nil
+}
+
+// useStandby has the run activate a warm standby, or delete it.
+func (f *failoverFlags) useStandby(ctx context.Context, fo *failover.Failover) error {
+	exists, err := fo.Standby.Exists(ctx)
+	switch {
+	case err != nil || !exists:
+		return err
+	case f.cold:
+		fo.Run.Spec.Standby = plan.StandbyRemove
+	default:
+		fo.Run.Spec.Standby = plan.StandbyActivate
+	}
 	return nil
 }
 

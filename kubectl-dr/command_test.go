@@ -32,7 +32,7 @@ import (
 func TestHelp(t *testing.T) {
 	t.Parallel()
 	for _, command := range []string{"", "check", "status", "rpo", "drill", "drill cleanup", "failover", "history", "report", "rewrite", "version", "agent", "agent doctor", "agent holds", "agent certs",
-		"plan", "plan init", "plan lint", "plan show", "plan diff", "plan apply", "plan schema", "protect", "exporter", "support-bundle"} {
+		"plan", "plan init", "plan lint", "plan show", "plan diff", "plan apply", "plan schema", "protect", "sync", "exporter", "support-bundle"} {
 		t.Run("help of "+command, func(t *testing.T) {
 			t.Parallel()
 			got := newWorld(t).run(t.Context(), append(strings.Fields(command), "--help")...)
@@ -269,6 +269,10 @@ func TestWrongInput(t *testing.T) {
 		{"a failover with a profile that is not there", "failover --planned --source-context primary --yes", func(w *world) { w.profiles("- name: drill\n") }, 1,
 			`read rewrite profiles: unknown profile "wordpress-failover"; there are: drill`, "kubectl dr check wordpress"},
 		{"a report of a run that is not there", "report nope", nil, 1, `get run "nope"`, ""},
+		{"a lifetime of what is not kept", "drill --ttl=2h", nil, 1, "--ttl goes with --keep", ""},
+		{"no lifetime", "drill --keep --ttl=0s", nil, 1, "--ttl=0s: want a time above zero", ""},
+		{"cleaning up nothing", "drill cleanup", nil, 1, "want either the name of one drill or --expired", "kubectl dr drill cleanup --expired"},
+		{"cleaning up one and all", "drill cleanup x --expired", nil, 1, "want either the name of one drill or --expired", ""},
 		{"cleaning up a run that is not there", "drill cleanup nope", nil, 1, `there is no run "nope"`, "kubectl dr history"},
 		{"an unknown format", "rpo -o xml", nil, 1, "unable to match a printer", ""},
 		{"an agent on a node that is not named", "agent doctor --node=nope", nil, 1, `no agent is known on node "nope"`, "add nope=<host:port>"},
@@ -403,6 +407,28 @@ func TestDrill_keepsWhatItMadeWhenAsked(t *testing.T) {
 	require.Zero(t, got.code, got.err)
 	w.assertNothingLeft(t)
 	assert.Equal(t, plan.PhasePassed, w.lastRun(t).Status.Phase)
+}
+
+func TestDrill_isKeptForSoLong(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	got := w.do(t, "drill --keep --ttl=2h")
+	assert.Contains(t, got.out, "kept for 120m: kubectl dr drill cleanup --expired, or wordpress-drill-20260102-030505")
+	golden(t, "act/status of a kept drill", w.do(t, "status").String())
+	assert.Contains(t, w.do(t, "drill cleanup --expired").err, "no kept drill has outlived its --ttl")
+	assert.Len(t, w.clones(), 2)
+	w.pass(time.Hour)
+	w.addBackup("wordpress-3", 0)
+	w.do(t, "drill --keep")
+	forGood := w.lastRun(t).Name
+	w.pass(time.Hour)
+	w.addBackup("wordpress-4", 0)
+	golden(t, "act/status of a kept drill that is expired", w.do(t, "status").String())
+	golden(t, "act/drill cleanup --expired", w.do(t, "drill cleanup --expired").String())
+	assert.Len(t, w.clones(), 2, "the other was kept without a limit")
+	assert.NotContains(t, w.run(t.Context(), "status").out, "wordpress-drill-20260102-030505")
+	w.do(t, "drill cleanup "+forGood)
+	w.assertNothingLeft(t)
 }
 
 func TestDrill_saysWhatIsLeftWhenCleaningUpFails(t *testing.T) {

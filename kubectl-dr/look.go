@@ -9,10 +9,12 @@ import (
 
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/check"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/drill"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/failover"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/metrics"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
@@ -238,6 +240,9 @@ func (e *env) status(p *plan.RecoveryPlan, runs []plan.RecoveryRun, r *report.RP
 	}
 	for i := range runs {
 		r := &runs[i]
+		if drill.Kept(r) {
+			s.Kept = append(s.Kept, kept(r, e.now()))
+		}
 		switch {
 		case r.InProgress() && s.Running == nil:
 			s.Running = summary(r)
@@ -272,6 +277,14 @@ func (e *env) status(p *plan.RecoveryPlan, runs []plan.RecoveryRun, r *report.RP
 	return s
 }
 
+func kept(r *plan.RecoveryRun, now time.Time) report.KeptDrill {
+	k := report.KeptDrill{Name: r.Name}
+	if until := drill.KeptUntil(r); until != nil {
+		k.Until, k.Expired = ptr.To(metav1.NewTime(*until)), !until.After(now)
+	}
+	return k
+}
+
 func summary(r *plan.RecoveryRun) *report.RunSummary {
 	return &report.RunSummary{Name: r.Name, Phase: r.Status.Phase, StartedAt: r.Status.StartedAt, RTO: r.Status.RTO, Message: r.Status.Message}
 }
@@ -293,6 +306,9 @@ func (e *env) next(p *plan.RecoveryPlan, s *report.Status) []string {
 	}
 	if s.RPO != nil && s.RPO.State == report.Problem {
 		next = append(next, "kubectl dr check "+p.Name)
+	}
+	if slices.ContainsFunc(s.Kept, func(k report.KeptDrill) bool { return k.Expired }) {
+		next = append(next, "kubectl dr drill cleanup --expired")
 	}
 	every := p.Spec.Objectives.DrillEvery
 	switch d := s.LastDrill; {

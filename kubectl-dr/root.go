@@ -22,6 +22,7 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/dns"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/registry"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/traffic"
 )
 
 // Exit statuses.
@@ -78,7 +79,7 @@ type env struct {
 	open        func(getter cluster.RESTClientGetter, veleroNamespace string) (*cluster.Cluster, error)
 	storage     func(ctx context.Context, c *cluster.Cluster, opts cluster.AgentOptions) (*cluster.Storage, error)
 	images      func() check.Images
-	names       func(server string) check.Names
+	names       func(server string) traffic.Names
 }
 
 func newEnv(streams genericiooptions.IOStreams) *env {
@@ -98,7 +99,7 @@ func newEnv(streams genericiooptions.IOStreams) *env {
 		holder: fmt.Sprintf("%s:%d", host, os.Getpid()),
 		open:   cluster.Open,
 		images: func() check.Images { return &registry.Client{} },
-		names:  func(server string) check.Names { return &dns.Client{Server: server} },
+		names:  func(server string) traffic.Names { return &dns.Client{Server: server} },
 		storage: func(ctx context.Context, c *cluster.Cluster, opts cluster.AgentOptions) (*cluster.Storage, error) {
 			s, err := c.OpenStorage(ctx, opts)
 			if err == nil {
@@ -205,7 +206,7 @@ but a planned failover needs the source.` + exitStatus,
 	root.SetCompletionCommandGroupID(groupOther)
 	for _, add := range []func(*env, *globalFlags) *cobra.Command{
 		newCmdCheck, newCmdStatus, newCmdRPO, newCmdExporter, newCmdHistory, newCmdReport, newCmdRewrite, newCmdCompare,
-		newCmdProtect, newCmdDrill, newCmdFailover, newCmdReprotect, newCmdFailback,
+		newCmdProtect, newCmdSync, newCmdDrill, newCmdFailover, newCmdReprotect, newCmdFailback,
 		newCmdPlan, newCmdAgent, newCmdEtcd, newCmdGitOps, newCmdSupportBundle, newCmdVersion,
 	} {
 		root.AddCommand(add(e, flags))

@@ -83,6 +83,7 @@ func (e *env) measure(ctx context.Context, g *globalFlags, cl *cluster.Cluster, 
 		return m, context.Cause(ctx)
 	}
 	m.Status = e.status(p, runs, m.RPO, m.Err)
+	m.Status.Standby = e.standbySummary(ctx, cl, p, m.Status)
 	(&sides{env: e, global: g, plan: p, recovery: cl}).compare(ctx, run.LastMove(runs), m.Status)
 	return m, nil
 }

@@ -45,9 +45,11 @@ import (
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/check"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster/clustertest"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/dns"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/registry"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/traffic"
 	"github.com/kubectl-dr/kubectl-dr/restore/rules"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent"
@@ -79,6 +81,8 @@ type world struct {
 	logs     map[string]string // by pod/container
 	images   map[string]error  // what registries say
 	records  map[string][]dns.Record
+	texts    map[string][]dns.Record
+	names    traffic.Names // the world itself, or a name server
 
 	guids int
 	mu    sync.Mutex
@@ -152,6 +156,7 @@ func newWorld(t *testing.T) *world {
 		w.volumes["hassio"][claim] = "znvm/k3s/" + claim
 		w.old.datasets["znvm/k3s/"+claim] = map[string]string{}
 	}
+	w.names = w
 	w.recovery = w.cluster("dr", w.recoveryObjects())
 	w.source = w.cluster("primary", w.sourceObjects())
 	w.addBackup("wordpress-1", 20*time.Minute)
@@ -204,10 +209,15 @@ func (w *world) cluster(name string, objects []client.Object) *cluster.Cluster {
 			return w.created(ctx, c, name, obj)
 		},
 		Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
-			if err := w.fault(name, "patch", obj); err != nil {
+			dryRun := slices.Contains(opts, client.PatchOption(client.DryRunAll))
+			if err := w.fault(name, "patch", obj); err != nil && !dryRun {
 				return err
 			}
-			if err := c.Patch(ctx, obj, patch, opts...); err != nil {
+			applied, err := clustertest.Apply(ctx, c, obj, patch, opts...)
+			if !applied {
+				err = c.Patch(ctx, obj, patch, opts...)
+			}
+			if err != nil || dryRun {
 				return err
 			}
 			return w.patched(ctx, c, obj)
@@ -236,7 +246,7 @@ func (w *world) kinds() meta.RESTMapper {
 	for gvk := range scheme.AllKnownTypes() {
 		scope := meta.RESTScopeNamespace
 		if slices.Contains([]string{"Namespace", "Node", "PersistentVolume", "StorageClass", "PriorityClass", "IngressClass", "RuntimeClass",
-			"ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"}, gvk.Kind) {
+			"ValidatingWebhookConfiguration", "MutatingWebhookConfiguration", "ClusterRole", "ClusterRoleBinding"}, gvk.Kind) {
 			scope = meta.RESTScopeRoot
 		}
 		if gvk.Version == "v1" || gvk.Group == zfssnap.Domain {
@@ -354,7 +364,10 @@ func (w *world) restore(ctx context.Context, c client.Client, cluster string, r 
 		}}, &corev1api.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: target, Name: claim},
 			Spec: corev1api.PersistentVolumeClaimSpec{VolumeName: claim + "-" + r.Name}})
 	}
-	for _, o := range append(pvs, application(target, 0)...) {
+	if len(r.Spec.IncludedResources) == 0 {
+		pvs = append(pvs, application(target, 0)...)
+	}
+	for _, o := range pvs {
 		if err := c.Create(ctx, o); err != nil {
 			return err
 		}
@@ -478,17 +491,22 @@ func (w *world) recoveryObjects() []client.Object {
 			Data:       map[string]string{"wordpress.yaml": string(profiles)},
 		},
 		&storagev1api.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "zfs-storage-znvm-dr"}},
-		&appsv1api.Deployment{
-			ObjectMeta: metav1.ObjectMeta{Namespace: "external-dns", Name: "external-dns"},
-			Spec: appsv1api.DeploymentSpec{Template: corev1api.PodTemplateSpec{Spec: corev1api.PodSpec{
-				Containers: []corev1api.Container{{Name: "external-dns", Image: "registry.example.org/external-dns:v0.20.0"}}}}},
-			Status: appsv1api.DeploymentStatus{ReadyReplicas: 1},
-		},
+		publisher("--registry=noop"),
 		&corev1api.Node{
 			ObjectMeta: metav1.ObjectMeta{Name: "remote", Labels: map[string]string{"kubernetes.io/hostname": "remote"}},
 			Spec:       corev1api.NodeSpec{Taints: []corev1api.Taint{{Key: "dedicated", Value: "remote", Effect: corev1api.TaintEffectNoSchedule}}},
 			Status:     corev1api.NodeStatus{Conditions: []corev1api.NodeCondition{{Type: corev1api.NodeReady, Status: corev1api.ConditionTrue}}},
 		},
+	}
+}
+
+// publisher is a site's external-dns.
+func publisher(args ...string) client.Object {
+	return &appsv1api.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "external-dns", Name: "external-dns"},
+		Spec: appsv1api.DeploymentSpec{Template: corev1api.PodTemplateSpec{Spec: corev1api.PodSpec{
+			Containers: []corev1api.Container{{Name: "external-dns", Image: "registry.example.org/external-dns:v0.20.0", Args: args}}}}},
+		Status: appsv1api.DeploymentStatus{ReadyReplicas: 1},
 	}
 }
 
@@ -502,6 +520,7 @@ func (w *world) sourceObjects() []client.Object {
 				Spec: corev1api.PersistentVolumeSpec{PersistentVolumeReclaimPolicy: corev1api.PersistentVolumeReclaimDelete}})
 	}
 	return append(objects,
+		publisher("--registry=noop"),
 		&corev1api.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "wordpress"}},
 		&corev1api.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "kube-system", UID: "primary"}},
 		&velerov1api.Schedule{
@@ -662,11 +681,21 @@ func (w *world) Zone(_ context.Context, host string) (dns.Zone, error) {
 	if !strings.HasSuffix(host, "example.org") {
 		return dns.Zone{}, dns.ErrNoZone
 	}
-	return dns.Zone{Name: "example.org", Servers: []string{"ns1.example.org:53"}}, nil
+	return dns.Zone{Name: "example.org", Servers: []string{"ns1.example.org:53"}, Primary: "ns1.example.org:53"}, nil
 }
 
 func (w *world) Records(_ context.Context, _ dns.Zone, host string) ([]dns.Record, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	return w.records[host], nil
+}
+
+func (w *world) Answer(ctx context.Context, _, host string) ([]dns.Record, error) {
+	return w.Records(ctx, dns.Zone{}, host)
+}
+
+func (w *world) Texts(_ context.Context, _ dns.Zone, name string) ([]dns.Record, error) {
+	return w.texts[name], nil
 }
 
 type tunnel string
@@ -955,7 +984,7 @@ func (w *world) run(ctx context.Context, args ...string) outcome {
 		return &cluster.Storage{Locations: []cluster.Location{{Name: "zfs", Location: loc, Agents: w}}}, nil
 	}
 	e.images = func() check.Images { return w }
-	e.names = func(string) check.Names { return w }
+	e.names = func(string) traffic.Names { return w.names }
 	code := execute(ctx, args, e)
 	return outcome{out: out.String(), err: errOut.String(), code: code}
 }

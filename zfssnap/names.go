@@ -7,6 +7,7 @@ const (
 	Domain            = names.Domain
 	LabelRun          = names.LabelRun
 	LabelPlan         = names.LabelPlan
+	LabelStandby      = names.LabelStandby
 	AnnotationProfile = names.AnnotationProfile
 	LabelVolume       = names.LabelVolume
 	PropManaged       = names.PropManaged

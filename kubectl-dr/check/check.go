@@ -17,6 +17,7 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/restorepoint"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/traffic"
 	"github.com/kubectl-dr/kubectl-dr/restore/rules"
 )
 
@@ -33,7 +34,7 @@ type Checker struct {
 	Interval, ServerTimeout time.Duration
 	// Images and Names ask the world outside; nil does not.
 	Images Images
-	Names  Names
+	Names  traffic.Names
 }
 
 // inspection is one check of a plan under way.

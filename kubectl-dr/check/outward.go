@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	appsv1api "k8s.io/api/apps/v1"
 	corev1api "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -21,18 +20,14 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/registry"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/run"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/traffic"
 	"github.com/kubectl-dr/kubectl-dr/restore/rules"
 )
 
 // Images asks registries; *registry.Client does. The errors are its own.
 type Images interface {
 	Check(ctx context.Context, image registry.Image, with []registry.Credentials) error
-}
-
-// Names asks name servers; *dns.Client does. The errors are its own.
-type Names interface {
-	Zone(ctx context.Context, host string) (dns.Zone, error)
-	Records(ctx context.Context, zone dns.Zone, host string) ([]dns.Record, error)
 }
 
 // asksAtOnce bounds the questions to registries that run side by side.
@@ -270,19 +265,20 @@ func (in *inspection) traffic(ctx context.Context) {
 		in.skip("names", "the plan says nothing of traffic")
 		return
 	}
+	var registry *traffic.Registry
 	if t.Method == plan.TrafficExternalDNS {
-		in.externalDNS(ctx)
+		registry = in.externalDNS(ctx)
 	}
 	if in.Names == nil {
 		in.skip("names", "name servers are not asked")
 		return
 	}
 	for _, host := range t.Hosts {
-		in.name(ctx, host)
+		in.name(ctx, host, registry)
 	}
 }
 
-func (in *inspection) name(ctx context.Context, host string) {
+func (in *inspection) name(ctx context.Context, host string, registry *traffic.Registry) {
 	what := "name " + host
 	zone, err := in.Names.Zone(ctx, host)
 	switch {
@@ -309,25 +305,68 @@ func (in *inspection) name(ctx context.Context, host string) {
 		return
 	}
 	in.ok(what, message)
+	in.owner(ctx, host, registry)
 }
 
-// externalDNS looks whether one runs here to claim the names.
-func (in *inspection) externalDNS(ctx context.Context) {
-	list := &appsv1api.DeploymentList{}
-	if err := in.Cluster.Client.List(ctx, list); err != nil {
-		in.failed("external-dns", err, "")
+// owner looks whose external-dns has made a host's records: that of here takes no
+// others for its own.
+func (in *inspection) owner(ctx context.Context, host string, registry *traffic.Registry) {
+	if registry == nil || registry.Kind != "txt" {
 		return
 	}
-	for _, d := range list.Items {
-		if !slices.ContainsFunc(d.Spec.Template.Spec.Containers, func(c corev1api.Container) bool { return strings.Contains(c.Image, "external-dns") }) {
-			continue
-		}
-		if d.Status.ReadyReplicas == 0 {
-			in.warn("external-dns", fmt.Sprintf("deployment %s/%s has no pod that is ready: nothing would point the names here", d.Namespace, d.Name), "start it, by hand or with the failover")
+	what := "owner of " + host
+	h, err := traffic.Look(ctx, in.Names, host, registry)
+	if err != nil {
+		in.warn(what, err.Error(), "make the zone's servers reachable from the recovery site")
+		return
+	}
+	changes, owners := h.HandOver(registry), strings.Join(h.Owners(), ", ")
+	runs, err := run.Runs(ctx, in.Cluster.Client, in.Cluster.Namespace, in.plan.Name)
+	if err != nil {
+		in.warn(what, err.Error(), "")
+		return
+	}
+	move := run.LastMove(runs)
+	switch {
+	case len(h.Texts) == 0 && len(h.Records) == 0:
+		in.ok(what, "there is none yet")
+	case len(changes) == 0 && move != nil && move.Spec.Kind != plan.RunFailback:
+		in.ok(what, "external-dns "+registry.Owner+" of this cluster")
+	case len(changes) == 0:
+		message := "the external-dns of this cluster is called " + registry.Owner + " as well, so it takes the records for its own"
+		if registry.Deletes {
+			in.problem(what, message+", and deletes them while nothing here asks for them", "give it a --txt-owner-id of its own")
 			return
 		}
-		in.ok("external-dns", fmt.Sprintf("deployment %s/%s", d.Namespace, d.Name))
-		return
+		in.warn(what, message, "give it a --txt-owner-id of its own")
+	case in.plan.Spec.Traffic.Update != nil:
+		in.ok(what, fmt.Sprintf("external-dns %s; a failover hands the records over to %s", or(owners, "none"), registry.Owner))
+	default:
+		in.warn(what, fmt.Sprintf("external-dns %s: that of this cluster, %s, changes no record of it", or(owners, "none"), registry.Owner),
+			"a failover says what to change by hand; with spec.traffic.update it does so itself")
 	}
-	in.warn("external-dns", "spec.traffic.method is external-dns, and no Deployment here runs it", "install it here, or set the method to manual")
+}
+
+func or(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}
+
+// externalDNS looks whether one runs here to claim the names, and returns how it tells
+// which are its own.
+func (in *inspection) externalDNS(ctx context.Context) *traffic.Registry {
+	registry, err := traffic.FindRegistry(ctx, in.Cluster.Client)
+	switch {
+	case err != nil:
+		in.failed("external-dns", err, "")
+	case registry == nil:
+		in.warn("external-dns", "spec.traffic.method is external-dns, and no Deployment here runs it", "install it here, or set the method to manual")
+	case !registry.Ready:
+		in.warn("external-dns", fmt.Sprintf("deployment %s has no pod that is ready: nothing would point the names here", registry.Deployment), "start it, by hand or with the failover")
+	default:
+		in.ok("external-dns", "deployment "+registry.Deployment)
+	}
+	return registry
 }

@@ -128,6 +128,8 @@ func (in *inspection) references() {
 		switch {
 		case p.Exec != nil:
 			workload("probe "+p.Name, p.Exec.Workload)
+		case p.SQL != nil:
+			workload("probe "+p.Name, p.SQL.Workload)
 		case err != nil:
 		case p.HTTP != nil:
 			look("probe "+p.Name, "v1/Service", ns+"/"+p.HTTP.Service)
@@ -395,7 +397,8 @@ func (in *inspection) restorePoint(context.Context) {
 
 func (in *inspection) profiles(ctx context.Context) {
 	used := in.usedProfiles()
-	if len(used) == 0 {
+	standby := in.plan.Spec.Profiles.Standby
+	if len(used) == 0 && standby == "" {
 		in.skip("profiles", "the plan names none: objects are restored as they were")
 		return
 	}
@@ -418,6 +421,17 @@ func (in *inspection) profiles(ctx context.Context) {
 		case p.State != rules.StateStandby && len(files) == 0:
 			in.warn("profile "+name+" state", "workloads start as soon as they are restored, not in waves", "set state: standby in the profile")
 		}
+	}
+	if standby == "" || slices.Contains(used, standby) {
+		return
+	}
+	switch p, err := set.Profile(standby); {
+	case err != nil:
+		in.failed("profile "+standby, err, "correct spec.profiles of the plan, or add the profile")
+	case p.State != rules.StateStandby:
+		in.problem("profile "+standby, "kubectl dr sync refuses it: it would start the application", "set state: standby in the profile")
+	default:
+		in.ok("profile "+standby, "")
 	}
 }
 

@@ -52,6 +52,7 @@ type Tunnel interface {
 // ExecResult is how a command ended.
 type ExecResult struct {
 	Output   string // standard output and error, cut at 64 KiB
+	Stdout   string // standard output alone, cut too
 	ExitCode int
 }
 
@@ -198,9 +199,9 @@ func (p *podAccess) Exec(ctx context.Context, namespace, pod, container string, 
 	if err != nil {
 		return ExecResult{}, wrap(err)
 	}
-	var output lockedBuffer
-	err = executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &output, Stderr: &output})
-	result := ExecResult{Output: output.String()}
+	var output, stdout lockedBuffer
+	err = executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: io.MultiWriter(&output, &stdout), Stderr: &output})
+	result := ExecResult{Output: output.String(), Stdout: stdout.String()}
 	var exit exec.CodeExitError
 	switch {
 	case errors.As(err, &exit):

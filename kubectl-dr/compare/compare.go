@@ -65,7 +65,7 @@ func Objects(source, standby []*unstructured.Unstructured, scope Scope) *report.
 			differs(k, report.Missing, nil)
 			continue
 		}
-		if fields := fields(normal(obj), normal(other)); len(fields) > 0 {
+		if fields := Differ(obj, other); len(fields) > 0 {
 			differs(k, report.Drifted, fields)
 		}
 	}
@@ -163,19 +163,32 @@ var givenAnnotations = []string{
 // givenLabels begin those that a restore puts on what it restores.
 var givenLabels = []string{"velero.io/", "kubectl-dr.io/"}
 
-// normal returns a copy of what is wanted of an object.
+// Differ returns the paths at which what is wanted of two objects differs, nil for
+// none. Values are not told: they may be secret.
+func Differ(a, b *unstructured.Unstructured) []string { return fields(normal(a), normal(b)) }
+
+// Changed returns the paths at which two states of one object in one cluster differ.
+func Changed(before, after *unstructured.Unstructured) []string {
+	return fields(rewrite.Restored(before).Object, rewrite.Restored(after).Object)
+}
+
+// normal returns a copy of what is wanted of an object, as a comparison has it: what
+// a restore puts on it does not count.
 func normal(obj *unstructured.Unstructured) map[string]any {
+	out := Wanted(obj)
+	out.SetAnnotations(without(out.GetAnnotations(), givenLabels))
+	out.SetLabels(without(out.GetLabels(), givenLabels))
+	tidy(out)
+	return out.Object
+}
+
+// Wanted returns a copy of an object without status and without what its cluster
+// has filled in.
+func Wanted(obj *unstructured.Unstructured) *unstructured.Unstructured {
 	out := rewrite.Restored(obj)
 	out.SetFinalizers(nil)
-	out.SetAnnotations(without(out.GetAnnotations(), append(givenAnnotations, givenLabels...)))
-	out.SetLabels(without(out.GetLabels(), givenLabels))
-	if meta, ok := out.Object["metadata"].(map[string]any); ok {
-		for _, field := range []string{"annotations", "labels"} {
-			if m, _ := meta[field].(map[string]any); len(m) == 0 {
-				delete(meta, field)
-			}
-		}
-	}
+	out.SetAnnotations(without(out.GetAnnotations(), givenAnnotations))
+	tidy(out)
 	for _, field := range given[obj.GroupVersionKind().GroupKind()] {
 		unstructured.RemoveNestedField(out.Object, field...)
 	}
@@ -190,7 +203,20 @@ func normal(obj *unstructured.Unstructured) map[string]any {
 			_ = unstructured.SetNestedSlice(out.Object, ports, "spec", "ports")
 		}
 	}
-	return out.Object
+	return out
+}
+
+// tidy takes out labels and annotations that are empty.
+func tidy(obj *unstructured.Unstructured) {
+	meta, ok := obj.Object["metadata"].(map[string]any)
+	if !ok {
+		return
+	}
+	for _, field := range []string{"annotations", "labels"} {
+		if m, _ := meta[field].(map[string]any); len(m) == 0 {
+			delete(meta, field)
+		}
+	}
 }
 
 // without leaves out what begins with one of the prefixes.

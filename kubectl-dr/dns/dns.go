@@ -29,13 +29,15 @@ type Client struct {
 // Zone is who answers for a name.
 type Zone struct {
 	Name string // without the last dot
-	// Servers are the authoritative ones, as host:port.
+	// Servers are the authoritative ones, as host:port, and Primary is the one that
+	// takes changes.
 	Servers []string
+	Primary string
 }
 
 // Record is what one of them says of a name.
 type Record struct {
-	// Type is A, AAAA or CNAME.
+	// Type is A, AAAA, CNAME or TXT.
 	Type  string
 	Value string
 	// TTL is how long others keep it.
@@ -57,11 +59,16 @@ func (c *Client) Zone(ctx context.Context, host string) (Zone, error) {
 		if err != nil {
 			return Zone{}, fmt.Errorf("ask for the zone of %s: %w", host, err)
 		}
-		if slices.ContainsFunc(answer.Answers, func(r dnsmessage.Resource) bool {
+		if i := slices.IndexFunc(answer.Answers, func(r dnsmessage.Resource) bool {
 			return r.Header.Type == dnsmessage.TypeSOA && strings.EqualFold(r.Header.Name.String(), name+".")
-		}) {
-			servers, err := c.servers(ctx, server, name)
-			return Zone{Name: name, Servers: servers}, err
+		}); i >= 0 {
+			zone := Zone{Name: name}
+			if soa, ok := answer.Answers[i].Body.(*dnsmessage.SOAResource); ok {
+				zone.Primary = c.address(server, soa.NS)
+			}
+			var err error
+			zone.Servers, err = c.servers(ctx, server, name)
+			return zone, err
 		}
 		_, above, ok := strings.Cut(name, ".")
 		if !ok || !strings.Contains(above, ".") {
@@ -76,14 +83,10 @@ func (c *Client) servers(ctx context.Context, server, zone string) ([]string, er
 	if err != nil {
 		return nil, fmt.Errorf("ask for the servers of %s: %w", zone, err)
 	}
-	_, port, err := net.SplitHostPort(server)
-	if err != nil || c.Server == "" {
-		port = "53"
-	}
 	var found []string
 	for _, r := range answer.Answers {
 		if ns, ok := r.Body.(*dnsmessage.NSResource); ok {
-			found = append(found, net.JoinHostPort(strings.TrimSuffix(ns.NS.String(), "."), port))
+			found = append(found, c.address(server, ns.NS))
 		}
 	}
 	if len(found) == 0 {
@@ -93,30 +96,59 @@ func (c *Client) servers(ctx context.Context, server, zone string) ([]string, er
 	return found, nil
 }
 
+// address is where a server of a zone is asked: at the port of the one that was named,
+// if one was.
+func (c *Client) address(server string, name dnsmessage.Name) string {
+	_, port, err := net.SplitHostPort(server)
+	if err != nil || c.Server == "" {
+		port = "53"
+	}
+	return net.JoinHostPort(strings.TrimSuffix(name.String(), "."), port)
+}
+
 // Records asks the servers of a zone for the addresses of a name, until one answers.
 // There is none for a name that does not exist.
 func (c *Client) Records(ctx context.Context, zone Zone, host string) ([]Record, error) {
+	return c.first(ctx, zone, host, dnsmessage.TypeA, dnsmessage.TypeAAAA)
+}
+
+// Texts is Records for what is written about a name.
+func (c *Client) Texts(ctx context.Context, zone Zone, name string) ([]Record, error) {
+	return c.first(ctx, zone, name, dnsmessage.TypeTXT)
+}
+
+// first asks the servers of a zone until one answers.
+func (c *Client) first(ctx context.Context, zone Zone, name string, types ...dnsmessage.Type) ([]Record, error) {
 	var errs []error
 	for _, server := range zone.Servers {
-		var records []Record
-		var err error
-		for _, t := range []dnsmessage.Type{dnsmessage.TypeA, dnsmessage.TypeAAAA} {
-			var answer dnsmessage.Message
-			if answer, err = c.ask(ctx, server, strings.TrimSuffix(host, "."), t, false); err != nil {
-				break
-			}
-			for _, r := range answer.Answers {
-				if record := read(r); record.Type != "" && !slices.Contains(records, record) {
-					records = append(records, record)
-				}
-			}
-		}
+		records, err := c.records(ctx, server, name, types...)
 		if err == nil {
 			return records, nil
 		}
-		errs = append(errs, fmt.Errorf("ask %s: %w", server, err))
+		errs = append(errs, err)
 	}
 	return nil, errors.Join(errs...)
+}
+
+// Answer is Records of one server.
+func (c *Client) Answer(ctx context.Context, server, host string) ([]Record, error) {
+	return c.records(ctx, server, host, dnsmessage.TypeA, dnsmessage.TypeAAAA)
+}
+
+func (c *Client) records(ctx context.Context, server, name string, types ...dnsmessage.Type) ([]Record, error) {
+	var records []Record
+	for _, t := range types {
+		answer, err := c.ask(ctx, server, strings.TrimSuffix(name, "."), t, false)
+		if err != nil {
+			return nil, fmt.Errorf("ask %s: %w", server, err)
+		}
+		for _, r := range answer.Answers {
+			if record := read(r); record.Type != "" && !slices.Contains(records, record) {
+				records = append(records, record)
+			}
+		}
+	}
+	return records, nil
 }
 
 func read(r dnsmessage.Resource) Record {
@@ -128,6 +160,8 @@ func read(r dnsmessage.Resource) Record {
 		record.Type, record.Value = "AAAA", net.IP(b.AAAA[:]).String()
 	case *dnsmessage.CNAMEResource:
 		record.Type, record.Value = "CNAME", strings.TrimSuffix(b.CNAME.String(), ".")
+	case *dnsmessage.TXTResource:
+		record.Type, record.Value = "TXT", strings.Join(b.TXT, "")
 	}
 	return record
 }

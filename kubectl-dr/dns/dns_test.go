@@ -89,7 +89,7 @@ func TestClient(t *testing.T) {
 	c := &Client{Server: server}
 	zone, err := c.Zone(t.Context(), "a.b.www.example.org.")
 	require.NoError(t, err)
-	assert.Equal(t, Zone{Name: "example.org", Servers: []string{server}}, zone)
+	assert.Equal(t, Zone{Name: "example.org", Servers: []string{server}, Primary: strings.Replace(server, "127.0.0.1", "example.org", 1)}, zone)
 
 	records, err := c.Records(t.Context(), zone, "www.example.org")
 	require.NoError(t, err)

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,6 +23,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/restorepoint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/run"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
@@ -71,6 +73,24 @@ type Drill struct {
 	CleanUpTimeout time.Duration
 }
 
+// Kept reports whether what a drill made is still there because that was asked for.
+func Kept(r *plan.RecoveryRun) bool {
+	if r.Spec.Kind != plan.RunDrill || !r.Spec.Keep || r.InProgress() {
+		return false
+	}
+	i := slices.IndexFunc(r.Status.Steps, func(s plan.Step) bool { return s.Name == StepCleanUp })
+	return i >= 0 && r.Status.Steps[i].Phase == plan.PhaseSkipped
+}
+
+// KeptUntil is when a kept drill has outlived its time, nil when it has none.
+func KeptUntil(r *plan.RecoveryRun) *time.Time {
+	if !Kept(r) || r.Spec.TTL == nil || r.Status.EndedAt == nil {
+		return nil
+	}
+	until := r.Status.EndedAt.Add(r.Spec.TTL.Duration)
+	return &until
+}
+
 // FailedError says that a drill did not pass.
 type FailedError struct {
 	Run string
@@ -117,7 +137,11 @@ func (d *Drill) Execute(ctx context.Context, j *run.Journal) error {
 	}
 	var cleanErr error
 	if d.Run.Spec.Keep {
-		cleanErr = j.Skip(after, StepCleanUp, "kept: kubectl dr drill cleanup "+d.Run.Name)
+		message := "kept: kubectl dr drill cleanup " + d.Run.Name
+		if ttl := d.Run.Spec.TTL; ttl != nil {
+			message = fmt.Sprintf("kept for %s: kubectl dr drill cleanup --expired, or %s", report.Age(ttl.Duration), d.Run.Name)
+		}
+		cleanErr = j.Skip(after, StepCleanUp, message)
 	} else {
 		cleanErr = j.Do(after, d.cleanUp())
 	}

@@ -22,6 +22,8 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/restorepoint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/run"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/standby"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/traffic"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent"
 )
@@ -30,6 +32,7 @@ import (
 const (
 	StepFence    = "fence the copies"
 	StepTraffic  = "direct traffic"
+	StepVerify   = "verify traffic"
 	StepRollBack = "roll back "
 	StepResume   = "resume the schedule"
 )
@@ -52,6 +55,10 @@ type Failover struct {
 	*run.Target
 	Finder *restorepoint.Finder
 	Fencer Fencer
+	// Standby is the warm standby of the plan, which the run may say what to do with.
+	Standby *standby.Standby
+	// Names asks name servers; nil asks none.
+	Names traffic.Names
 	// Source is the side that the application leaves, nil in a disaster.
 	Source *Source
 	// Unfence are copies that the run before had fenced, and that a failback lets
@@ -100,10 +107,17 @@ func (f *Failover) recovery() []run.Step {
 		steps = append(steps, f.setAside())
 	}
 	steps = append(steps, pauseGitOps(f.Cluster.Client, f.Run, f.site(), false)...)
-	steps = append(steps, f.Restore())
+	switch f.Run.Spec.Standby {
+	case plan.StandbyActivate:
+		steps = append(steps, f.refresh(), f.RestoreVolumes(standby.VolumeResources...))
+	case plan.StandbyRemove:
+		steps = append(steps, f.removeStandby(), f.Restore())
+	default:
+		steps = append(steps, f.Restore())
+	}
 	steps = append(steps, f.Start(true)...)
 	steps = append(steps, f.Probes()...)
-	steps = append(steps, f.traffic())
+	steps = append(steps, f.traffic()...)
 	if f.Run.Spec.Kind == plan.RunFailback {
 		steps = append(steps, f.resume())
 	}
@@ -252,37 +266,6 @@ func (f *Failover) resume() run.Step {
 			}
 			return message, nil
 		}}
-}
-
-func (f *Failover) traffic() run.Step {
-	about := "nothing: the plan says nothing of traffic"
-	where, site := "here", f.site()
-	if f.Run.Spec.Kind == plan.RunFailback {
-		where = "to the source"
-	}
-	if t := f.Run.Spec.PlanSpec.Traffic; t != nil {
-		about = fmt.Sprintf("point %s %s (%s)", strings.Join(t.Hosts, ", "), where, t.Method)
-	}
-	return run.Step{Name: StepTraffic, About: about, Do: func(ctx context.Context) (string, error) {
-		t := f.Run.Spec.PlanSpec.Traffic
-		if t == nil {
-			return "the plan says nothing of it", nil
-		}
-		hosts := strings.Join(t.Hosts, ", ")
-		if t.Method == plan.TrafficExternalDNS {
-			return fmt.Sprintf("external-dns of %s publishes %s", site, hosts), nil
-		}
-		addresses, err := f.addresses(ctx)
-		if err != nil {
-			return "", err
-		}
-		to := site + " (no load balancer there has an address yet)"
-		if len(addresses) > 0 {
-			to = strings.Join(addresses, ", ")
-		}
-		f.Hooks.Warnf("point %s to %s", hosts, to)
-		return fmt.Sprintf("to do by hand: point %s to %s", hosts, to), nil
-	}}
 }
 
 // addresses returns what load balancers gave the restored objects.

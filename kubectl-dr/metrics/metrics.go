@@ -65,6 +65,8 @@ var (
 	lastRun     = desc("last_run_timestamp_seconds", "When the last run of a kind began.", "kind")
 	lastPassed  = desc("last_run_passed", "1 if the last run of a kind passed.", "kind")
 	lastRTO     = desc("last_run_rto_seconds", "How long recovery took in the last run of a kind.", "kind")
+	standbyAge  = desc("standby_age_seconds", "Age of the backup that the warm standby is at.")
+	standbyOK   = desc("standby_state", "0: as the backup has it; 1: something is left to do, or there is a newer backup; 2: something could not be done.")
 	measured    = desc("measured_timestamp_seconds", "When the plan was last looked at.")
 	failed      = desc("measurement_failed", "1 if the plan could not be looked at.")
 	skew        = prometheus.NewDesc(prometheus.BuildFQName(namespace, "", "clock_skew_seconds"),
@@ -77,7 +79,7 @@ type collector func() ([]Measurement, time.Time)
 // Describe implements prometheus.Collector.
 func (collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{rpoSeconds, rpoState, rpoWanted, rtoWanted, drillWanted, metadata, volumeRPO, active, bothActive,
-		epoch, inProgress, lastRun, lastPassed, lastRTO, measured, failed, skew} {
+		epoch, inProgress, lastRun, lastPassed, lastRTO, standbyAge, standbyOK, measured, failed, skew} {
 		ch <- d
 	}
 }
@@ -116,6 +118,10 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 			gauge(bothActive, truth(len(s.BothActive) > 0))
 			gauge(epoch, float64(s.Epoch))
 			gauge(inProgress, truth(s.Running != nil))
+			if b := s.Standby; b != nil && b.Backup != "" {
+				gauge(standbyAge, now.Sub(b.At.Time).Seconds())
+				gauge(standbyOK, graded(b.State))
+			}
 			for kind, r := range map[string]*report.RunSummary{"drill": s.LastDrill, "failover": s.LastFailover} {
 				if r == nil || r.StartedAt == nil {
 					continue
@@ -159,6 +165,11 @@ func (m *Measurement) state() float64 {
 	case m.RPO != nil:
 		s = m.RPO.State
 	}
+	return graded(s)
+}
+
+// graded turns a state into a number.
+func graded(s report.State) float64 {
 	switch s {
 	case report.Problem:
 		return 2

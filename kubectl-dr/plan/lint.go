@@ -1,12 +1,21 @@
 package plan
 
 import (
+	"bytes"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"net"
+	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
 
+	batchv1api "k8s.io/api/batch/v1"
+	corev1api "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/utils/ptr"
 )
 
 // MaxName is how long a plan's name may be, so that the names of its runs are
@@ -61,12 +70,7 @@ func (p *RecoveryPlan) Lint() []Fault {
 	}
 	l.unique("spec.probes", names(p.Spec.Probes, func(p Probe) string { return p.Name }))
 	if t := p.Spec.Traffic; t != nil {
-		if len(t.Hosts) == 0 {
-			l.fault("spec.traffic.hosts", "lists no host")
-		}
-		if t.Method != TrafficExternalDNS && t.Method != TrafficManual {
-			l.fault("spec.traffic.method", "%q is neither %q nor %q", t.Method, TrafficExternalDNS, TrafficManual)
-		}
+		l.traffic(t)
 	}
 	l.gitOps(p.Spec.GitOps)
 	return l.faults
@@ -83,7 +87,7 @@ func (p *RecoveryPlan) Advice() []Fault {
 	case len(s.Probes) == 0:
 		l.fault("spec.probes", "is empty: a drill proves only that pods start")
 	case !slices.ContainsFunc(s.Probes, Probe.looksInside):
-		l.fault("spec.probes", "only connect or ask for a status: none looks at what was recovered, with contains or exec")
+		l.fault("spec.probes", "only connect or ask for a status: none looks at what was recovered, with contains, exec, sql or a job")
 	}
 	if s.Protect == nil || s.Protect.Interval == nil {
 		return l.faults
@@ -96,7 +100,64 @@ func (p *RecoveryPlan) Advice() []Fault {
 
 // looksInside reports whether a probe depends on data.
 func (p Probe) looksInside() bool {
-	return p.Exec != nil || p.HTTP != nil && p.HTTP.Expect.Contains != ""
+	return p.Exec != nil || p.SQL != nil || p.Job != nil || p.HTTP != nil && p.HTTP.Expect.Contains != ""
+}
+
+func (l *linter) traffic(t *Traffic) {
+	if len(t.Hosts) == 0 {
+		l.fault("spec.traffic.hosts", "lists no host")
+	}
+	methods := []string{TrafficExternalDNS, TrafficManual, TrafficUpdate}
+	if !slices.Contains(methods, t.Method) {
+		l.fault("spec.traffic.method", "%q is none of %s", t.Method, strings.Join(methods, ", "))
+	}
+	if t.TTL != nil && t.TTL.Duration <= 0 {
+		l.fault("spec.traffic.ttl", "must be a duration above zero, as 60s")
+	}
+	l.server("spec.traffic.resolver", t.Resolver)
+	if s := t.Targets; s != nil {
+		l.targets("spec.traffic.targets.source", s.Source)
+		l.targets("spec.traffic.targets.recovery", s.Recovery)
+	}
+	switch u := t.Update; {
+	case u == nil && t.Method == TrafficUpdate:
+		l.fault("spec.traffic.update", "is missing: method %q needs the key of the zone's server", TrafficUpdate)
+	case u != nil:
+		l.server("spec.traffic.update.server", u.Server)
+		if u.KeyName == "" {
+			l.fault("spec.traffic.update.keyName", "is empty")
+		}
+		if u.Secret.Name == "" || u.Secret.Key == "" {
+			l.fault("spec.traffic.update.secret", "wants name and key")
+		}
+	}
+	if v := t.Verify; v != nil {
+		l.timeout("spec.traffic.verify", v.Timeout.Duration)
+		if u, err := url.Parse(v.URL); v.URL != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
+			l.fault("spec.traffic.verify.url", "%q is not the URL of a page", v.URL)
+		}
+	}
+}
+
+func (l *linter) server(field, s string) {
+	if _, _, err := net.SplitHostPort(s); s != "" && err != nil {
+		l.fault(field, "%q is not host:port", s)
+	}
+}
+
+// targets are addresses, or one name: a name with an alias has nothing else.
+func (l *linter) targets(field string, all []string) {
+	for i, s := range all {
+		if net.ParseIP(s) != nil {
+			continue
+		}
+		switch at := fmt.Sprintf("%s[%d]", field, i); {
+		case len(validation.IsDNS1123Subdomain(s)) > 0:
+			l.fault(at, "%q is neither an address nor a name", s)
+		case len(all) > 1:
+			l.fault(at, "%q is a name, and has to be the only target", s)
+		}
+	}
 }
 
 func (l *linter) gitOps(g *GitOps) {
@@ -182,7 +243,7 @@ func (l *linter) waves(waves []Wave) {
 
 func (l *linter) probe(field string, p Probe) {
 	l.timeout(field, p.Timeout.Duration)
-	if _, err := ParseNamespace(p.Namespace, l.namespaces); err != nil && (p.Exec == nil || p.Namespace != "") {
+	if _, err := ParseNamespace(p.Namespace, l.namespaces); err != nil && (p.Exec == nil && p.SQL == nil || p.Namespace != "") {
 		l.fault(field+".namespace", "%s", err)
 	}
 	set := 0
@@ -216,9 +277,60 @@ func (l *linter) probe(field string, p Probe) {
 			l.fault(field+".exec.command", "is empty")
 		}
 	}
-	if set != 1 {
-		l.fault(field, "has %d of http, tcp and exec; want exactly one", set)
+	if p.SQL != nil {
+		set++
+		l.sql(field+".sql", p.SQL)
 	}
+	if p.Job != nil {
+		set++
+		if _, err := p.Job.JobSpec(); err != nil {
+			l.fault(field+".job.spec", "%s", err)
+		}
+	}
+	if set != 1 {
+		l.fault(field, "has %d of http, tcp, exec, sql and job; want exactly one", set)
+	}
+}
+
+// variable is the name of an environment variable.
+var variable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+func (l *linter) sql(field string, q *SQLProbe) {
+	if _, err := ParseWorkload(q.Workload, l.namespaces); err != nil {
+		l.fault(field+".workload", "%s", err)
+	}
+	if clients := []string{SQLMariaDB, SQLMySQL, SQLPostgres}; !slices.Contains(clients, q.Client) {
+		l.fault(field+".client", "%q is none of %s", q.Client, strings.Join(clients, ", "))
+	}
+	if q.PasswordEnv != "" && !variable.MatchString(q.PasswordEnv) {
+		l.fault(field+".passwordEnv", "%q is no environment variable", q.PasswordEnv)
+	}
+	if strings.TrimSpace(q.Query) == "" {
+		l.fault(field+".query", "is empty")
+	}
+	if (q.Expect.Equals == nil) == (q.Expect.AtLeast == nil) {
+		l.fault(field+".expect", "wants either equals or atLeast")
+	}
+}
+
+// JobSpec reads it, with what a probe's Job has when it says nothing else.
+func (p *JobProbe) JobSpec() (*batchv1api.JobSpec, error) {
+	spec := &batchv1api.JobSpec{}
+	d := json.NewDecoder(bytes.NewReader(p.Spec.Raw))
+	d.DisallowUnknownFields()
+	if err := d.Decode(spec); err != nil {
+		return nil, fmt.Errorf("is not that of a Job: %w", err)
+	}
+	if len(spec.Template.Spec.Containers) == 0 {
+		return nil, errors.New("has no container at template.spec.containers")
+	}
+	if spec.Template.Spec.RestartPolicy == "" {
+		spec.Template.Spec.RestartPolicy = corev1api.RestartPolicyNever
+	}
+	if spec.BackoffLimit == nil {
+		spec.BackoffLimit = ptr.To(int32(0))
+	}
+	return spec, nil
 }
 
 func (l *linter) timeout(field string, d time.Duration) {

@@ -8,6 +8,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/utils/ptr"
 )
 
 func valid() *RecoveryPlan {
@@ -53,8 +55,8 @@ func TestLint(t *testing.T) {
 		{"a workload started twice", func(p *RecoveryPlan) {
 			p.Spec.Start = append(p.Spec.Start, Wave{Name: "again", Workloads: p.Spec.Start[0].Workloads})
 		}, "is started by spec.start[0].workloads[0] already"},
-		{"a probe of nothing", func(p *RecoveryPlan) { p.Spec.Probes[0].HTTP = nil }, "has 0 of http, tcp and exec"},
-		{"a probe of two things", func(p *RecoveryPlan) { p.Spec.Probes[0].TCP = &TCPProbe{Service: "web"} }, "has 2 of http, tcp and exec"},
+		{"a probe of nothing", func(p *RecoveryPlan) { p.Spec.Probes[0].HTTP = nil }, "has 0 of http, tcp, exec, sql and job"},
+		{"a probe of two things", func(p *RecoveryPlan) { p.Spec.Probes[0].TCP = &TCPProbe{Service: "web"} }, "has 2 of http, tcp, exec, sql and job"},
 		{"a probe without service", func(p *RecoveryPlan) { p.Spec.Probes[0].HTTP.Service = "" }, "names no Service"},
 		{"a path that is not one", func(p *RecoveryPlan) { p.Spec.Probes[0].HTTP.Path = "index" }, "does not begin with a slash"},
 		{"a status that is not one", func(p *RecoveryPlan) { p.Spec.Probes[0].HTTP.Expect.Status = 20 }, "20 is not an HTTP status"},
@@ -62,6 +64,25 @@ func TestLint(t *testing.T) {
 		{"an empty command", func(p *RecoveryPlan) {
 			p.Spec.Probes[0] = Probe{Name: "x", Exec: &ExecProbe{Workload: "shop/deployment/web"}}
 		}, "spec.probes[0].exec.command: is empty"},
+		{"a client that is none", func(p *RecoveryPlan) { p.Spec.Probes[0] = sqlProbe(func(q *SQLProbe) { q.Client = "sh" }) }, `spec.probes[0].sql.client: "sh" is none of mariadb, mysql, psql`},
+		{"a query of nothing", func(p *RecoveryPlan) { p.Spec.Probes[0] = sqlProbe(func(q *SQLProbe) { q.Query = " " }) }, "spec.probes[0].sql.query: is empty"},
+		{"a variable that is none", func(p *RecoveryPlan) { p.Spec.Probes[0] = sqlProbe(func(q *SQLProbe) { q.PasswordEnv = "$(id)" }) }, `spec.probes[0].sql.passwordEnv: "$(id)" is no environment variable`},
+		{"an answer that may be anything", func(p *RecoveryPlan) {
+			p.Spec.Probes[0] = sqlProbe(func(q *SQLProbe) { q.Expect.AtLeast = nil })
+		}, "spec.probes[0].sql.expect: wants either equals or atLeast"},
+		{"a database that is nowhere", func(p *RecoveryPlan) { p.Spec.Probes[0] = sqlProbe(func(q *SQLProbe) { q.Workload = "db" }) }, "spec.probes[0].sql.workload: "},
+		{"a Job that is none", func(p *RecoveryPlan) { p.Spec.Probes[0] = jobProbe(`{"tries": 3}`) }, `spec.probes[0].job.spec: is not that of a Job: json: unknown field "tries"`},
+		{"a Job of nothing", func(p *RecoveryPlan) { p.Spec.Probes[0] = jobProbe(`{}`) }, "spec.probes[0].job.spec: has no container at template.spec.containers"},
+		{"a resolver without a port", func(p *RecoveryPlan) { p.Spec.Traffic.Resolver = "192.0.2.53" }, `spec.traffic.resolver: "192.0.2.53" is not host:port`},
+		{"updates without a key", func(p *RecoveryPlan) { p.Spec.Traffic.Method = TrafficUpdate }, "spec.traffic.update: is missing"},
+		{"a key that is nowhere", func(p *RecoveryPlan) { p.Spec.Traffic.Update = &DNSUpdate{KeyName: "dr"} }, "spec.traffic.update.secret: wants name and key"},
+		{"a key without a name", func(p *RecoveryPlan) { p.Spec.Traffic.Update = &DNSUpdate{Secret: SecretKey{"a", "b"}} }, "spec.traffic.update.keyName: is empty"},
+		{"a target that is none", func(p *RecoveryPlan) { p.Spec.Traffic.Targets = &TrafficTargets{Recovery: []string{"!"}} }, `spec.traffic.targets.recovery[0]: "!" is neither an address nor a name`},
+		{"a name beside an address", func(p *RecoveryPlan) {
+			p.Spec.Traffic.Targets = &TrafficTargets{Source: []string{"192.0.2.1", "lb.example.net"}}
+		}, `spec.traffic.targets.source[1]: "lb.example.net" is a name, and has to be the only target`},
+		{"a page that is none", func(p *RecoveryPlan) { p.Spec.Traffic.Verify = &TrafficVerify{URL: "www.example.org"} }, `spec.traffic.verify.url: "www.example.org" is not the URL of a page`},
+		{"a TTL of nothing", func(p *RecoveryPlan) { p.Spec.Traffic.TTL = &metav1.Duration{} }, "spec.traffic.ttl: must be a duration above zero"},
 		{"a negative timeout", func(p *RecoveryPlan) { p.Spec.Probes[0].Timeout.Duration = -1 }, "timeout: is negative"},
 		{"backups without restore points", func(p *RecoveryPlan) { p.Spec.Protect.Interval = nil }, "spec.protect.interval: is missing"},
 		{"backups all the time", func(p *RecoveryPlan) { p.Spec.Protect.Interval.Every.Duration = time.Second }, "spec.protect.interval.every: must be a minute at least"},
@@ -77,7 +98,7 @@ func TestLint(t *testing.T) {
 		{"an Application without a name", func(p *RecoveryPlan) {
 			p.Spec.GitOps = &GitOps{ArgoCD: []ArgoApplication{{}}}
 		}, "spec.gitops.argocd[0].application: is empty"},
-		{"traffic by an unknown way", func(p *RecoveryPlan) { p.Spec.Traffic.Method = "pigeon" }, `"pigeon" is neither`},
+		{"traffic by an unknown way", func(p *RecoveryPlan) { p.Spec.Traffic.Method = "pigeon" }, `"pigeon" is none of external-dns, manual, update`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -160,4 +181,15 @@ func TestAdvice(t *testing.T) {
 	assert.Equal(t, []Fault{{"spec.protect.interval.every", "is 15m0s: one backup that fails misses the RPO of 29m0s"}}, p.Advice())
 	p.Spec.Probes = nil
 	assert.Len(t, p.Advice(), 2)
+}
+
+// sqlProbe is a sound one, as a test spoils it.
+func sqlProbe(spoil func(*SQLProbe)) Probe {
+	q := &SQLProbe{Workload: "shop/deployment/web", Client: SQLMariaDB, Query: "SELECT 1", Expect: SQLExpect{AtLeast: ptr.To(int64(1))}}
+	spoil(q)
+	return Probe{Name: "rows", SQL: q}
+}
+
+func jobProbe(spec string) Probe {
+	return Probe{Name: "job", Namespace: "shop", Job: &JobProbe{Spec: runtime.RawExtension{Raw: []byte(spec)}}}
 }

@@ -9,6 +9,7 @@ package plan
 
 import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 )
 
 // RecoveryPlan says how one application is recovered: what is protected, to
@@ -205,6 +206,9 @@ type Profiles struct {
 	Drill    string `json:"drill,omitempty"`
 	Failover string `json:"failover,omitempty"`
 	Failback string `json:"failback,omitempty"`
+	// Standby is for the objects of a warm standby, which kubectl dr sync keeps: it
+	// has state: standby, and keeps names from being claimed.
+	Standby string `json:"standby,omitempty"`
 }
 
 // Wave is a group of workloads started together; the next wave waits for it.
@@ -219,7 +223,8 @@ type Wave struct {
 	Timeout metav1.Duration `json:"timeout,omitempty"`
 }
 
-// Probe checks the running application. Exactly one of HTTP, TCP and Exec is set.
+// Probe checks the running application. Exactly one of HTTP, TCP, Exec, SQL and Job is
+// set.
 type Probe struct {
 	Name string `json:"name"`
 	// Namespace is the source namespace; may be left out when the plan has one.
@@ -227,7 +232,9 @@ type Probe struct {
 	HTTP      *HTTPProbe `json:"http,omitempty"`
 	TCP       *TCPProbe  `json:"tcp,omitempty"`
 	Exec      *ExecProbe `json:"exec,omitempty"`
-	// Timeout until the probe passes, retries included; 1m when zero.
+	SQL       *SQLProbe  `json:"sql,omitempty"`
+	Job       *JobProbe  `json:"job,omitempty"`
+	// Timeout until the probe passes, retries included; 1m when zero, 10m for a job.
 	Timeout metav1.Duration `json:"timeout,omitempty"`
 }
 
@@ -268,20 +275,118 @@ type ExecExpect struct {
 	Contains string `json:"contains,omitempty"`
 }
 
+// The clients of SQLProbe.
+const (
+	SQLMariaDB  = "mariadb"
+	SQLMySQL    = "mysql"
+	SQLPostgres = "psql"
+)
+
+// SQLProbe asks a database by its own client, in a pod of a workload.
+type SQLProbe struct {
+	Workload  string `json:"workload"` // as in Wave.Workloads
+	Container string `json:"container,omitempty"`
+	// Client is the program in the container.
+	//
+	// +kubebuilder:validation:Enum=mariadb;mysql;psql
+	Client   string `json:"client"`
+	User     string `json:"user,omitempty"`     // that of the client when empty
+	Database string `json:"database,omitempty"` // that of the client when empty
+	// PasswordEnv is the container's environment variable that holds the password;
+	// none when empty.
+	PasswordEnv string    `json:"passwordEnv,omitempty"`
+	Query       string    `json:"query"`
+	Expect      SQLExpect `json:"expect"`
+}
+
+// SQLExpect is what the answer must be; exactly one is set.
+type SQLExpect struct {
+	// Equals is the whole answer, with a line for each row.
+	Equals *string `json:"equals,omitempty"`
+	// AtLeast is the least that the answer, one number, may be.
+	AtLeast *int64 `json:"atLeast,omitempty"`
+}
+
+// JobProbe runs a Job where the application is, once. It has to succeed, and is
+// deleted afterwards.
+type JobProbe struct {
+	// Spec is that of a Job. Its pods are not restarted or tried again unless it says
+	// so.
+	//
+	// +kubebuilder:validation:Type=object
+	// +kubebuilder:pruning:PreserveUnknownFields
+	Spec runtime.RawExtension `json:"spec"`
+}
+
 // The methods of Traffic.
 const (
 	TrafficExternalDNS = "external-dns"
 	TrafficManual      = "manual"
+	TrafficUpdate      = "update"
 )
 
 // Traffic says how clients find the application.
 type Traffic struct {
 	Hosts []string `json:"hosts"`
-	// Method is "external-dns" (the restored objects claim the names) or
-	// "manual" (the report lists what to change).
+	// Method is "external-dns" (the restored objects claim the names), "update" (the
+	// zone's server is sent what to change) or "manual" (the report lists it).
 	//
-	// +kubebuilder:validation:Enum=external-dns;manual
+	// +kubebuilder:validation:Enum=external-dns;manual;update
 	Method string `json:"method"`
+	// Targets are what the hosts point to at each site, where that is not what load
+	// balancers there give the restored objects.
+	Targets *TrafficTargets `json:"targets,omitempty"`
+	// TTL of records that are made where there were none; 1m when not given.
+	TTL *metav1.Duration `json:"ttl,omitempty"`
+	// Resolver is the name server that knows where the zones are, as host:port; this
+	// machine's when empty.
+	Resolver string `json:"resolver,omitempty"`
+	// Update is how the zone's server takes changes (RFC 2136). With external-dns it
+	// is used to hand records over that another external-dns owns.
+	Update *DNSUpdate `json:"update,omitempty"`
+	// Verify waits, after the names were pointed to a site, until they are.
+	Verify *TrafficVerify `json:"verify,omitempty"`
+}
+
+// TrafficTargets are addresses, or one name, to which the hosts become aliases.
+type TrafficTargets struct {
+	Source   []string `json:"source,omitempty"`
+	Recovery []string `json:"recovery,omitempty"`
+}
+
+// DNSUpdate is a server that takes signed updates.
+type DNSUpdate struct {
+	// Server is host:port; the primary that the zone names when empty.
+	Server string `json:"server,omitempty"`
+	// KeyName is the name of the key, as the server knows it.
+	//
+	// +kubebuilder:validation:MinLength=1
+	KeyName string `json:"keyName"`
+	// Algorithm is hmac-sha256 when empty.
+	//
+	// +kubebuilder:validation:Enum=hmac-sha256;hmac-sha384;hmac-sha512
+	Algorithm string `json:"algorithm,omitempty"`
+	// Secret is in Velero's namespace of the site that the application goes to, and
+	// holds the key as servers write it, in base 64.
+	Secret SecretKey `json:"secret"`
+}
+
+// SecretKey is one entry of a Secret.
+type SecretKey struct {
+	// +kubebuilder:validation:MinLength=1
+	Name string `json:"name"`
+	// +kubebuilder:validation:MinLength=1
+	Key string `json:"key"`
+}
+
+// TrafficVerify is what proves that clients find the application.
+type TrafficVerify struct {
+	// Timeout until every server of the zone answers with the targets, and the URL as
+	// expected; 5m when zero.
+	Timeout metav1.Duration `json:"timeout,omitempty"`
+	// URL is asked for from here, as any client would; none when empty.
+	URL    string     `json:"url,omitempty"`
+	Expect HTTPExpect `json:"expect,omitempty"`
 }
 
 // RunKind is what a RecoveryRun does.
@@ -354,6 +459,9 @@ type RecoveryRunSpec struct {
 	NamespaceMapping map[string]string `json:"namespaceMapping,omitempty"`
 	// Keep leaves a drill's objects in place.
 	Keep bool `json:"keep,omitempty"`
+	// TTL is how long after its end they are wanted; as long as nobody removes them
+	// when nil.
+	TTL *metav1.Duration `json:"ttl,omitempty"`
 	// Epoch counts the runs of the plan that change roles, from 1; 0 for a drill.
 	Epoch int64 `json:"epoch,omitempty"`
 	// Follows names the run that moved the application to where it runs when this
@@ -362,7 +470,23 @@ type RecoveryRunSpec struct {
 	// SetAside makes room for the application where an earlier run stopped it: its
 	// namespaces there are deleted, and its volumes are kept.
 	SetAside bool `json:"setAside,omitempty"`
+	// Standby says what becomes of a warm standby where the application goes; empty
+	// when there is none.
+	Standby StandbyUse `json:"standby,omitempty"`
 }
+
+// StandbyUse is what a failover does with a warm standby.
+//
+// +kubebuilder:validation:Enum=activate;remove
+type StandbyUse string
+
+// The uses.
+const (
+	// StandbyActivate brings it to the restore point and restores the volumes alone.
+	StandbyActivate StandbyUse = "activate"
+	// StandbyRemove deletes it and restores everything.
+	StandbyRemove StandbyUse = "remove"
+)
 
 // RecoveryRunStatus is the journal.
 type RecoveryRunStatus struct {

@@ -83,6 +83,17 @@ func (s RecoveryPlanSpec) Profile(kind RunKind) string {
 	return s.Profiles.Failover
 }
 
+// For returns the targets at a site, none when they are what load balancers give.
+func (t *Traffic) For(recovery bool) []string {
+	switch {
+	case t.Targets == nil:
+		return nil
+	case recovery:
+		return t.Targets.Recovery
+	}
+	return t.Targets.Source
+}
+
 // Words names a kind of run for people.
 func (k RunKind) Words() string {
 	switch k {
@@ -120,3 +131,6 @@ func (r *RecoveryRun) InProgress() bool {
 	}
 	return true
 }
+
+// Warm reports whether a run starts from a warm standby.
+func (s RecoveryRunSpec) Warm() bool { return s.Standby == StandbyActivate }

@@ -23,8 +23,10 @@ import (
 )
 
 const (
-	// DefaultTimeout is for a probe that says nothing else, retries included.
-	DefaultTimeout = time.Minute
+	// DefaultTimeout is for a probe that says nothing else, retries included, and
+	// DefaultJobTimeout for one that is a Job.
+	DefaultTimeout    = time.Minute
+	DefaultJobTimeout = 10 * time.Minute
 	// attemptTimeout bounds one try.
 	attemptTimeout = 20 * time.Second
 	// settle is how long a forwarded connection has to stay open to count.
@@ -38,6 +40,8 @@ type Prober struct {
 	Client   client.Client
 	Pods     cluster.Pods
 	Interval time.Duration
+	// Run is the name of the run, which the Jobs of probes carry.
+	Run string
 }
 
 // Describe says what a probe does.
@@ -49,6 +53,10 @@ func Describe(p plan.Probe) string {
 		return fmt.Sprintf("connect to service %s", p.TCP.Service)
 	case p.Exec != nil:
 		return fmt.Sprintf("run a command in %s, expect exit code %d", p.Exec.Workload, p.Exec.Expect.ExitCode)
+	case p.SQL != nil:
+		return fmt.Sprintf("ask %s in %s, expect %s", p.SQL.Client, p.SQL.Workload, answer(p.SQL.Expect))
+	case p.Job != nil:
+		return "run a job, expect that it succeeds, and delete it"
 	}
 	return ""
 }
@@ -79,8 +87,18 @@ func status(e plan.HTTPExpect) int {
 // seen. place says where a source namespace is restored to.
 func (p *Prober) Probe(ctx context.Context, probe plan.Probe, namespaces []string, place func(string) string) (string, error) {
 	timeout := probe.Timeout.Duration
-	if timeout == 0 {
+	switch {
+	case timeout == 0 && probe.Job != nil:
+		timeout = DefaultJobTimeout
+	case timeout == 0:
 		timeout = DefaultTimeout
+	}
+	if probe.Job != nil {
+		ns, err := plan.ParseNamespace(probe.Namespace, namespaces)
+		if err != nil {
+			return "", err
+		}
+		return p.job(ctx, probe, place(ns), timeout)
 	}
 	var seen string
 	var last error
@@ -114,6 +132,13 @@ func (p *Prober) try(ctx context.Context, probe plan.Probe, namespaces []string,
 			return "", err
 		}
 		return p.exec(ctx, probe.Exec, w, place(w.Namespace))
+	}
+	if probe.SQL != nil {
+		w, err := plan.ParseWorkload(probe.SQL.Workload, namespaces)
+		if err != nil {
+			return "", err
+		}
+		return p.sql(ctx, probe.SQL, w, place(w.Namespace))
 	}
 	ns, err := plan.ParseNamespace(probe.Namespace, namespaces)
 	if err != nil {
@@ -276,29 +301,36 @@ func podReady(pod *corev1api.Pod) bool {
 }
 
 func (p *Prober) exec(ctx context.Context, probe *plan.ExecProbe, w plan.Workload, namespace string) (string, error) {
-	obj := &unstructured.Unstructured{}
-	obj.SetAPIVersion("apps/v1")
-	obj.SetKind(map[string]string{"deployment": "Deployment", "statefulset": "StatefulSet", "daemonset": "DaemonSet"}[w.Kind])
-	if err := p.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: w.Name}, obj); err != nil {
-		return "", fmt.Errorf("get %s %s/%s: %w", w.Kind, namespace, w.Name, err)
-	}
-	labels, _, _ := unstructured.NestedStringMap(obj.Object, "spec", "selector", "matchLabels")
-	pod, err := p.readyPod(ctx, namespace, labels)
-	if err != nil {
-		return "", fmt.Errorf("%s %s/%s: %w", w.Kind, namespace, w.Name, err)
-	}
-	result, err := p.Pods.Exec(ctx, namespace, pod.Name, probe.Container, probe.Command)
+	result, pod, err := p.in(ctx, w, namespace, probe.Container, probe.Command)
 	if err != nil {
 		return "", err
 	}
 	said := tail(result.Output)
 	if result.ExitCode != probe.Expect.ExitCode {
-		return "", fmt.Errorf("exec in pod %s: exit code %d, want %d: %s", pod.Name, result.ExitCode, probe.Expect.ExitCode, said)
+		return "", fmt.Errorf("exec in pod %s: exit code %d, want %d: %s", pod, result.ExitCode, probe.Expect.ExitCode, said)
 	}
 	if !strings.Contains(result.Output, probe.Expect.Contains) {
-		return "", fmt.Errorf("exec in pod %s: no %q in its output: %s", pod.Name, probe.Expect.Contains, said)
+		return "", fmt.Errorf("exec in pod %s: no %q in its output: %s", pod, probe.Expect.Contains, said)
 	}
 	return fmt.Sprintf("exit code %d", result.ExitCode), nil
+}
+
+// in runs a command in a ready pod of a workload, and returns the pod's name.
+func (p *Prober) in(ctx context.Context, w plan.Workload, namespace, container string, command []string) (cluster.ExecResult, string, error) {
+	none := cluster.ExecResult{}
+	obj := &unstructured.Unstructured{}
+	obj.SetAPIVersion("apps/v1")
+	obj.SetKind(map[string]string{"deployment": "Deployment", "statefulset": "StatefulSet", "daemonset": "DaemonSet"}[w.Kind])
+	if err := p.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: w.Name}, obj); err != nil {
+		return none, "", fmt.Errorf("get %s %s/%s: %w", w.Kind, namespace, w.Name, err)
+	}
+	labels, _, _ := unstructured.NestedStringMap(obj.Object, "spec", "selector", "matchLabels")
+	pod, err := p.readyPod(ctx, namespace, labels)
+	if err != nil {
+		return none, "", fmt.Errorf("%s %s/%s: %w", w.Kind, namespace, w.Name, err)
+	}
+	result, err := p.Pods.Exec(ctx, namespace, pod.Name, container, command)
+	return result, pod.Name, err
 }
 
 // tail returns the end of an output in one line.

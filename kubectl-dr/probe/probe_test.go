@@ -32,6 +32,7 @@ type pods struct {
 	err     error
 	ports   []int32
 	in      []string
+	log     string
 }
 
 func (p *pods) Forward(_ context.Context, namespace, pod string, port int32) (cluster.Tunnel, error) {
@@ -40,7 +41,7 @@ func (p *pods) Forward(_ context.Context, namespace, pod string, port int32) (cl
 }
 
 func (p *pods) Logs(context.Context, string, string, string, cluster.LogOptions) ([]byte, error) {
-	return nil, nil
+	return []byte(p.log), nil
 }
 
 func (p *pods) Exec(_ context.Context, namespace, pod, _ string, _ []string) (cluster.ExecResult, error) {

@@ -16,6 +16,30 @@ func (c *Comparison) Add(o ObjectDifference) {
 	}
 }
 
+// Add takes up an object that differed, and counts it.
+func (s *Sync) Add(o SyncObject) {
+	s.Objects = append(s.Objects, o)
+	state := OK
+	switch o.Difference {
+	case Missing:
+		s.Missing++
+	case Surplus:
+		s.Surplus++
+	case Drifted:
+		s.Drifted++
+	case Conflict:
+		s.Conflicts++
+		state = Problem
+	}
+	if o.Done == "" && o.Difference != Conflict {
+		state = Warning
+		if o.Message != "" && !s.DryRun {
+			state = Problem
+		}
+	}
+	s.State = Worse(s.State, state)
+}
+
 // Add puts items into a group, which it makes if there is none, and counts them.
 func (c *Check) Add(group string, items ...Item) {
 	i := slices.IndexFunc(c.Groups, func(g Group) bool { return g.Name == group })

@@ -29,6 +29,8 @@ func Print(w io.Writer, obj runtime.Object, opts TableOptions) error {
 		p.rpo(o)
 	case *Comparison:
 		p.comparison(o)
+	case *Sync:
+		p.sync(o)
 	case *GitOps:
 		p.gitOps(o)
 	case *EtcdSnapshot:
@@ -122,17 +124,34 @@ func or(s string) string {
 func (p *printer) comparison(c *Comparison) {
 	var rows [][]any
 	for _, o := range c.Objects {
-		kind := o.Kind
-		if o.Group != "" {
-			kind += "." + o.Group
-		}
-		rows = append(rows, []any{string(o.Difference), or(o.Namespace), kind, o.Name, or(strings.Join(o.Fields, ", "))})
+		rows = append(rows, []any{string(o.Difference), or(o.Namespace), o.kind(), o.Name, or(strings.Join(o.Fields, ", "))})
 	}
 	if len(rows) > 0 {
 		p.table([]string{"DIFFERENCE", "NAMESPACE", "KIND", "NAME", "FIELDS"}, rows)
 		p.line("")
 	}
 	p.line("%s: %d objects of %s compared with %s: %d missing, %d surplus, %d drifted", c.State, c.Compared, c.Source, c.Standby, c.Missing, c.Surplus, c.Drifted)
+}
+
+// kind names the kind as kubectl does.
+func (o ObjectDifference) kind() string {
+	if o.Group == "" {
+		return o.Kind
+	}
+	return o.Kind + "." + o.Group
+}
+
+func (p *printer) sync(s *Sync) {
+	var rows [][]any
+	for _, o := range s.Objects {
+		rows = append(rows, []any{string(o.Difference), or(o.Namespace), o.kind(), o.Name, or(o.Done), or(o.Message), or(strings.Join(o.Fields, ", "))})
+	}
+	if len(rows) > 0 {
+		p.table([]string{"DIFFERENCE", "NAMESPACE", "KIND", "NAME", "DONE", "MESSAGE", "fields"}, rows)
+		p.line("")
+	}
+	p.line("%s: %s of backup %s (%s old): %d missing, %d drifted, %d surplus, %s", s.State, Count(s.Wanted, "object"), s.Backup,
+		Age(s.At.Sub(s.BackupAt.Time)), s.Missing, s.Drifted, s.Surplus, Count(s.Conflicts, "conflict"))
 }
 
 func (p *printer) gitOps(g *GitOps) {
@@ -228,6 +247,16 @@ func (p *printer) status(s *Status) {
 		summary("Running", s.Running)
 	}
 	summary("Last drill", s.LastDrill)
+	for _, k := range s.Kept {
+		value := k.Name
+		switch {
+		case k.Expired:
+			value += "  until " + at(k.Until) + ", which is over"
+		case k.Until != nil:
+			value += "  until " + at(k.Until)
+		}
+		fields = append(fields, [2]string{"Kept drill", value})
+	}
 	summary("Last failover", s.LastFailover)
 	if s.LastReprotect != nil {
 		summary("Reprotected", s.LastReprotect)
@@ -237,6 +266,13 @@ func (p *printer) status(s *Status) {
 		point = fmt.Sprintf("%s  data as of %s, %s ago", r.Backup, at(&r.RestoresTo), Age(r.Age.Duration))
 	}
 	fields = append(fields, [2]string{"Restore point", point})
+	if b := s.Standby; b != nil {
+		value := fmt.Sprintf("%s  warm, at backup %s, %s old", b.State, b.Backup, Age(b.Age.Duration))
+		if b.Message != "" {
+			value += ": " + b.Message
+		}
+		fields = append(fields, [2]string{"Standby", value})
+	}
 	if r := s.RPO; r != nil {
 		fields = append(fields, [2]string{"RPO", fmt.Sprintf("%s  %s (objective %s)", r.State, r.Message, Age(r.Objective.Duration))})
 	}
@@ -363,7 +399,7 @@ func (p *printer) plan(r *plan.RecoveryPlan) {
 		{"Objectives", fmt.Sprintf("RPO %s, RTO %s, a drill every %s", Age(s.Objectives.RPO.Duration), Age(s.Objectives.RTO.Duration), every)},
 		{"Namespaces", strings.Join(s.Source.Namespaces, ", ")},
 		{"Schedule", s.Source.Schedule},
-		{"Profiles", fmt.Sprintf("drill %s, failover %s, failback %s", or(s.Profiles.Drill), or(s.Profiles.Failover), or(s.Profiles.Failback))},
+		{"Profiles", fmt.Sprintf("drill %s, failover %s, failback %s, standby %s", or(s.Profiles.Drill), or(s.Profiles.Failover), or(s.Profiles.Failback), or(s.Profiles.Standby))},
 	}
 	if len(s.Source.IgnoreClaims) > 0 {
 		fields = append(fields, [2]string{"Comes back empty", strings.Join(s.Source.IgnoreClaims, ", ")})
@@ -420,6 +456,10 @@ func probed(p plan.Probe) string {
 		return fmt.Sprintf("tcp %s:%d", p.TCP.Service, p.TCP.Port)
 	case p.Exec != nil:
 		return "exec in " + p.Exec.Workload
+	case p.SQL != nil:
+		return p.SQL.Client + " in " + p.SQL.Workload
+	case p.Job != nil:
+		return "a job"
 	}
 	return none
 }

@@ -130,6 +130,8 @@ const (
 	Missing Difference = "missing" // the standby lacks it
 	Surplus Difference = "surplus" // only the standby has it
 	Drifted Difference = "drifted" // its fields differ
+	// Conflict is an object of a standby that somebody else made, or that was started.
+	Conflict Difference = "conflict"
 )
 
 // ObjectDifference is one object that differs.
@@ -141,6 +143,52 @@ type ObjectDifference struct {
 	Difference Difference `json:"difference"`
 	// Fields are paths that differ; values are not told.
 	Fields []string `json:"fields,omitempty"`
+}
+
+// Sync says how a warm standby differed from a backup, and what was done about it.
+//
+// +kubebuilder:object:root=true
+type Sync struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	At metav1.Time `json:"at"`
+	// Backup is what the standby is kept at, and BackupAt when it was taken.
+	Backup   string      `json:"backup"`
+	BackupAt metav1.Time `json:"backupAt"`
+	Profile  string      `json:"profile"`
+	// DryRun says that nothing was done.
+	DryRun bool `json:"dryRun,omitempty"`
+	// State is ok when the standby is as the backup has it, warning when that is left
+	// to be asked for, and problem when something could not be done.
+	State State `json:"state"`
+	// Wanted counts the objects that the standby should have; the others those that
+	// differed.
+	Wanted    int          `json:"wanted"`
+	Missing   int          `json:"missing"`
+	Drifted   int          `json:"drifted"`
+	Surplus   int          `json:"surplus"`
+	Conflicts int          `json:"conflicts"`
+	Objects   []SyncObject `json:"objects,omitempty"`
+}
+
+// SyncObject is one object that differed.
+type SyncObject struct {
+	ObjectDifference `json:",inline"`
+	// Done is what was done: created, changed, replaced or deleted.
+	Done string `json:"done,omitempty"`
+	// Message says why nothing was, or what would be.
+	Message string `json:"message,omitempty"`
+}
+
+// StandbySummary says how current a warm standby is.
+type StandbySummary struct {
+	Backup string          `json:"backup"`
+	At     metav1.Time     `json:"at"`
+	Age    metav1.Duration `json:"age"`
+	State  State           `json:"state"`
+	// Message says what is wrong with it.
+	Message string `json:"message,omitempty"`
 }
 
 // GitOps is what reconciles an application from Git at a site.
@@ -265,14 +313,26 @@ type Status struct {
 	Unknown string `json:"unknown,omitempty"`
 	// Running, LastDrill, LastFailover and LastReprotect are runs. A failback is
 	// among the failovers; the reprotection is that of the last failover.
-	Running       *RunSummary   `json:"running,omitempty"`
-	LastDrill     *RunSummary   `json:"lastDrill,omitempty"`
-	LastFailover  *RunSummary   `json:"lastFailover,omitempty"`
-	LastReprotect *RunSummary   `json:"lastReprotect,omitempty"`
-	RestorePoint  *RestorePoint `json:"restorePoint,omitempty"`
-	RPO           *RPOSummary   `json:"rpo,omitempty"`
+	Running       *RunSummary `json:"running,omitempty"`
+	LastDrill     *RunSummary `json:"lastDrill,omitempty"`
+	LastFailover  *RunSummary `json:"lastFailover,omitempty"`
+	LastReprotect *RunSummary `json:"lastReprotect,omitempty"`
+	// Kept are drills whose objects are still there because that was asked for.
+	Kept         []KeptDrill   `json:"kept,omitempty"`
+	RestorePoint *RestorePoint `json:"restorePoint,omitempty"`
+	// Standby is the warm standby, if there is one.
+	Standby *StandbySummary `json:"standby,omitempty"`
+	RPO     *RPOSummary     `json:"rpo,omitempty"`
 	// Next says what to do.
 	Next []string `json:"next,omitempty"`
+}
+
+// KeptDrill is a drill that was kept, and until when it is wanted; for ever when that
+// is not said.
+type KeptDrill struct {
+	Name    string       `json:"name"`
+	Until   *metav1.Time `json:"until,omitempty"`
+	Expired bool         `json:"expired,omitempty"`
 }
 
 // RunSummary is a run in short.

@@ -56,18 +56,27 @@ const StepRestore = "restore"
 
 // Restore has Velero restore the run's backup, without the given resources.
 func (t *Target) Restore(excluded ...string) Step {
-	about := fmt.Sprintf("have Velero restore %s from backup %s", strings.Join(t.Namespaces(), ", "), t.Run.Spec.Backup)
+	return t.restoring("have Velero restore "+strings.Join(t.Namespaces(), ", "), nil, excluded)
+}
+
+// RestoreVolumes is Restore of the given resources alone: those of volumes.
+func (t *Target) RestoreVolumes(included ...string) Step {
+	return t.restoring("have Velero restore the volumes of "+strings.Join(t.Namespaces(), ", "), included, nil)
+}
+
+func (t *Target) restoring(about string, included, excluded []string) Step {
+	about += " from backup " + t.Run.Spec.Backup
 	if profile := t.profile(); profile != "" {
 		about += ", rewritten by profile " + profile
 	}
 	return Step{Name: StepRestore, About: about, Do: func(ctx context.Context) (string, error) {
-		return t.restore(ctx, excluded)
+		return t.restore(ctx, included, excluded)
 	}}
 }
 
 func (t *Target) profile() string { return t.Run.Spec.PlanSpec.Profile(t.Run.Spec.Kind) }
 
-func (t *Target) restore(ctx context.Context, excluded []string) (string, error) {
+func (t *Target) restore(ctx context.Context, included, excluded []string) (string, error) {
 	r := &velerov1api.Restore{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: t.Cluster.Namespace,
@@ -77,6 +86,7 @@ func (t *Target) restore(ctx context.Context, excluded []string) (string, error)
 		Spec: velerov1api.RestoreSpec{
 			BackupName:         t.Run.Spec.Backup,
 			IncludedNamespaces: t.Run.Spec.PlanSpec.Source.Namespaces,
+			IncludedResources:  included,
 			ExcludedResources:  excluded,
 			NamespaceMapping:   t.Run.Spec.NamespaceMapping,
 			RestorePVs:         ptr.To(true),

@@ -327,8 +327,15 @@ func (t *Target) Measure() Step {
 			rto := max(0, recovered.Sub(s.StartedAt.Time))
 			s.RPO, s.RTO = &metav1.Duration{Duration: rpo.Round(time.Second)}, &metav1.Duration{Duration: rto.Round(time.Second)}
 			s.RPOMet, s.RTOMet = ptr.To(rpo <= o.RPO.Duration), ptr.To(rto <= o.RTO.Duration)
-			return fmt.Sprintf("RPO %s (objective %s, %s), RTO %s (objective %s, %s)",
-				report.Age(rpo), report.Age(o.RPO.Duration), met(*s.RPOMet), report.Age(rto), report.Age(o.RTO.Duration), met(*s.RTOMet)), nil
+			message := fmt.Sprintf("RPO %s (objective %s, %s), RTO %s (objective %s, %s)",
+				report.Age(rpo), report.Age(o.RPO.Duration), met(*s.RPOMet), report.Age(rto), report.Age(o.RTO.Duration), met(*s.RTOMet))
+			switch kind := t.Run.Spec.Kind; {
+			case t.Run.Spec.Warm():
+				message += ", from a warm standby"
+			case kind == plan.RunFailover || kind == plan.RunPlannedFailover:
+				message += ", cold"
+			}
+			return message, nil
 		}}
 }
 

@@ -14,6 +14,9 @@ const (
 	LabelRun = Domain + "/run"
 	// LabelPlan carries the name of the RecoveryPlan an object belongs to.
 	LabelPlan = Domain + "/plan"
+	// LabelStandby carries the name of the RecoveryPlan whose warm standby an object
+	// is part of.
+	LabelStandby = Domain + "/standby-of"
 	// AnnotationProfile (or the label of the same name) on a Velero Restore
 	// names the rewrite profile that the restore uses.
 	AnnotationProfile = Domain + "/profile"

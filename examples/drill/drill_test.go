@@ -1,0 +1,46 @@
+package drill
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	batchv1api "k8s.io/api/batch/v1"
+	corev1api "k8s.io/api/core/v1"
+	rbacv1api "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"sigs.k8s.io/yaml"
+
+	kubectldr "github.com/kubectl-dr/kubectl-dr/kubectl-dr"
+)
+
+// TestDrill decodes every object, and gives the commands the flags that they are
+// started with.
+func TestDrill(t *testing.T) {
+	t.Parallel()
+	content, err := os.ReadFile("drill.yaml")
+	require.NoError(t, err)
+	var commands []string
+	for doc := range strings.SplitSeq(string(content), "\n---\n") {
+		var of metav1.TypeMeta
+		require.NoError(t, yaml.Unmarshal([]byte(doc), &of))
+		job := &batchv1api.CronJob{}
+		into := map[string]any{"ServiceAccount": &corev1api.ServiceAccount{}, "ClusterRoleBinding": &rbacv1api.ClusterRoleBinding{}, "CronJob": job}
+		require.Contains(t, into, of.Kind)
+		require.NoError(t, yaml.UnmarshalStrict([]byte(doc), into[of.Kind]), of.Kind)
+		if of.Kind != "CronJob" {
+			continue
+		}
+		pod := job.Spec.JobTemplate.Spec.Template.Spec
+		assert.Equal(t, "kubectl-dr-drill", pod.ServiceAccountName)
+		command, args, err := kubectldr.NewCommand(genericiooptions.NewTestIOStreamsDiscard()).Find(pod.Containers[0].Args)
+		require.NoError(t, err)
+		require.NoError(t, command.ParseFlags(args))
+		require.NoError(t, command.ValidateArgs(command.Flags().Args()))
+		commands = append(commands, command.Name())
+	}
+	assert.Equal(t, []string{"drill", "cleanup"}, commands)
+}
