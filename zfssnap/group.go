@@ -44,14 +44,16 @@ type groupedBackup struct {
 type group struct {
 	name    string
 	members []VolumeID
+	claims  map[VolumeID]string // their records
 
 	mu    sync.Mutex
 	tried bool
 	taken map[VolumeID]SnapshotID
 }
 
-// Join puts a volume into a group of a backup. Joining again changes nothing.
-func (g *Groups) Join(backup string, uid types.UID, name string, vol VolumeID) {
+// Join puts a volume into a group of a backup, with the record of its claim.
+// Joining again changes nothing.
+func (g *Groups) Join(backup string, uid types.UID, name string, vol VolumeID, claim string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	b := g.backups[backup]
@@ -67,12 +69,13 @@ func (g *Groups) Join(backup string, uid types.UID, name string, vol VolumeID) {
 	}
 	joined := b.groups[name]
 	if joined == nil {
-		joined = &group{name: name, taken: map[VolumeID]SnapshotID{}}
+		joined = &group{name: name, taken: map[VolumeID]SnapshotID{}, claims: map[VolumeID]string{}}
 		b.groups[name] = joined
 	}
 	joined.mu.Lock()
 	defer joined.mu.Unlock()
 	joined.members = append(joined.members, vol)
+	joined.claims[vol] = claim
 	b.of[vol] = joined
 }
 
@@ -116,6 +119,11 @@ func (g *group) take(ctx context.Context, s *Snapshotter, vol VolumeID, order sn
 	g.tried = true
 	order.properties[PropGroup] = g.name
 	delete(order.properties, PropVolume) // of one member
+	for member, claim := range g.claims {
+		if claim != "" {
+			order.properties[claimProperty(member.Dataset)] = claim
+		}
+	}
 	log := s.Log.WithField("group", g.name)
 
 	parts := g.parts()

@@ -20,7 +20,7 @@ func groupWorld(t *testing.T, volumes ...string) (*world, []string) {
 		id, err := ParseVolumeID(idVersion + ":" + v)
 		require.NoError(t, err)
 		w.agents[id.Node].datasets[id.Dataset] = filesystem(id.Dataset)
-		w.snap.Groups.Join("nightly", backupUID, "wordpress", id)
+		w.snap.Groups.Join("nightly", backupUID, "wordpress", id, "claim of "+id.Dataset)
 		ids = append(ids, id.String())
 	}
 	return w, ids
@@ -38,7 +38,7 @@ func (a *fakeAgent) calls() (all []string) {
 func TestGroups_oneCallTakesAll(t *testing.T) {
 	t.Parallel()
 	w, ids := groupWorld(t, "hassio:znvm/a", "hassio:znvm/b", "hassio:znvm/c")
-	w.snap.Groups.Join("nightly", backupUID, "wordpress", VolumeID{Node: "hassio", Dataset: "znvm/a"})
+	w.snap.Groups.Join("nightly", backupUID, "wordpress", VolumeID{Node: "hassio", Dataset: "znvm/a"}, "")
 	for i, id := range ids {
 		first, err := w.snap.CreateSnapshot(id, "", backupTags)
 		require.NoError(t, err)
@@ -52,6 +52,9 @@ func TestGroups_oneCallTakesAll(t *testing.T) {
 	assert.Equal(t, "wordpress", props[PropGroup])
 	assert.NotContains(t, props, PropVolume, "it is of one of them")
 	assert.Equal(t, "blog", props["io.kubectl-dr:tag:team"])
+	for _, dataset := range []string{"znvm/a", "znvm/b", "znvm/c"} {
+		assert.Equal(t, "claim of "+dataset, props[claimProperty(dataset)])
+	}
 }
 
 func TestGroups_severalPools(t *testing.T) {
@@ -93,7 +96,7 @@ func TestGroups_anAgentThatIsDownIsAskedOnce(t *testing.T) {
 func TestGroups_areOfOneBackup(t *testing.T) {
 	t.Parallel()
 	w, ids := groupWorld(t, "hassio:znvm/a", "hassio:znvm/b")
-	w.snap.Groups.Join("nightly", "a later one", "wordpress", VolumeID{Node: "hassio", Dataset: "znvm/a"})
+	w.snap.Groups.Join("nightly", "a later one", "wordpress", VolumeID{Node: "hassio", Dataset: "znvm/a"}, "")
 	_, err := w.snap.CreateSnapshot(ids[0], "", backupTags)
 	require.NoError(t, err)
 	assert.Equal(t, []string{"[znvm/a]"}, w.agents["hassio"].calls(), "what an earlier backup of that name joined is forgotten")

@@ -8,12 +8,14 @@ const (
 	LabelRun          = names.LabelRun
 	LabelPlan         = names.LabelPlan
 	AnnotationProfile = names.AnnotationProfile
+	AnnotationOnly    = names.AnnotationOnly
 	LabelVolume       = names.LabelVolume
 	PropManaged       = names.PropManaged
 	PropBackup        = names.PropBackup
 	PropVolume        = names.PropVolume
 	PropGroup         = names.PropGroup
 	PropTagPrefix     = names.PropTagPrefix
+	PropClaimPrefix   = names.PropClaimPrefix
 	PropRestore       = names.PropRestore
 	PropRun           = names.PropRun
 	PropSource        = names.PropSource

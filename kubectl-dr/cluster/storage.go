@@ -23,15 +23,12 @@ import (
 // Agent is what recovery asks of the agent on a node; agentpb.AgentClient is
 // one.
 type Agent interface {
+	zfssnap.Agent // makes volumes
+
 	Info(context.Context, *agentpb.InfoRequest, ...grpc.CallOption) (*agentpb.InfoResponse, error)
-	FindSnapshot(context.Context, *agentpb.FindSnapshotRequest, ...grpc.CallOption) (*agentpb.Version, error)
-	ListVersions(context.Context, *agentpb.ListVersionsRequest, ...grpc.CallOption) (*agentpb.ListVersionsResponse, error)
-	ResolveDataset(context.Context, *agentpb.ResolveDatasetRequest, ...grpc.CallOption) (*agentpb.Dataset, error)
-	CreateSnapshots(context.Context, *agentpb.CreateSnapshotsRequest, ...grpc.CallOption) (*agentpb.CreateSnapshotsResponse, error)
 	ListArchived(context.Context, *agentpb.ListArchivedRequest, ...grpc.CallOption) (*agentpb.ListArchivedResponse, error)
 	ListDatasets(context.Context, *agentpb.ListDatasetsRequest, ...grpc.CallOption) (*agentpb.ListDatasetsResponse, error)
 	DestroyVolume(context.Context, *agentpb.DestroyVolumeRequest, ...grpc.CallOption) (*agentpb.DestroyVolumeResponse, error)
-	SetProperties(context.Context, *agentpb.SetPropertiesRequest, ...grpc.CallOption) (*agentpb.Dataset, error)
 	ListHolds(context.Context, *agentpb.ListHoldsRequest, ...grpc.CallOption) (*agentpb.ListHoldsResponse, error)
 	ReapHolds(context.Context, *agentpb.ListHoldsRequest, ...grpc.CallOption) (*agentpb.ListHoldsResponse, error)
 	Doctor(context.Context, *agentpb.DoctorRequest, ...grpc.CallOption) (*agentpb.DoctorResponse, error)
