@@ -35,13 +35,18 @@ type Origin struct {
 	VolumeType string
 	// Volume is the PersistentVolume as it was.
 	Volume *unstructured.Unstructured
+	// Node has the copy; "" has it looked for.
+	Node string
 }
 
 // Make makes a volume from the copy of a snapshot for a run, and returns the
 // PersistentVolume for it, which is not created. What the volume's driver needs
 // beside it is. Idempotent for a snapshot and a run's uid.
 func (s *Storage) Make(ctx context.Context, c client.Client, from Origin, run string, uid types.UID) (*unstructured.Unstructured, error) {
-	l, err := s.locationFor(ctx, from.Snapshot)
+	l, err := s.location(from.Node)
+	if from.Node == "" {
+		l, err = s.locationFor(ctx, from.Snapshot)
+	}
 	if err != nil {
 		return nil, err
 	}

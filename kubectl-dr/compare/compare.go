@@ -65,7 +65,7 @@ func Objects(source, standby []*unstructured.Unstructured, scope Scope) *report.
 			differs(k, report.Missing, nil)
 			continue
 		}
-		if fields := fields(normal(obj), normal(other)); len(fields) > 0 {
+		if fields := Fields(obj, other); len(fields) > 0 {
 			differs(k, report.Drifted, fields)
 		}
 	}
@@ -201,6 +201,9 @@ func without(all map[string]string, prefixes []string) map[string]string {
 	})
 	return kept
 }
+
+// Fields returns the paths at which what is wanted of two objects differs.
+func Fields(a, b *unstructured.Unstructured) []string { return fields(normal(a), normal(b)) }
 
 // maxFields bounds the fields that are named of one object.
 const maxFields = 20

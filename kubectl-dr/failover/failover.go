@@ -99,7 +99,7 @@ func (f *Failover) recovery() []run.Step {
 	if f.Run.Spec.SetAside {
 		steps = append(steps, f.setAside())
 	}
-	steps = append(steps, pauseGitOps(f.Cluster.Client, f.Run, f.site(), false)...)
+	steps = append(steps, PauseGitOps(f.Cluster.Client, f.Run, f.site(), false)...)
 	steps = append(steps, f.Restore())
 	steps = append(steps, f.Start(true)...)
 	steps = append(steps, f.Probes()...)
@@ -237,7 +237,7 @@ func (f *Failover) resume() run.Step {
 					}
 				}
 			}
-			resumed, err := resumeGitOps(ctx, f.Cluster.Client, f.Run.Spec.PlanSpec, "")
+			resumed, err := ResumeGitOps(ctx, f.Cluster.Client, f.Run.Spec.PlanSpec, "")
 			if err != nil {
 				return "", err
 			}

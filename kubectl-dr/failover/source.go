@@ -315,7 +315,7 @@ func (s *Source) rollBack(ctx context.Context) error {
 			errs = append(errs, s.unmark(ctx, obj))
 		}
 	}
-	_, err := resumeGitOps(ctx, s.Cluster.Client, s.Run.Spec.PlanSpec, s.Run.Name)
+	_, err := ResumeGitOps(ctx, s.Cluster.Client, s.Run.Spec.PlanSpec, s.Run.Name)
 	return errors.Join(append(errs, s.resume(ctx), err)...)
 }
 
@@ -340,6 +340,25 @@ func Resume(ctx context.Context, c client.Client, schedule *velerov1api.Schedule
 	delete(schedule.Annotations, stoppedBy)
 	if err := c.Patch(ctx, schedule, client.MergeFrom(before)); err != nil {
 		return fmt.Errorf("resume schedule %s: %w", schedule.Name, err)
+	}
+	return nil
+}
+
+// Forget takes the marks of the run from what it has stopped.
+func (s *Source) Forget(ctx context.Context) error {
+	for _, ns := range s.Run.Spec.PlanSpec.Source.Namespaces {
+		workloads, err := run.Workloads(ctx, s.Cluster.Client, ns)
+		if err != nil {
+			return err
+		}
+		for _, obj := range workloads {
+			if obj.GetAnnotations()[stoppedBy] != s.Run.Name {
+				continue
+			}
+			if err := s.unmark(ctx, obj); err != nil {
+				return fmt.Errorf("unmark %s %s/%s: %w", strings.ToLower(obj.GetKind()), ns, obj.GetName(), err)
+			}
+		}
 	}
 	return nil
 }

@@ -205,6 +205,7 @@ type Profiles struct {
 	Drill    string `json:"drill,omitempty"`
 	Failover string `json:"failover,omitempty"`
 	Failback string `json:"failback,omitempty"`
+	Rebuild  string `json:"rebuild,omitempty"`
 }
 
 // Wave is a group of workloads started together; the next wave waits for it.
@@ -286,7 +287,7 @@ type Traffic struct {
 
 // RunKind is what a RecoveryRun does.
 //
-// +kubebuilder:validation:Enum=Drill;Failover;PlannedFailover;Reprotect;Failback
+// +kubebuilder:validation:Enum=Drill;Failover;PlannedFailover;Reprotect;Failback;Rebuild
 type RunKind string
 
 // The kinds of run.
@@ -296,6 +297,7 @@ const (
 	RunPlannedFailover RunKind = "PlannedFailover" // source quiesced, final backup, no loss
 	RunReprotect       RunKind = "Reprotect"       // replication goes from the recovery site to the source
 	RunFailback        RunKind = "Failback"        // as PlannedFailover, from the recovery site to the source
+	RunRebuild         RunKind = "Rebuild"         // a fresh cluster gets what Git does not bring
 )
 
 // Phase of a run or a step.
@@ -348,7 +350,7 @@ type RecoveryRunSpec struct {
 	// Plan is the name of the plan; PlanSpec is the plan as it was.
 	Plan     string           `json:"plan"`
 	PlanSpec RecoveryPlanSpec `json:"planSpec"`
-	// Backup is the restore point.
+	// Backup is the restore point; empty for a Rebuild from pools alone.
 	Backup string `json:"backup"`
 	// NamespaceMapping maps source to target namespaces; empty keeps them.
 	NamespaceMapping map[string]string `json:"namespaceMapping,omitempty"`
@@ -362,6 +364,20 @@ type RecoveryRunSpec struct {
 	// SetAside makes room for the application where an earlier run stopped it: its
 	// namespaces there are deleted, and its volumes are kept.
 	SetAside bool `json:"setAside,omitempty"`
+	// Rebuild says what a run of that kind does.
+	Rebuild *RebuildSpec `json:"rebuild,omitempty"`
+}
+
+// RebuildSpec says what a Rebuild does.
+type RebuildSpec struct {
+	// VolumesOnly restores volumes and nothing else.
+	VolumesOnly bool `json:"volumesOnly,omitempty"`
+	// ReplaceClaims are claims, "<namespace>/<name>", that were written to and are
+	// replaced all the same: what they hold is kept. KeepClaims stay as they are.
+	ReplaceClaims []string `json:"replaceClaims,omitempty"`
+	KeepClaims    []string `json:"keepClaims,omitempty"`
+	// Pools are nodes whose pools are all there is to rebuild from.
+	Pools []string `json:"pools,omitempty"`
 }
 
 // RecoveryRunStatus is the journal.
@@ -432,7 +448,8 @@ type Volume struct {
 	Changed *int64 `json:"changed,omitempty"`
 	// Left is the volume that the failover left, Diverged how many bytes were
 	// written to it since, and Kept the snapshot that keeps them. Without Diverged
-	// the two sides have no snapshot in common, and everything has to be sent.
+	// the two sides have no snapshot in common, and everything has to be sent. A
+	// Rebuild that replaces a claim leaves and keeps the volume it had.
 	Left     string `json:"left,omitempty"`
 	Diverged *int64 `json:"diverged,omitempty"`
 	Kept     string `json:"kept,omitempty"`

@@ -79,6 +79,8 @@ func (s RecoveryPlanSpec) Profile(kind RunKind) string {
 		return s.Profiles.Drill
 	case RunFailback:
 		return s.Profiles.Failback
+	case RunRebuild:
+		return s.Profiles.Rebuild
 	}
 	return s.Profiles.Failover
 }
@@ -103,6 +105,8 @@ func (k RunKind) Verb() string {
 		return "reprotect"
 	case RunFailback:
 		return "failback"
+	case RunRebuild:
+		return "rebuild"
 	}
 	return "failover"
 }

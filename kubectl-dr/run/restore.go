@@ -61,13 +61,19 @@ func (t *Target) Restore(excluded ...string) Step {
 		about += ", rewritten by profile " + profile
 	}
 	return Step{Name: StepRestore, About: about, Do: func(ctx context.Context) (string, error) {
-		return t.restore(ctx, excluded)
+		return t.restore(ctx, "", excluded)
 	}}
+}
+
+// RestoreOnly has Velero restore the objects that a ConfigMap lists, of whatever
+// scope, without the given resources: see rules.Selection.
+func (t *Target) RestoreOnly(ctx context.Context, configMap string, excluded ...string) (string, error) {
+	return t.restore(ctx, configMap, excluded)
 }
 
 func (t *Target) profile() string { return t.Run.Spec.PlanSpec.Profile(t.Run.Spec.Kind) }
 
-func (t *Target) restore(ctx context.Context, excluded []string) (string, error) {
+func (t *Target) restore(ctx context.Context, only string, excluded []string) (string, error) {
 	r := &velerov1api.Restore{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: t.Cluster.Namespace,
@@ -83,7 +89,11 @@ func (t *Target) restore(ctx context.Context, excluded []string) (string, error)
 		},
 	}
 	if profile := t.profile(); profile != "" {
-		r.Annotations = map[string]string{zfssnap.AnnotationProfile: profile}
+		metav1.SetMetaDataAnnotation(&r.ObjectMeta, zfssnap.AnnotationProfile, profile)
+	}
+	if only != "" {
+		metav1.SetMetaDataAnnotation(&r.ObjectMeta, zfssnap.AnnotationOnly, only)
+		r.Spec.IncludeClusterResources = ptr.To(true)
 	}
 	err := t.Cluster.Client.Create(ctx, r)
 	switch {
