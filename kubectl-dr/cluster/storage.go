@@ -58,6 +58,9 @@ type AgentOptions struct {
 	// Credentials is the path of a PEM bundle used instead of the snapshot
 	// location's credential.
 	Credentials string
+	// Config takes the place of the snapshot locations, which may not be there: a
+	// location's spec.config. It needs Credentials.
+	Config map[string]string
 }
 
 // agentTimeout bounds calls that look at things, changeTimeout those that change
@@ -109,6 +112,11 @@ var ErrTakenHere = fmt.Errorf("%w", ErrNoCopy)
 // other: a recovery must not stop at one that is none of its business. That there
 // is none at all is an error only for what needs one.
 func (c *Cluster) OpenStorage(ctx context.Context, opts AgentOptions) (*Storage, error) {
+	if opts.Config != nil {
+		given := &velerov1api.VolumeSnapshotLocation{Spec: velerov1api.VolumeSnapshotLocationSpec{Config: opts.Config}}
+		l, err := c.openLocation(ctx, given, opts)
+		return &Storage{Locations: []Location{l}}, err
+	}
 	locations, err := c.SnapshotLocations(ctx)
 	if errors.Is(err, ErrNoLocation) {
 		return &Storage{none: err}, nil

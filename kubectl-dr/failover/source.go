@@ -300,21 +300,8 @@ func (s *Source) other() string {
 
 // rollBack gives the source back what this run took.
 func (s *Source) rollBack(ctx context.Context) error {
-	var errs []error
-	for _, ns := range s.Run.Spec.PlanSpec.Source.Namespaces {
-		held, err := run.Held(ctx, s.Cluster.Client, ns)
-		errs = append(errs, err)
-		for _, obj := range held {
-			if obj.GetAnnotations()[stoppedBy] != s.Run.Name {
-				continue
-			}
-			if err := run.Activate(ctx, s.Cluster.Client, obj); err != nil {
-				errs = append(errs, err)
-				continue
-			}
-			errs = append(errs, s.unmark(ctx, obj))
-		}
-	}
+	_, startErr := s.StartAgain(ctx)
+	errs := []error{startErr}
 	_, err := ResumeGitOps(ctx, s.Cluster.Client, s.Run.Spec.PlanSpec, s.Run.Name)
 	return errors.Join(append(errs, s.resume(ctx), err)...)
 }
@@ -342,6 +329,29 @@ func Resume(ctx context.Context, c client.Client, schedule *velerov1api.Schedule
 		return fmt.Errorf("resume schedule %s: %w", schedule.Name, err)
 	}
 	return nil
+}
+
+// StartAgain starts what the run has stopped, whatever becomes of the rest, and
+// returns what that was.
+func (s *Source) StartAgain(ctx context.Context) ([]string, error) {
+	var started []string
+	var errs []error
+	for _, ns := range s.Run.Spec.PlanSpec.Source.Namespaces {
+		held, err := run.Held(ctx, s.Cluster.Client, ns)
+		errs = append(errs, err)
+		for _, obj := range held {
+			if obj.GetAnnotations()[stoppedBy] != s.Run.Name {
+				continue
+			}
+			if err := run.Activate(ctx, s.Cluster.Client, obj); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			errs = append(errs, s.unmark(ctx, obj))
+			started = append(started, strings.ToLower(obj.GetKind())+"/"+obj.GetName())
+		}
+	}
+	return started, errors.Join(errs...)
 }
 
 // Forget takes the marks of the run from what it has stopped.

@@ -31,8 +31,17 @@ const (
 )
 
 // Find returns what a cluster reconciles into namespaces: Applications,
-// Kustomizations and HelmReleases. An engine that is not installed has none.
-func Find(ctx context.Context, c client.Reader, namespaces []string) ([]Object, error) {
+// Kustomizations and HelmReleases that say so, and those that the objects of a backup
+// name, for a fresh one has not listed yet what it will make. An engine that is not
+// installed has none.
+func Find(ctx context.Context, c client.Reader, namespaces []string, backup []*unstructured.Unstructured) ([]Object, error) {
+	recorded := map[string]bool{}
+	nobody := &Owners{}
+	for _, obj := range backup {
+		if obj.GetNamespace() != "" {
+			recorded[nobody.Of(obj)] = true
+		}
+	}
 	var all []Object
 	for _, gvk := range []schema.GroupVersionKind{application, fluxKinds[plan.FluxKustomization], fluxKinds[plan.FluxHelmRelease]} {
 		list := &unstructured.UnstructuredList{}
@@ -45,8 +54,11 @@ func Find(ctx context.Context, c client.Reader, namespaces []string) ([]Object, 
 		}
 		for i := range list.Items {
 			u := &list.Items[i]
-			if slices.ContainsFunc(into(u), func(ns string) bool { return slices.Contains(namespaces, ns) }) {
-				all = append(all, Object{gvk, client.ObjectKeyFromObject(u)})
+			o := Object{gvk, client.ObjectKeyFromObject(u)}
+			// Argo CD's tracking does not tell the Application's namespace.
+			if recorded[o.String()] || o.Kind == kindApp && recorded[kindApp+" "+o.Name] ||
+				slices.ContainsFunc(into(u), func(ns string) bool { return slices.Contains(namespaces, ns) }) {
+				all = append(all, o)
 			}
 		}
 	}

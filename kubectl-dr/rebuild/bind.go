@@ -159,9 +159,9 @@ func (r *Rebuild) volume(made, claim *unstructured.Unstructured, profile *rules.
 	}
 	pv = rewrite.Restored(pv)
 	withoutGiven(pv)
-	class, ok, _ := unstructured.NestedString(claim.Object, "spec", "storageClassName")
-	if ok {
-		_ = unstructured.SetNestedField(pv.Object, class, "spec", "storageClassName")
+	class, _, _ := unstructured.NestedString(claim.Object, "spec", "storageClassName")
+	if err := unstructured.SetNestedField(pv.Object, class, "spec", "storageClassName"); err != nil {
+		return nil, err
 	}
 	return pv, unstructured.SetNestedMap(pv.Object, map[string]any{
 		"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": claim.GetNamespace(), "name": claim.GetName(),

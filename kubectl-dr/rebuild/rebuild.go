@@ -27,6 +27,7 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/run"
 	"github.com/kubectl-dr/kubectl-dr/restore/rules"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent"
 )
 
 // Names of the steps.
@@ -38,6 +39,7 @@ const (
 	StepObjects = "restore what Git does not own"
 	StepResume  = "resume GitOps"
 	StepWait    = "wait for what Git brings"
+	StepStart   = "start what was stopped"
 )
 
 // here is what steps call the cluster that is rebuilt.
@@ -54,7 +56,9 @@ type Rebuild struct {
 	Objects func(ctx context.Context) ([]*unstructured.Unstructured, error)
 	// Live returns the objects in the application's namespaces.
 	Live func(ctx context.Context) ([]*unstructured.Unstructured, error)
-	Now  func() time.Time
+	// Notes are what to know besides, once Sources was called; may be nil.
+	Notes func() []string
+	Now   func() time.Time
 	// StopTimeout, BindTimeout and GitTimeout bound waiting for pods to stop, for
 	// claims to be bound, and for Git to be what the cluster is.
 	StopTimeout, BindTimeout, GitTimeout time.Duration
@@ -85,6 +89,9 @@ func (r *Rebuild) Plan(ctx context.Context) (*report.Rebuild, []Judged, error) {
 		if v.Unprotected {
 			rep.Notes = append(rep.Notes, fmt.Sprintf("volume %s/%s is left as it is: the backup does not hold its data", v.Namespace, v.Claim))
 		}
+	}
+	if r.Notes != nil {
+		rep.Notes = append(rep.Notes, r.Notes()...)
 	}
 	if !r.volumesOnly() {
 		if rep.Objects, err = r.own(ctx); err != nil {
@@ -277,7 +284,13 @@ func (r *Rebuild) keepOne(ctx context.Context, j Judged) (string, error) {
 	}
 	if j.Action == Replace {
 		name := keptSnapshot + r.Run.Name
-		if err := r.Volumes.Keep(ctx, j.On.Node, j.On.Dataset, name, r.Run.Name); err != nil {
+		err := r.Volumes.Keep(ctx, j.On.Node, j.On.Dataset, name, r.Run.Name)
+		if errors.Is(err, agent.ErrUnreachable) {
+			// Nothing will write to it any more: the claim goes, and the volume stays.
+			r.Hooks.Warnf("%v; what %s held stays on that host as it is", err, j.name())
+			return fmt.Sprintf("%s as %s:%s", j.name(), j.On.Node, j.On.Dataset), nil
+		}
+		if err != nil {
 			return "", err
 		}
 		v.Kept = j.On.Node + ":" + j.On.Dataset + "@" + name
@@ -407,10 +420,13 @@ func (r *Rebuild) resume() run.Step {
 }
 
 func (r *Rebuild) startAgain() run.Step {
-	steps := r.Start(true)
-	again := steps[len(steps)-1]
-	again.About = "start what was stopped"
-	return again
+	return run.Step{Name: StepStart, About: "start again what was stopped", Do: func(ctx context.Context) (string, error) {
+		started, err := r.stopper().StartAgain(ctx)
+		if err == nil && len(started) == 0 {
+			return "nothing was stopped", nil
+		}
+		return strings.Join(started, ", "), err
+	}}
 }
 
 // wait waits until Git has brought what it owns: as its engine says, and until every

@@ -164,9 +164,16 @@ type Pools struct {
 	Pool       func(ctx context.Context, node string) ([]cluster.Found, map[string]error, error)
 
 	sources []Source
-	// Silent are datasets whose snapshots do not say which claim they belong to, as
-	// "<node>:<dataset>".
-	Silent []string
+	silent  []string // datasets whose snapshots do not say which claim they belong to
+}
+
+// Notes says what the pools have besides.
+func (p *Pools) Notes() []string {
+	var notes []string
+	for _, dataset := range p.silent {
+		notes = append(notes, fmt.Sprintf("%s: %v", dataset, zfssnap.ErrNoClaim))
+	}
+	return notes
 }
 
 // ErrNothing is returned for pools that know of no volume that is wanted.
@@ -200,7 +207,7 @@ func (p *Pools) read(ctx context.Context) error {
 			return err
 		}
 		for dataset := range silent {
-			p.Silent = append(p.Silent, node+":"+dataset)
+			p.silent = append(p.silent, node+":"+dataset)
 		}
 		for _, f := range found {
 			if len(p.Namespaces) > 0 && !slices.Contains(p.Namespaces, f.Namespace) {
@@ -215,7 +222,7 @@ func (p *Pools) read(ctx context.Context) error {
 			}
 		}
 	}
-	slices.Sort(p.Silent)
+	slices.Sort(p.silent)
 	if len(newest) == 0 {
 		return &Error{fmt.Errorf("the pools of %s: %w", strings.Join(p.Nodes, ", "), ErrNothing),
 			"snapshots say so that were taken by this version's plugin; older ones are made volumes of by hand: docs/rebuild.md"}
