@@ -126,7 +126,31 @@ func (r *Rebuild) own(ctx context.Context) ([]report.OwnedObject, error) {
 		return nil, err
 	}
 	also, err := AlsoLive(ctx, r.Cluster.Client, backup)
-	return Own(owners, backup, append(live, also...)), err
+	if err != nil {
+		return nil, err
+	}
+	dropped, err := r.dropped(ctx, backup)
+	return Own(owners, slices.DeleteFunc(slices.Clone(backup), dropped), append(live, also...)), err
+}
+
+// dropped tells the objects of a backup that the run's profile drops.
+func (r *Rebuild) dropped(ctx context.Context, backup []*unstructured.Unstructured) (func(*unstructured.Unstructured) bool, error) {
+	profile, err := r.rewrites(ctx)
+	if err != nil {
+		return nil, err
+	}
+	drops := map[*unstructured.Unstructured]bool{}
+	for _, obj := range backup {
+		if profile == nil || !concerns(obj) {
+			continue
+		}
+		result, err := profile.Apply(obj)
+		if err != nil {
+			return nil, err
+		}
+		drops[obj] = result.Drop
+	}
+	return func(obj *unstructured.Unstructured) bool { return drops[obj] }, nil
 }
 
 // Steps returns all steps in order.
