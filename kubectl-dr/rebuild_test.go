@@ -540,6 +540,12 @@ func TestRebuild_makesLocations(t *testing.T) {
 
 	w.argo()
 	got = w.run(t.Context(), append(with, "--make-locations")...)
+	assert.Equal(t, 1, got.code)
+	assert.Contains(t, got.err, "hint: create Secret bucket in namespace velero with the key cloud first")
+	for _, name := range []string{"bucket", "zfs-agent-client"} {
+		require.NoError(t, w.recovery.Client.Create(t.Context(), &corev1api.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: veleroNS, Name: name}}))
+	}
+	got = w.run(t.Context(), append(with, "--make-locations")...)
 	require.Zero(t, got.code, got.err)
 	assert.Contains(t, got.err, "made BackupStorageLocation default")
 	storage := &velerov1api.BackupStorageLocation{}

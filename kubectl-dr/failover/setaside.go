@@ -58,7 +58,7 @@ func CheckStopped(ctx context.Context, c client.Client, namespaces []string) err
 			switch {
 			case obj.GetAnnotations()[stoppedBy] != "" && rules.OnStandby(obj):
 				stopped++
-			case obj.GetKind() == "Pod", obj.GetKind() == "Job" && finished(obj):
+			case obj.GetKind() == "Pod", obj.GetKind() == "Job" && Finished(obj):
 			default:
 				running.What = append(running.What, strings.ToLower(obj.GetKind())+"/"+obj.GetName())
 			}

@@ -172,7 +172,7 @@ func (s *Source) stopOne(ctx context.Context, obj *unstructured.Unstructured) (b
 		}
 		return false, fmt.Errorf("stop %s: no controller would start it again; stop it yourself", what)
 	}
-	if obj.GetKind() == "Job" && finished(obj) || rules.OnStandby(obj) {
+	if obj.GetKind() == "Job" && Finished(obj) || rules.OnStandby(obj) {
 		return obj.GetAnnotations()[stoppedBy] == s.Run.Name, nil
 	}
 	held, err := rules.Standby(obj)
@@ -188,7 +188,8 @@ func (s *Source) stopOne(ctx context.Context, obj *unstructured.Unstructured) (b
 	return true, nil
 }
 
-func finished(job *unstructured.Unstructured) bool {
+// Finished reports whether a Job has ended.
+func Finished(job *unstructured.Unstructured) bool {
 	conditions, _, _ := unstructured.NestedSlice(job.Object, "status", "conditions")
 	return slices.ContainsFunc(conditions, func(c any) bool {
 		m, _ := c.(map[string]any)

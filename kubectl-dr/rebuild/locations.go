@@ -112,8 +112,26 @@ func selector(s string) (*corev1api.SecretKeySelector, error) {
 	return &corev1api.SecretKeySelector{LocalObjectReference: corev1api.LocalObjectReference{Name: name}, Key: key}, nil
 }
 
-// MakeLocations creates what is missing.
+// MakeLocations creates what is missing. The Secrets that it names have to be there.
 func MakeLocations(ctx context.Context, c client.Client, missing []client.Object) error {
+	for _, obj := range missing {
+		var credential *corev1api.SecretKeySelector
+		switch o := obj.(type) {
+		case *velerov1api.BackupStorageLocation:
+			credential = o.Spec.Credential
+		case *velerov1api.VolumeSnapshotLocation:
+			credential = o.Spec.Credential
+		}
+		if credential != nil {
+			// That it is there is all there is to know.
+			secret := &metav1.PartialObjectMetadata{}
+			secret.SetGroupVersionKind(corev1api.SchemeGroupVersion.WithKind("Secret"))
+			if err := c.Get(ctx, client.ObjectKey{Namespace: obj.GetNamespace(), Name: credential.Name}, secret); err != nil {
+				return &Error{fmt.Errorf("get the credential of %s %s: %w", obj.GetObjectKind().GroupVersionKind().Kind, obj.GetName(), err),
+					fmt.Sprintf("create Secret %s in namespace %s with the key %s first", credential.Name, obj.GetNamespace(), credential.Key)}
+			}
+		}
+	}
 	for _, obj := range missing {
 		if err := c.Create(ctx, obj.DeepCopyObject().(client.Object)); err != nil && !apierrors.IsAlreadyExists(err) {
 			return fmt.Errorf("create %s %s: %w", obj.GetObjectKind().GroupVersionKind().Kind, obj.GetName(), err)

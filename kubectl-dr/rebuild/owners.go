@@ -5,14 +5,14 @@ import (
 	"context"
 	"slices"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/compare"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/failover"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/gitops"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 )
@@ -96,9 +96,13 @@ func concerns(obj *unstructured.Unstructured) bool {
 	switch obj.GetKind() {
 	case "PersistentVolumeClaim":
 		return false
-	case "Job", "Pod":
-		if finished(obj) {
+	case "Job":
+		if failover.Finished(obj) {
 			return false // Velero does not restore it either
+		}
+	case "Pod":
+		if phase, _, _ := unstructured.NestedString(obj.Object, "status", "phase"); phase == "Succeeded" || phase == "Failed" {
+			return false
 		}
 	case "ServiceAccount":
 		if obj.GetName() == "default" {
@@ -106,17 +110,6 @@ func concerns(obj *unstructured.Unstructured) bool {
 		}
 	}
 	return !compare.OwnAffair(obj)
-}
-
-func finished(obj *unstructured.Unstructured) bool {
-	if phase, _, _ := unstructured.NestedString(obj.Object, "status", "phase"); phase == "Succeeded" || phase == "Failed" {
-		return true
-	}
-	conditions, _, _ := unstructured.NestedSlice(obj.Object, "status", "conditions")
-	return slices.ContainsFunc(conditions, func(c any) bool {
-		m, _ := c.(map[string]any)
-		return (m["type"] == "Complete" || m["type"] == "Failed") && m["status"] == "True"
-	})
 }
 
 // AlsoLive returns those objects of the cluster without a namespace that a backup
