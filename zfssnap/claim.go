@@ -1,7 +1,6 @@
 package zfssnap
 
 import (
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
 )
 
@@ -58,14 +58,6 @@ func RecordClaim(obj runtime.Unstructured, vol VolumeID) string {
 	return string(text)
 }
 
-// claimProperty is the property that keeps the record of a dataset's volume. The
-// snapshots of a group, which ZFS takes with the same properties, keep those of
-// all of it.
-func claimProperty(dataset string) string {
-	sum := sha256.Sum256([]byte(dataset))
-	return fmt.Sprintf("%s%x", PropClaimPrefix, sum[:8])
-}
-
 // ErrNoClaim is returned for a snapshot that does not say whose claim it is of: it
 // was taken by an older version, or not for a backup.
 var ErrNoClaim = errors.New("its snapshots do not say which claim it belongs to")
@@ -74,7 +66,7 @@ var ErrNoClaim = errors.New("its snapshots do not say which claim it belongs to"
 // dataset is where the snapshot was taken, "" where nobody knows; then a record
 // is taken that is the only one.
 func ParseClaim(properties map[string]string, dataset string) (*ClaimRecord, error) {
-	text := properties[claimProperty(dataset)]
+	text := properties[names.ClaimProperty(dataset)]
 	if dataset == "" {
 		var all []string
 		for name, value := range properties {

@@ -9,6 +9,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 )
 
 func TestClaimRecord(t *testing.T) {
@@ -18,7 +20,7 @@ func TestClaimRecord(t *testing.T) {
 	require.NotEmpty(t, text)
 	assert.NotContains(t, text, "hassio", "the node may be gone")
 
-	r, err := ParseClaim(map[string]string{claimProperty(volDataset): text, claimProperty("znvm/other"): "x", PropBackup: "nightly"}, volDataset)
+	r, err := ParseClaim(map[string]string{names.ClaimProperty(volDataset): text, names.ClaimProperty("znvm/other"): "x", PropBackup: "nightly"}, volDataset)
 	require.NoError(t, err)
 	assert.Equal(t, []string{"wordpress", "data", "pvc-1", volDataset}, []string{r.Namespace, r.Claim, r.Volume, r.Dataset})
 
@@ -60,7 +62,7 @@ func TestClaimRecord_ofEveryKind(t *testing.T) {
 				assert.Empty(t, text)
 				return
 			}
-			r, err := ParseClaim(map[string]string{claimProperty("tank/a"): text}, "")
+			r, err := ParseClaim(map[string]string{names.ClaimProperty("tank/a"): text}, "")
 			require.NoError(t, err)
 			back, err := r.PersistentVolume()
 			require.NoError(t, err)
@@ -83,21 +85,21 @@ func TestRecordClaim_ofWhatHasNoRoom(t *testing.T) {
 func TestParseClaim_refuses(t *testing.T) {
 	t.Parallel()
 	text := RecordClaim(openEBSPV(t), VolumeID{Dataset: volDataset})
-	two := map[string]string{claimProperty("a"): text, claimProperty("b"): text}
+	two := map[string]string{names.ClaimProperty("a"): text, names.ClaimProperty("b"): text}
 	_, err := ParseClaim(two, "")
 	require.ErrorIs(t, err, ErrNoClaim, "which of the two?")
 	_, err = ParseClaim(two, "c")
 	require.ErrorIs(t, err, ErrNoClaim)
-	_, err = ParseClaim(map[string]string{claimProperty("a"): "{"}, "a")
+	_, err = ParseClaim(map[string]string{names.ClaimProperty("a"): "{"}, "a")
 	require.ErrorContains(t, err, "read the record of the claim")
-	_, err = ParseClaim(map[string]string{claimProperty("a"): "{}"}, "a")
+	_, err = ParseClaim(map[string]string{names.ClaimProperty("a"): "{}"}, "a")
 	require.ErrorContains(t, err, "names no claim")
 }
 
 func TestClaimRecord_VolumeType(t *testing.T) {
 	t.Parallel()
 	of := func(spec string) string {
-		r, err := ParseClaim(map[string]string{claimProperty("a"): `{"namespace":"a","claim":"b","volume":"c","spec":` + spec + `}`}, "a")
+		r, err := ParseClaim(map[string]string{names.ClaimProperty("a"): `{"namespace":"a","claim":"b","volume":"c","spec":` + spec + `}`}, "a")
 		require.NoError(t, err)
 		return r.VolumeType()
 	}

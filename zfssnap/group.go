@@ -10,6 +10,8 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 )
 
 // Ways of grouping the volumes of a backup whose snapshots are one point in
@@ -119,11 +121,7 @@ func (g *group) take(ctx context.Context, s *Snapshotter, vol VolumeID, order sn
 	g.tried = true
 	order.properties[PropGroup] = g.name
 	delete(order.properties, PropVolume) // of one member
-	for member, claim := range g.claims {
-		if claim != "" {
-			order.properties[claimProperty(member.Dataset)] = claim
-		}
-	}
+	g.record(order.properties)
 	log := s.Log.WithField("group", g.name)
 
 	parts := g.parts()
@@ -156,6 +154,22 @@ func (g *group) take(ctx context.Context, s *Snapshotter, vol VolumeID, order sn
 	}
 	snap, ok := g.taken[vol]
 	return snap, ok, nil
+}
+
+// maxRecords is how large a group may be for its snapshots to keep its claims: each
+// keeps all of them.
+const maxRecords = 32
+
+// record has the snapshots of a group keep its claims.
+func (g *group) record(properties map[string]string) {
+	for member, claim := range g.claims {
+		switch name := names.ClaimProperty(member.Dataset); {
+		case len(g.claims) > maxRecords:
+			delete(properties, name)
+		case claim != "":
+			properties[name] = claim
+		}
+	}
 }
 
 // parts splits a group into what one zfs snapshot can take.

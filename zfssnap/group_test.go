@@ -8,6 +8,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 )
 
 // groupWorld has volumes of one group, given as node:dataset.
@@ -53,7 +55,7 @@ func TestGroups_oneCallTakesAll(t *testing.T) {
 	assert.NotContains(t, props, PropVolume, "it is of one of them")
 	assert.Equal(t, "blog", props["io.kubectl-dr:tag:team"])
 	for _, dataset := range []string{"znvm/a", "znvm/b", "znvm/c"} {
-		assert.Equal(t, "claim of "+dataset, props[claimProperty(dataset)])
+		assert.Equal(t, "claim of "+dataset, props[names.ClaimProperty(dataset)])
 	}
 }
 
@@ -118,4 +120,19 @@ func TestGroups_concurrently(t *testing.T) {
 	}
 	wg.Wait()
 	assert.Len(t, w.agents["hassio"].taken, 1)
+}
+
+// Each snapshot keeps the claims of all, which is too much for a large group.
+func TestGroups_ofManyKeepNoClaims(t *testing.T) {
+	t.Parallel()
+	var volumes []string
+	for i := range maxRecords + 1 {
+		volumes = append(volumes, fmt.Sprintf("hassio:znvm/%d", i))
+	}
+	w, ids := groupWorld(t, volumes...)
+	_, err := w.snap.CreateSnapshot(ids[0], "", backupTags)
+	require.NoError(t, err)
+	for name := range w.agents["hassio"].taken[0].GetProperties() {
+		assert.NotContains(t, name, PropClaimPrefix)
+	}
 }

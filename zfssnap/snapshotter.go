@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
 )
 
@@ -183,7 +184,7 @@ func (s *Snapshotter) CreateSnapshot(volumeID, _ string, tags map[string]string)
 	} else {
 		properties := propertiesOf(tags)
 		if record, ok := s.claims.Load(volumeID); ok && record != "" {
-			properties[claimProperty(id.Dataset)] = record.(string)
+			properties[names.ClaimProperty(id.Dataset)] = record.(string)
 		}
 		snap, err = s.take(ctx, id, backup, properties)
 	}
