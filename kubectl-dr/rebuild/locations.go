@@ -36,7 +36,8 @@ const storageName = "default"
 
 // Missing returns the objects that a cluster lacks to read backups, and to make
 // volumes of them: a location of backups when there is none, and one of snapshots.
-// Its error says what has to be told about them.
+// Its error says what has to be told about them. A cluster that has the first may have
+// no need of the second: that shows when the backup has volumes on ZFS.
 func (l Locations) Missing(ctx context.Context, c *cluster.Cluster) ([]client.Object, error) {
 	var missing []client.Object
 	var errs []error
@@ -50,6 +51,7 @@ func (l Locations) Missing(ctx context.Context, c *cluster.Cluster) ([]client.Ob
 	}
 	_, err := c.SnapshotLocations(ctx)
 	switch {
+	case errors.Is(err, cluster.ErrNoLocation) && len(missing) == 0 && len(l.SnapshotConfig) == 0:
 	case errors.Is(err, cluster.ErrNoLocation):
 		obj, err := l.snapshot(c.Namespace)
 		missing, errs = append(missing, obj), append(errs, err)

@@ -98,10 +98,11 @@ func (a app) inCluster(t *testing.T) string {
 func testRebuildAfterGit(t *testing.T) {
 	a, plan, backup := newProtected(t, "case-early")
 	fresh := a
-	fresh.Parent, fresh.Volume = "backup/znvm/k3s", "pvc-fresh-early"
+	fresh.Parent, fresh.Volume, fresh.Kind = "backup/znvm/k3s", "pvc-fresh-early", "provisioned"
 	on(t, remote, "zfs", "create", "-p", "-o", "mountpoint=legacy", fresh.dataset())
 	apply(t, dr, strings.NewReplacer("hassio", remote, "zfs-storage-znvm", "zfs-storage-znvm-dr").Replace(fresh.render(t, "volume.yaml.tmpl")))
-	apply(t, dr, a.fromGit(t))
+	apply(t, dr, fresh.fromGit(t))
+	kubectl(t, dr, append([]string{"-n", a.Name, "label", "pvc/data"}, ofGit...)...)
 	kubectl(t, dr, "-n", a.Name, "wait", "deployment/web", "--for=condition=Available", "--timeout=8m")
 	kubectl(t, dr, "-n", a.Name, "exec", "deployment/web", "--", "sh", "-ec", "dd if=/dev/urandom of=/data/new bs=1M count=2; sync")
 	written := kubectl(t, dr, "-n", a.Name, "exec", "deployment/web", "--", "sha256sum", "/data/new")
