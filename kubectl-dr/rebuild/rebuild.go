@@ -394,14 +394,14 @@ func (r *Rebuild) objects() run.Step {
 			if err := r.Cluster.Client.Create(ctx, restore); err != nil && !apierrors.IsAlreadyExists(err) {
 				return "", fmt.Errorf("create the list of objects to restore: %w", err)
 			}
-			message, err := r.RestoreOnly(ctx, restore.Name, "persistentvolumes", "persistentvolumeclaims")
+			warned, err := r.RestoreOnly(ctx, restore.Name, "persistentvolumes", "persistentvolumeclaims")
 			if err != nil {
 				return "", err
 			}
 			if err := r.Cluster.Client.Delete(ctx, restore); client.IgnoreNotFound(err) != nil {
 				return "", fmt.Errorf("delete the list of restored objects: %w", err)
 			}
-			return message + gitBrings(waits), nil
+			return fmt.Sprintf("%s from backup %s%s", report.Count(len(only), "object"), r.Run.Spec.Backup, warned+gitBrings(waits)), nil
 		}}
 }
 
