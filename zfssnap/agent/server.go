@@ -484,11 +484,11 @@ func (s *Server) ListVersions(ctx context.Context, req *agentpb.ListVersionsRequ
 	return resp, err
 }
 
-// tellNewest gives the newest snapshot that is ours its properties, also those that
-// another tool has sent with it.
+// tellNewest gives the newest snapshot of a backup its properties, also those that
+// another tool has sent with it. What is not named like one is not asked.
 func (s *Server) tellNewest(ctx context.Context, all []*agentpb.Version) error {
 	for _, v := range slices.Backward(all) {
-		if v.GetBookmark() {
+		if v.GetBookmark() || !strings.HasPrefix(v.GetName(), names.SnapshotPrefix) {
 			continue
 		}
 		props := map[string]string{}
@@ -499,7 +499,7 @@ func (s *Server) tellNewest(ctx context.Context, all []*agentpb.Version) error {
 			}
 			maps.Copy(props, set)
 		}
-		if props[names.PropManaged] == "true" {
+		if props[names.PropManaged] == "true" && props[names.PropBackup] != "" {
 			v.Properties = props
 			return nil
 		}

@@ -953,6 +953,13 @@ func TestListVersions_newestProperties(t *testing.T) {
 		require.NoError(t, err)
 		w.done(t, resp.GetSnapshots()[0])
 	}
+	_, err := w.client.CreateSnapshots(t.Context(), &agentpb.CreateSnapshotsRequest{Datasets: []string{source}, Name: "dr-kept-by-a-run"})
+	require.NoError(t, err)
+	resp, err := w.client.ListVersions(t.Context(), &agentpb.ListVersionsRequest{Dataset: source, NewestProperties: true})
+	require.NoError(t, err)
+	for _, v := range resp.GetVersions() {
+		assert.Equal(t, v.GetName() == "dr-b2", len(v.GetProperties()) > 0, "what no backup has says nothing: %s", v.GetName())
+	}
 	told := func(req *agentpb.ListVersionsRequest) map[string]map[string]string {
 		resp, err := w.far.ListVersions(t.Context(), req)
 		require.NoError(t, err)

@@ -67,6 +67,9 @@ const (
 	PropTarget = "io.kubectl-dr:target:"
 )
 
+// SnapshotPrefix begins the name of every snapshot that is taken for a backup.
+const SnapshotPrefix = "dr-"
+
 // Purposes of holds.
 const (
 	// HoldBackup keeps a snapshot that a Velero backup needs.

@@ -761,7 +761,7 @@ func (x *ListDatasetsResponse) GetDatasets() []*Dataset {
 type ListVersionsRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Dataset string                 `protobuf:"bytes,1,opt,name=dataset,proto3" json:"dataset,omitempty"`
-	// Give the properties of the newest snapshot that is ours.
+	// Give the properties of the newest snapshot that was taken for a backup.
 	NewestProperties bool `protobuf:"varint,70,opt,name=newest_properties,json=newestProperties,proto3" json:"newest_properties,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
