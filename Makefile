@@ -23,6 +23,10 @@ help: ## list the targets
 demo: build ## the whole story on real parts: back up, replicate, drill, lose the site, fail over
 	$(BIN)/demo
 
+.PHONY: demo-rebuild
+demo-rebuild: build ## another story: a cluster is lost, a fresh one comes up from Git, and gets what Git does not hold
+	$(BIN)/demo rebuild
+
 .PHONY: test
 test: lint unit oracles e2e ## lint, unit tests, others' verdicts, then everything on the rig
 

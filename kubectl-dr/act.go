@@ -270,7 +270,11 @@ func (e *env) begun(r *plan.RecoveryRun, fresh bool) {
 	if !fresh {
 		verb = "goes on"
 	}
-	fmt.Fprintf(e.ErrOut, "%s %s %s with backup %s\n", r.Spec.Kind.Words(), r.Name, verb, r.Spec.Backup)
+	with := ""
+	if r.Spec.Backup != "" {
+		with = " with backup " + r.Spec.Backup
+	}
+	fmt.Fprintf(e.ErrOut, "%s %s %s%s\n", r.Spec.Kind.Words(), r.Name, verb, with)
 }
 
 const recordTimeout = 30 * time.Second

@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
@@ -22,6 +23,7 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/dns"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/registry"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/rewrite"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/traffic"
 )
 
@@ -78,6 +80,7 @@ type env struct {
 	holder      string
 	open        func(getter cluster.RESTClientGetter, veleroNamespace string) (*cluster.Cluster, error)
 	storage     func(ctx context.Context, c *cluster.Cluster, opts cluster.AgentOptions) (*cluster.Storage, error)
+	objects     func(ctx context.Context, getter genericclioptions.RESTClientGetter, namespaces []string) ([]*unstructured.Unstructured, error)
 	images      func() check.Images
 	names       func(server string) traffic.Names
 }
@@ -98,6 +101,15 @@ func newEnv(streams genericiooptions.IOStreams) *env {
 		},
 		holder: fmt.Sprintf("%s:%d", host, os.Getpid()),
 		open:   cluster.Open,
+		objects: func(ctx context.Context, getter genericclioptions.RESTClientGetter, namespaces []string) ([]*unstructured.Unstructured, error) {
+			in := &rewrite.Input{}
+			for _, namespace := range namespaces {
+				if err := readCluster(ctx, in, getter, namespace); err != nil {
+					return nil, err
+				}
+			}
+			return in.Objects, nil
+		},
 		images: func() check.Images { return &registry.Client{} },
 		names:  func(server string) traffic.Names { return &dns.Client{Server: server} },
 		storage: func(ctx context.Context, c *cluster.Cluster, opts cluster.AgentOptions) (*cluster.Storage, error) {
@@ -206,7 +218,7 @@ but a planned failover needs the source.` + exitStatus,
 	root.SetCompletionCommandGroupID(groupOther)
 	for _, add := range []func(*env, *globalFlags) *cobra.Command{
 		newCmdCheck, newCmdStatus, newCmdRPO, newCmdExporter, newCmdHistory, newCmdReport, newCmdRewrite, newCmdCompare,
-		newCmdProtect, newCmdSync, newCmdDrill, newCmdFailover, newCmdReprotect, newCmdFailback,
+		newCmdProtect, newCmdSync, newCmdDrill, newCmdFailover, newCmdReprotect, newCmdFailback, newCmdRebuild,
 		newCmdPlan, newCmdAgent, newCmdEtcd, newCmdGitOps, newCmdSupportBundle, newCmdVersion,
 	} {
 		root.AddCommand(add(e, flags))

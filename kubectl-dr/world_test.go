@@ -80,6 +80,7 @@ type world struct {
 	answer   func(w http.ResponseWriter, r *http.Request)
 	logs     map[string]string // by pod/container
 	images   map[string]error  // what registries say
+	git      []client.Object   // what Argo CD brings
 	records  map[string][]dns.Record
 	texts    map[string][]dns.Record
 	names    traffic.Names // the world itself, or a name server
@@ -309,7 +310,12 @@ func (w *world) created(ctx context.Context, c client.Client, cluster string, ob
 		o.Status = velerov1api.ServerStatusRequestStatus{Phase: velerov1api.ServerStatusRequestPhaseProcessed, ServerVersion: w.serverVersion, Plugins: w.plugins}
 		return c.Update(ctx, o)
 	case *velerov1api.Restore:
+		if only := o.Annotations[zfssnap.AnnotationOnly]; only != "" {
+			return w.restoreOnly(ctx, c, o, only)
+		}
 		return w.restore(ctx, c, cluster, o)
+	case *corev1api.PersistentVolumeClaim, *unstructured.Unstructured:
+		return w.bind(ctx, c, o)
 	case *velerov1api.Backup:
 		if o.Status.Phase != "" {
 			return nil // it was synced
@@ -398,7 +404,13 @@ func application(ns string, replicas int32) []client.Object {
 
 // patched plays the controller of deployments.
 func (w *world) patched(ctx context.Context, c client.Client, obj client.Object) error {
+	if _, claim := obj.(*corev1api.PersistentVolumeClaim); claim {
+		return w.bind(ctx, c, obj)
+	}
 	u, ok := obj.(*unstructured.Unstructured)
+	if ok && u.GetKind() == "Application" {
+		return w.sync(ctx, c, u)
+	}
 	if !ok || u.GetKind() != "Deployment" {
 		return nil
 	}
@@ -718,6 +730,8 @@ func (w *world) Exec(context.Context, string, string, string, []string) (cluster
 
 // host is a ZFS host with its agent.
 type host struct {
+	zfssnap.Agent // nothing of that is asked for but what follows
+
 	node      string
 	looked    *func()
 	now       func() time.Time
@@ -983,6 +997,7 @@ func (w *world) run(ctx context.Context, args ...string) outcome {
 		}
 		return &cluster.Storage{Locations: []cluster.Location{{Name: "zfs", Location: loc, Agents: w}}}, nil
 	}
+	e.objects = w.live
 	e.images = func() check.Images { return w }
 	e.names = func(string) traffic.Names { return w.names }
 	code := execute(ctx, args, e)

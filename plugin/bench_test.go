@@ -63,7 +63,7 @@ func benchmarkCreateSnapshot(b *testing.B, volumes int, grouped bool) {
 			if grouped {
 				vol, err := zfssnap.ParseVolumeID(id)
 				require.NoError(b, err)
-				groups.Join(backup, uid, "wordpress", vol)
+				groups.Join(backup, uid, "wordpress", vol, "")
 			}
 		}
 		before := len(pool.Commands())

@@ -126,7 +126,7 @@ func (a *GroupAction) join(ctx context.Context, site *zfssnap.Site, item runtime
 	if err != nil || !taken {
 		return err
 	}
-	a.Groups.Join(backup.Name, backup.UID, group, vol)
+	a.Groups.Join(backup.Name, backup.UID, group, vol, zfssnap.RecordClaim(item, vol))
 	return nil
 }
 

@@ -25,10 +25,14 @@ const (
 	// ProfileKey is the annotation, or the label, of a Restore that names the
 	// profile to use. The annotation goes first.
 	ProfileKey = "kubectl-dr.io/profile"
+	// OnlyKey is the annotation of a Restore that names the ConfigMap of the
+	// objects that it is limited to: a [rules.Selection] in each of its keys. The
+	// ConfigMap has a label of this name too, with its own name as the value.
+	OnlyKey = "kubectl-dr.io/only"
 )
 
-// Action rewrites every object of a restore that names a profile, and leaves
-// every other restore alone. An object that can't be rewritten is an error of
+// Action rewrites every object of a restore that names a profile, limits one that
+// names a selection to that, and leaves every other restore alone. An object that can't be rewritten is an error of
 // its own, and Velero doesn't restore it: production's names must not come up
 // elsewhere by mistake.
 //
@@ -43,10 +47,12 @@ type Action struct {
 	recent []*loaded // the latest last
 }
 
-// loaded is the profile of one restore, and what it has done so far.
+// loaded is the profile of one restore and what it has done so far, and the
+// objects that the restore is limited to; either may be nil.
 type loaded struct {
 	restore string
 	profile *rules.Profile
+	only    rules.Selection
 	tally   tally
 }
 
@@ -70,7 +76,7 @@ const nothing = ProfileKey + ",!" + ProfileKey
 // AppliesTo selects every object, since a profile may drop or label any, or
 // nothing when the restore names no profile. Velero asks at the start of a
 // restore, and an error ends it before anything is created: there is one when the
-// profile that a restore in progress asks for can't be used.
+// profile or the selection that a restore in progress asks for can't be used.
 //
 // Velero doesn't say which restore it asks for. Where it can't be found out, every
 // object is selected and judged by itself.
@@ -83,7 +89,7 @@ func (a *Action) AppliesTo() (velero.ResourceSelector, error) {
 	var errs []error
 	wanted := len(running) == 0
 	for _, restore := range running {
-		wanted = wanted || profileName(restore) != ""
+		wanted = wanted || profileName(restore) != "" || restore.Annotations[OnlyKey] != ""
 		errs = append(errs, a.Admit(restore))
 	}
 	if wanted {
@@ -118,6 +124,12 @@ func (a *Action) Execute(input *velero.RestoreItemActionExecuteInput) (*velero.R
 		return velero.NewRestoreItemActionExecuteOutput(input.Item), nil
 	}
 	obj := &unstructured.Unstructured{Object: input.Item.UnstructuredContent()}
+	if of.only != nil && !of.only.Has(obj) {
+		return velero.NewRestoreItemActionExecuteOutput(input.Item).WithoutRestore(), nil
+	}
+	if of.profile == nil {
+		return velero.NewRestoreItemActionExecuteOutput(input.Item), nil
+	}
 	log := a.log.WithFields(logrus.Fields{"restore": input.Restore.Name, "profile": of.profile.Name})
 	a.sumUp(log, of, obj.GetKind())
 	result, err := of.profile.Apply(asBackedUp(obj, input.ItemFromBackup))
@@ -175,7 +187,8 @@ func asBackedUp(item *unstructured.Unstructured, fromBackup runtime.Unstructured
 	return full
 }
 
-// Admit returns why the profile that a restore asks for can't be used.
+// Admit returns why the profile or the selection that a restore asks for can't be
+// used.
 func (a *Action) Admit(restore *velerov1api.Restore) error {
 	_, err := a.load(restore)
 	return err
@@ -189,10 +202,10 @@ func profileName(restore *velerov1api.Restore) string {
 	return restore.Labels[ProfileKey]
 }
 
-// load returns the profile a restore asks for, nil when it asks for none.
+// load returns what a restore asks for, nil when it asks for nothing.
 func (a *Action) load(restore *velerov1api.Restore) (*loaded, error) {
-	name := profileName(restore)
-	if name == "" {
+	name, only := profileName(restore), restore.Annotations[OnlyKey]
+	if name == "" && only == "" {
 		return nil, nil
 	}
 	id := string(restore.UID) + " " + restore.Namespace + "/" + restore.Name + " " + name
@@ -203,22 +216,60 @@ func (a *Action) load(restore *velerov1api.Restore) (*loaded, error) {
 		a.recent = append(slices.Delete(a.recent, i, i+1), hit)
 		return hit, nil
 	}
-	set, configMap, err := LoadProfiles(context.Background(), a.cluster, restore.Namespace)
-	if err != nil {
-		return nil, fmt.Errorf("find profile %q of restore %s: %w", name, restore.Name, err)
+	of := &loaded{restore: id}
+	if err := a.loadProfile(of, restore, name); err != nil {
+		return nil, err
 	}
-	profile, err := set.Profile(name)
-	if err != nil {
-		return nil, fmt.Errorf("find profile of restore %s in ConfigMap %s/%s: %w", restore.Name, restore.Namespace, configMap, err)
+	if err := a.loadSelection(of, restore, only); err != nil {
+		return nil, err
 	}
-	profile = profile.InNamespaces(restore.Spec.NamespaceMapping)
-	of := &loaded{restore: id, profile: profile}
 	a.recent = append(a.recent, of)
 	if len(a.recent) > keptProfiles {
 		a.recent = slices.Delete(a.recent, 0, 1)
 	}
-	a.log.WithFields(logrus.Fields{"restore": restore.Name, "profile": name, "configMap": configMap}).Info("rewriting by profile")
 	return of, nil
+}
+
+func (a *Action) loadProfile(of *loaded, restore *velerov1api.Restore, name string) error {
+	if name == "" {
+		return nil
+	}
+	set, configMap, err := LoadProfiles(context.Background(), a.cluster, restore.Namespace)
+	if err != nil {
+		return fmt.Errorf("find profile %q of restore %s: %w", name, restore.Name, err)
+	}
+	profile, err := set.Profile(name)
+	if err != nil {
+		return fmt.Errorf("find profile of restore %s in ConfigMap %s/%s: %w", restore.Name, restore.Namespace, configMap, err)
+	}
+	of.profile = profile.InNamespaces(restore.Spec.NamespaceMapping)
+	a.log.WithFields(logrus.Fields{"restore": restore.Name, "profile": name, "configMap": configMap}).Info("rewriting by profile")
+	return nil
+}
+
+// loadSelection reads the objects that a restore is limited to. Without the list
+// nothing is restored: more than was asked for would be.
+func (a *Action) loadSelection(of *loaded, restore *velerov1api.Restore, name string) error {
+	if name == "" {
+		return nil
+	}
+	found, err := a.cluster.ListConfigMaps(context.Background(), restore.Namespace, OnlyKey+"="+name)
+	if err == nil && len(found) != 1 {
+		err = fmt.Errorf("namespace %s has %d with the label %s=%s, not one", restore.Namespace, len(found), OnlyKey, name)
+	}
+	if err != nil {
+		return fmt.Errorf("find the ConfigMap of the objects that restore %s is limited to: %w", restore.Name, err)
+	}
+	of.only = rules.Selection{}
+	for key, text := range found[0].Data {
+		only, err := rules.ParseSelection(text)
+		if err != nil {
+			return fmt.Errorf("read %s of ConfigMap %s/%s: %w", key, restore.Namespace, found[0].Name, err)
+		}
+		maps.Copy(of.only, only)
+	}
+	a.log.WithFields(logrus.Fields{"restore": restore.Name, "configMap": found[0].Name, "objects": len(of.only)}).Info("restoring these objects alone")
+	return nil
 }
 
 // Progress errs: the action starts no operations.

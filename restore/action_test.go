@@ -411,3 +411,57 @@ func TestAction_Execute_sumsUpBeforeEachKind(t *testing.T) {
 		"so far 2 of 3 objects changed, 1 not restored: drop[0] 1, labels 2; nothing yet for state",
 	}, summaries)
 }
+
+func limited(r *velerov1api.Restore, to string) *velerov1api.Restore {
+	if r.Annotations == nil {
+		r.Annotations = map[string]string{}
+	}
+	r.Annotations[OnlyKey] = to
+	return r
+}
+
+func TestAction_Execute_ofASelection(t *testing.T) {
+	t.Parallel()
+	selection := corev1api.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "velero", Name: "r", Labels: map[string]string{OnlyKey: "r"}},
+		Data:       map[string]string{"0": "Secret wordpress/x\n", "1": "Deployment.apps wordpress/x\n"},
+	}
+	cluster := &configMaps{items: []corev1api.ConfigMap{configMap("profiles", profiles), selection}}
+	action := NewAction(logrus.New(), cluster, "velero")
+	tests := []struct {
+		name    string
+		restore *velerov1api.Restore
+		item    *unstructured.Unstructured
+		skipped bool
+		label   string
+	}{
+		{"what is selected is restored", limited(restoreOf(""), "r"), item("Secret", "v1", nil), false, ""},
+		{"what is not is left out", limited(restoreOf(""), "r"), item("ConfigMap", "v1", nil), true, ""},
+		{"a profile applies to what is selected", limited(restoreOf("drill"), "r"), item("Deployment", "apps/v1", map[string]any{}), false, "dr"},
+		{"and to nothing else", limited(restoreOf("drill"), "r"), item("Service", "v1", map[string]any{}), true, ""},
+		{"a restore without a selection is not limited", restoreOf("drill"), item("Service", "v1", map[string]any{}), false, "dr"},
+	}
+	for i, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.restore.UID = types.UID(fmt.Sprint(i))
+			out, err := action.Execute(&velero.RestoreItemActionExecuteInput{Item: tt.item, ItemFromBackup: tt.item, Restore: tt.restore})
+			require.NoError(t, err)
+			assert.Equal(t, tt.skipped, out.SkipRestore)
+			if !tt.skipped {
+				assert.Equal(t, tt.label, (&unstructured.Unstructured{Object: out.UpdatedItem.UnstructuredContent()}).GetLabels()["site"])
+			}
+		})
+	}
+}
+
+// A restore that is to be limited and can't be must not restore everything.
+func TestAction_AppliesTo_aSelectionThatIsMissing(t *testing.T) {
+	t.Parallel()
+	running := *limited(restoreOf(""), "gone")
+	running.Status.Phase = velerov1api.RestorePhaseInProgress
+	action := NewAction(logrus.New(), &configMaps{restores: []velerov1api.Restore{running}}, "velero")
+	_, err := action.AppliesTo()
+	assert.EqualError(t, err, "find the ConfigMap of the objects that restore r is limited to: namespace velero has 0 with the label kubectl-dr.io/only=gone, not one")
+	_, err = action.Execute(&velero.RestoreItemActionExecuteInput{Item: item("Secret", "v1", nil), Restore: &running})
+	assert.Error(t, err)
+}

@@ -10,6 +10,8 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 )
 
 // Ways of grouping the volumes of a backup whose snapshots are one point in
@@ -44,14 +46,16 @@ type groupedBackup struct {
 type group struct {
 	name    string
 	members []VolumeID
+	claims  map[VolumeID]string // their records
 
 	mu    sync.Mutex
 	tried bool
 	taken map[VolumeID]SnapshotID
 }
 
-// Join puts a volume into a group of a backup. Joining again changes nothing.
-func (g *Groups) Join(backup string, uid types.UID, name string, vol VolumeID) {
+// Join puts a volume into a group of a backup, with the record of its claim.
+// Joining again changes nothing.
+func (g *Groups) Join(backup string, uid types.UID, name string, vol VolumeID, claim string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	b := g.backups[backup]
@@ -67,12 +71,13 @@ func (g *Groups) Join(backup string, uid types.UID, name string, vol VolumeID) {
 	}
 	joined := b.groups[name]
 	if joined == nil {
-		joined = &group{name: name, taken: map[VolumeID]SnapshotID{}}
+		joined = &group{name: name, taken: map[VolumeID]SnapshotID{}, claims: map[VolumeID]string{}}
 		b.groups[name] = joined
 	}
 	joined.mu.Lock()
 	defer joined.mu.Unlock()
 	joined.members = append(joined.members, vol)
+	joined.claims[vol] = claim
 	b.of[vol] = joined
 }
 
@@ -116,6 +121,7 @@ func (g *group) take(ctx context.Context, s *Snapshotter, vol VolumeID, order sn
 	g.tried = true
 	order.properties[PropGroup] = g.name
 	delete(order.properties, PropVolume) // of one member
+	g.record(order.properties)
 	log := s.Log.WithField("group", g.name)
 
 	parts := g.parts()
@@ -148,6 +154,22 @@ func (g *group) take(ctx context.Context, s *Snapshotter, vol VolumeID, order sn
 	}
 	snap, ok := g.taken[vol]
 	return snap, ok, nil
+}
+
+// maxRecords is how large a group may be for its snapshots to keep its claims: each
+// keeps all of them.
+const maxRecords = 32
+
+// record has the snapshots of a group keep its claims.
+func (g *group) record(properties map[string]string) {
+	for member, claim := range g.claims {
+		switch name := names.ClaimProperty(member.Dataset); {
+		case len(g.claims) > maxRecords:
+			delete(properties, name)
+		case claim != "":
+			properties[name] = claim
+		}
+	}
 }
 
 // parts splits a group into what one zfs snapshot can take.

@@ -8,6 +8,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 )
 
 // groupWorld has volumes of one group, given as node:dataset.
@@ -20,7 +22,7 @@ func groupWorld(t *testing.T, volumes ...string) (*world, []string) {
 		id, err := ParseVolumeID(idVersion + ":" + v)
 		require.NoError(t, err)
 		w.agents[id.Node].datasets[id.Dataset] = filesystem(id.Dataset)
-		w.snap.Groups.Join("nightly", backupUID, "wordpress", id)
+		w.snap.Groups.Join("nightly", backupUID, "wordpress", id, "claim of "+id.Dataset)
 		ids = append(ids, id.String())
 	}
 	return w, ids
@@ -38,7 +40,7 @@ func (a *fakeAgent) calls() (all []string) {
 func TestGroups_oneCallTakesAll(t *testing.T) {
 	t.Parallel()
 	w, ids := groupWorld(t, "hassio:znvm/a", "hassio:znvm/b", "hassio:znvm/c")
-	w.snap.Groups.Join("nightly", backupUID, "wordpress", VolumeID{Node: "hassio", Dataset: "znvm/a"})
+	w.snap.Groups.Join("nightly", backupUID, "wordpress", VolumeID{Node: "hassio", Dataset: "znvm/a"}, "")
 	for i, id := range ids {
 		first, err := w.snap.CreateSnapshot(id, "", backupTags)
 		require.NoError(t, err)
@@ -52,6 +54,9 @@ func TestGroups_oneCallTakesAll(t *testing.T) {
 	assert.Equal(t, "wordpress", props[PropGroup])
 	assert.NotContains(t, props, PropVolume, "it is of one of them")
 	assert.Equal(t, "blog", props["io.kubectl-dr:tag:team"])
+	for _, dataset := range []string{"znvm/a", "znvm/b", "znvm/c"} {
+		assert.Equal(t, "claim of "+dataset, props[names.ClaimProperty(dataset)])
+	}
 }
 
 func TestGroups_severalPools(t *testing.T) {
@@ -93,7 +98,7 @@ func TestGroups_anAgentThatIsDownIsAskedOnce(t *testing.T) {
 func TestGroups_areOfOneBackup(t *testing.T) {
 	t.Parallel()
 	w, ids := groupWorld(t, "hassio:znvm/a", "hassio:znvm/b")
-	w.snap.Groups.Join("nightly", "a later one", "wordpress", VolumeID{Node: "hassio", Dataset: "znvm/a"})
+	w.snap.Groups.Join("nightly", "a later one", "wordpress", VolumeID{Node: "hassio", Dataset: "znvm/a"}, "")
 	_, err := w.snap.CreateSnapshot(ids[0], "", backupTags)
 	require.NoError(t, err)
 	assert.Equal(t, []string{"[znvm/a]"}, w.agents["hassio"].calls(), "what an earlier backup of that name joined is forgotten")
@@ -115,4 +120,19 @@ func TestGroups_concurrently(t *testing.T) {
 	}
 	wg.Wait()
 	assert.Len(t, w.agents["hassio"].taken, 1)
+}
+
+// Each snapshot keeps the claims of all, which is too much for a large group.
+func TestGroups_ofManyKeepNoClaims(t *testing.T) {
+	t.Parallel()
+	var volumes []string
+	for i := range maxRecords + 1 {
+		volumes = append(volumes, fmt.Sprintf("hassio:znvm/%d", i))
+	}
+	w, ids := groupWorld(t, volumes...)
+	_, err := w.snap.CreateSnapshot(ids[0], "", backupTags)
+	require.NoError(t, err)
+	for name := range w.agents["hassio"].taken[0].GetProperties() {
+		assert.NotContains(t, name, PropClaimPrefix)
+	}
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 )
 
 // ErrInvalidID is wrapped by every error of ParseVolumeID and ParseSnapshotID.
@@ -131,7 +133,7 @@ func SnapshotName(backup string, uid types.UID) string {
 		short = hex.EncodeToString(sum[:])
 	}
 	suffix := "-" + short[:uidLength]
-	name := snapshotPrefix + clean
+	name := names.SnapshotPrefix + clean
 	if clean == backup && len(name)+len(suffix) <= maxSnapshotName {
 		return name + suffix
 	}
@@ -139,9 +141,6 @@ func SnapshotName(backup string, uid types.UID) string {
 	suffix = "-" + hex.EncodeToString(sum[:6]) + suffix
 	return name[:min(len(name), maxSnapshotName-len(suffix))] + suffix
 }
-
-// snapshotPrefix begins the name of every snapshot that is taken for a backup.
-const snapshotPrefix = "dr-"
 
 // BackupOf returns the backup that a snapshot's name belongs to; false when it is
 // not of a backup, or the name may have been shortened or altered.
@@ -154,6 +153,6 @@ func BackupOf(snapshot string) (string, bool) {
 }
 
 var (
-	snapshotOfBackup = regexp.MustCompile(`^` + snapshotPrefix + `([A-Za-z0-9_.-]+)-[0-9a-f]{8}$`)
+	snapshotOfBackup = regexp.MustCompile(`^` + names.SnapshotPrefix + `([A-Za-z0-9_.-]+)-[0-9a-f]{8}$`)
 	altered          = regexp.MustCompile(`-[0-9a-f]{12}$`)
 )

@@ -9,12 +9,14 @@ const (
 	LabelPlan         = names.LabelPlan
 	LabelStandby      = names.LabelStandby
 	AnnotationProfile = names.AnnotationProfile
+	AnnotationOnly    = names.AnnotationOnly
 	LabelVolume       = names.LabelVolume
 	PropManaged       = names.PropManaged
 	PropBackup        = names.PropBackup
 	PropVolume        = names.PropVolume
 	PropGroup         = names.PropGroup
 	PropTagPrefix     = names.PropTagPrefix
+	PropClaimPrefix   = names.PropClaimPrefix
 	PropRestore       = names.PropRestore
 	PropRun           = names.PropRun
 	PropSource        = names.PropSource

@@ -64,6 +64,21 @@ type origin struct {
 	missing  error  // why it is taken from there
 }
 
+// MakeVolume makes a volume from the copy of a snapshot as a restore of Velero does,
+// without Velero: restore has the name and the uid of what it is made for, and the
+// label of a run. volumeType is what GetVolumeInfo returned for the source, or ""
+// when nobody knows any more. Idempotent for a snapshot and a uid.
+func (s *Site) MakeVolume(ctx context.Context, id SnapshotID, volumeType string, restore *velerov1api.Restore) (VolumeID, error) {
+	vt := noVolumeType
+	if volumeType != "" {
+		var err error
+		if vt, err = parseVolumeType(volumeType); err != nil {
+			return VolumeID{}, err
+		}
+	}
+	return s.createVolume(ctx, id, vt, restore)
+}
+
 // createVolume finds a snapshot and makes a volume from it.
 func (s *Site) createVolume(ctx context.Context, id SnapshotID, vt volumeType, restore *velerov1api.Restore) (VolumeID, error) {
 	from, err := s.findOrigin(ctx, id)
@@ -217,6 +232,12 @@ func (s *Snapshotter) SetVolumeID(obj runtime.Unstructured, volumeID string) (ru
 	if err != nil {
 		return nil, err
 	}
+	return site.SetVolume(context.Background(), obj, id)
+}
+
+// SetVolume returns the PersistentVolume of a volume that MakeVolume made; see
+// SetVolumeID.
+func (s *Site) SetVolume(ctx context.Context, obj runtime.Unstructured, id VolumeID) (*unstructured.Unstructured, error) {
 	typed, err := toPV(obj)
 	if err != nil {
 		return nil, err
@@ -225,8 +246,7 @@ func (s *Snapshotter) SetVolumeID(obj runtime.Unstructured, volumeID string) (ru
 	if d == nil {
 		return nil, fmt.Errorf("set volume of PersistentVolume %s: it is of a kind this plugin does not know", typed.Name)
 	}
-	ctx := context.Background()
-	ds, err := site.dataset(ctx, id.Node, "look up "+id.Dataset, byName(id.Dataset))
+	ds, err := s.dataset(ctx, id.Node, "look up "+id.Dataset, byName(id.Dataset))
 	if err != nil {
 		return nil, err
 	}
@@ -241,10 +261,10 @@ func (s *Snapshotter) SetVolumeID(obj runtime.Unstructured, volumeID string) (ru
 	}
 	pv := &unstructured.Unstructured{Object: runtime.DeepCopyJSON(obj.UnstructuredContent())}
 	rewrite := d.rewrite
-	if site.RestoreAs == AsLocal {
+	if s.RestoreAs == AsLocal {
 		rewrite = toLocal
 	}
-	if err := rewrite(ctx, site, pv, vol); err != nil {
+	if err := rewrite(ctx, s, pv, vol); err != nil {
 		return nil, fmt.Errorf("set volume of PersistentVolume %s: %w", typed.Name, err)
 	}
 	pv.SetName(vol.name)

@@ -28,6 +28,11 @@ type Site struct {
 	kube   func() (client.Client, error)
 }
 
+// NewSite returns a location whose agents and cluster somebody else has opened.
+func NewSite(loc Location, agents Agents, kube client.Client) *Site {
+	return &Site{Location: loc, agents: agents, kube: func() (client.Client, error) { return kube, nil }}
+}
+
 // Agent returns the agent of a node, or a *NoAgentError.
 func (s *Site) Agent(node string) (Agent, error) {
 	if _, ok := s.Agents[node]; !ok {

@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
 )
 
@@ -62,6 +63,7 @@ type Snapshotter struct {
 	mu      sync.RWMutex
 	current *Site
 	unseen  sync.Map // volume ID → why GetVolumeInfo could not look at it
+	claims  sync.Map // volume ID → the record of its claim
 }
 
 // Init makes config the location that following calls consult first.
@@ -127,6 +129,8 @@ func (s *Snapshotter) GetVolumeID(pv runtime.Unstructured) (string, error) {
 	case !ours:
 		return "", nil
 	}
+	// Velero tells no more of a volume than this when it wants the snapshot.
+	s.claims.Store(id.String(), RecordClaim(pv, id))
 	return id.String(), nil
 }
 
@@ -178,7 +182,11 @@ func (s *Snapshotter) CreateSnapshot(volumeID, _ string, tags map[string]string)
 	if reason, ok := s.unseen.Load(volumeID); ok {
 		err = reason.(error)
 	} else {
-		snap, err = s.take(ctx, id, backup, propertiesOf(tags))
+		properties := propertiesOf(tags)
+		if record, ok := s.claims.Load(volumeID); ok && record != "" {
+			properties[names.ClaimProperty(id.Dataset)] = record.(string)
+		}
+		snap, err = s.take(ctx, id, backup, properties)
 	}
 	if err != nil {
 		s.noteFailure(ctx, backup, id)

@@ -51,6 +51,7 @@ func TestSnapshotter_backup(t *testing.T) {
 	assert.Equal(t, map[string]string{
 		PropManaged: "true", PropBackup: "nightly", PropVolume: "pvc-1",
 		"io.kubectl-dr:tag:team": "blog", "io.kubectl-dr:tag:velero.io:schedule-name": "hourly",
+		names.ClaimProperty(volDataset): RecordClaim(openEBSPV(t), VolumeID{Dataset: volDataset}),
 	}, w.agents["hassio"].taken[0].GetProperties())
 	assert.Equal(t, HoldTag("backup"), w.agents["hassio"].taken[0].GetHold())
 

@@ -25,6 +25,9 @@ type volumeType struct {
 	Native map[string]string
 }
 
+// noVolumeType gives a volume nothing of its source's.
+var noVolumeType = volumeType{Native: map[string]string{}}
+
 func volumeTypeOf(ds *agentpb.Dataset) volumeType {
 	vt := volumeType{Kind: ds.GetType(), Native: map[string]string{}}
 	for k, v := range ds.GetNative() {

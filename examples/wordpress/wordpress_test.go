@@ -132,7 +132,7 @@ func TestPlan_fitsTheManifests(t *testing.T) {
 	require.NoError(t, yaml.UnmarshalStrict(content, &p))
 
 	set := loadProfiles(t)
-	assert.Equal(t, []string{p.Spec.Profiles.Drill, p.Spec.Profiles.Failover}, set.Names())
+	assert.Equal(t, []string{p.Spec.Profiles.Drill, p.Spec.Profiles.Failover, p.Spec.Profiles.Rebuild}, set.Names())
 	names := map[string]bool{}
 	for _, obj := range application(t) {
 		names[obj.GetKind()+"/"+obj.GetName()] = true

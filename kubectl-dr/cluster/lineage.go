@@ -30,14 +30,12 @@ func (s *Storage) Lineage(ctx context.Context, node, dataset string, guid uint64
 	if err != nil {
 		return Lineage{}, err
 	}
-	ds, err := call(ctx, l, node, agentTimeout, func(ctx context.Context, a Agent) (*agentpb.Dataset, error) {
-		return a.ResolveDataset(ctx, &agentpb.ResolveDatasetRequest{By: &agentpb.ResolveDatasetRequest_Name{Name: dataset}})
-	})
+	ds, err := s.Dataset(ctx, zfssnap.VolumeID{Node: node, Dataset: dataset})
 	if errors.Is(err, agent.ErrNotFound) {
 		return Lineage{}, nil
 	}
 	if err != nil {
-		return Lineage{}, fmt.Errorf("look at %s on node %s: %w", dataset, node, err)
+		return Lineage{}, err
 	}
 	resp, err := call(ctx, l, node, agentTimeout, func(ctx context.Context, a Agent) (*agentpb.ListVersionsResponse, error) {
 		return a.ListVersions(ctx, &agentpb.ListVersionsRequest{Dataset: dataset})

@@ -23,15 +23,12 @@ import (
 // Agent is what recovery asks of the agent on a node; agentpb.AgentClient is
 // one.
 type Agent interface {
+	zfssnap.Agent // makes volumes
+
 	Info(context.Context, *agentpb.InfoRequest, ...grpc.CallOption) (*agentpb.InfoResponse, error)
-	FindSnapshot(context.Context, *agentpb.FindSnapshotRequest, ...grpc.CallOption) (*agentpb.Version, error)
-	ListVersions(context.Context, *agentpb.ListVersionsRequest, ...grpc.CallOption) (*agentpb.ListVersionsResponse, error)
-	ResolveDataset(context.Context, *agentpb.ResolveDatasetRequest, ...grpc.CallOption) (*agentpb.Dataset, error)
-	CreateSnapshots(context.Context, *agentpb.CreateSnapshotsRequest, ...grpc.CallOption) (*agentpb.CreateSnapshotsResponse, error)
 	ListArchived(context.Context, *agentpb.ListArchivedRequest, ...grpc.CallOption) (*agentpb.ListArchivedResponse, error)
 	ListDatasets(context.Context, *agentpb.ListDatasetsRequest, ...grpc.CallOption) (*agentpb.ListDatasetsResponse, error)
 	DestroyVolume(context.Context, *agentpb.DestroyVolumeRequest, ...grpc.CallOption) (*agentpb.DestroyVolumeResponse, error)
-	SetProperties(context.Context, *agentpb.SetPropertiesRequest, ...grpc.CallOption) (*agentpb.Dataset, error)
 	ListHolds(context.Context, *agentpb.ListHoldsRequest, ...grpc.CallOption) (*agentpb.ListHoldsResponse, error)
 	ReapHolds(context.Context, *agentpb.ListHoldsRequest, ...grpc.CallOption) (*agentpb.ListHoldsResponse, error)
 	Doctor(context.Context, *agentpb.DoctorRequest, ...grpc.CallOption) (*agentpb.DoctorResponse, error)
@@ -61,6 +58,9 @@ type AgentOptions struct {
 	// Credentials is the path of a PEM bundle used instead of the snapshot
 	// location's credential.
 	Credentials string
+	// Config takes the place of the snapshot locations, which may not be there: a
+	// location's spec.config. It needs Credentials.
+	Config map[string]string
 }
 
 // agentTimeout bounds calls that look at things, changeTimeout those that change
@@ -112,6 +112,11 @@ var ErrTakenHere = fmt.Errorf("%w", ErrNoCopy)
 // other: a recovery must not stop at one that is none of its business. That there
 // is none at all is an error only for what needs one.
 func (c *Cluster) OpenStorage(ctx context.Context, opts AgentOptions) (*Storage, error) {
+	if opts.Config != nil {
+		given := &velerov1api.VolumeSnapshotLocation{Spec: velerov1api.VolumeSnapshotLocationSpec{Config: opts.Config}}
+		l, err := c.openLocation(ctx, given, opts)
+		return &Storage{Locations: []Location{l}}, err
+	}
 	locations, err := c.SnapshotLocations(ctx)
 	if errors.Is(err, ErrNoLocation) {
 		return &Storage{none: err}, nil

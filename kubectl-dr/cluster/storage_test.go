@@ -2,6 +2,8 @@ package cluster
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -68,6 +70,29 @@ func TestOpenStorage_goesOnWithoutALocationThatIsBroken(t *testing.T) {
 	}
 	_, err = Examine(t.Context(), s, nil, time.Now)
 	require.ErrorIs(t, err, ErrNoLocation)
+}
+
+// Where nothing is left, the location is given by hand.
+func TestOpenStorage_ofAConfigThatIsGiven(t *testing.T) {
+	t.Parallel()
+	ca, err := agent.NewAuthority(time.Now())
+	require.NoError(t, err)
+	bundle, err := ca.Client("kubectl-dr", time.Now())
+	require.NoError(t, err)
+	file := filepath.Join(t.TempDir(), "kubectl-dr.pem")
+	require.NoError(t, os.WriteFile(file, bundle, 0o600))
+	c := &Cluster{Client: fake.NewClientBuilder().WithScheme(runtime.NewScheme()).Build(), Namespace: "velero"}
+	config := map[string]string{"agents": "remote=remote:7443", "restoreNode": "remote"}
+
+	s, err := c.OpenStorage(t.Context(), AgentOptions{Config: config, Credentials: file})
+	require.NoError(t, err, "Velero need not be installed")
+	require.Len(t, s.Locations, 1)
+	assert.Equal(t, []string{"remote"}, s.Locations[0].RecoveryNodes())
+
+	_, err = c.OpenStorage(t.Context(), AgentOptions{Config: config})
+	var hint interface{ Hint() string }
+	require.ErrorAs(t, err, &hint)
+	assert.Contains(t, hint.Hint(), "--agent-credentials")
 }
 
 // having answers for the agents of nodes that have a snapshot.

@@ -106,7 +106,7 @@ func (f *Failover) recovery() []run.Step {
 	if f.Run.Spec.SetAside {
 		steps = append(steps, f.setAside())
 	}
-	steps = append(steps, pauseGitOps(f.Cluster.Client, f.Run, f.site(), false)...)
+	steps = append(steps, PauseGitOps(f.Cluster.Client, f.Run, f.site(), false)...)
 	switch f.Run.Spec.Standby {
 	case plan.StandbyActivate:
 		steps = append(steps, f.refresh(), f.RestoreVolumes(standby.VolumeResources...))
@@ -251,7 +251,7 @@ func (f *Failover) resume() run.Step {
 					}
 				}
 			}
-			resumed, err := resumeGitOps(ctx, f.Cluster.Client, f.Run.Spec.PlanSpec, "")
+			resumed, err := ResumeGitOps(ctx, f.Cluster.Client, f.Run.Spec.PlanSpec, "")
 			if err != nil {
 				return "", err
 			}

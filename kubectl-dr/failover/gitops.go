@@ -23,10 +23,13 @@ const StepGitOps = "pause GitOps at "
 func (s *Source) GitOps() []run.Step {
 	// A name that is wrong at the source would show as an application that is
 	// started again while it is moved.
-	return pauseGitOps(s.Cluster.Client, s.Run, s.Site, s.Site == SourceSite)
+	return PauseGitOps(s.Cluster.Client, s.Run, s.Site, s.Site == SourceSite)
 }
 
-func pauseGitOps(c client.Client, r *plan.RecoveryRun, site string, strict bool) []run.Step {
+// PauseGitOps returns the step that pauses what the run's plan names at a site;
+// none when it names nothing. What the site does not have is passed over, unless
+// strict.
+func PauseGitOps(c client.Client, r *plan.RecoveryRun, site string, strict bool) []run.Step {
 	objects := gitops.Objects(r.Spec.PlanSpec.GitOps)
 	if len(objects) == 0 {
 		return nil
@@ -61,9 +64,9 @@ func pauseGitOps(c client.Client, r *plan.RecoveryRun, site string, strict bool)
 	}}
 }
 
-// resumeGitOps lets what was paused go on; by is as for gitops.Resume. It returns
+// ResumeGitOps lets what was paused go on; by is as for gitops.Resume. It returns
 // what it was.
-func resumeGitOps(ctx context.Context, c client.Client, spec plan.RecoveryPlanSpec, by string) ([]string, error) {
+func ResumeGitOps(ctx context.Context, c client.Client, spec plan.RecoveryPlanSpec, by string) ([]string, error) {
 	objects, err := gitops.InOrder(ctx, c, gitops.Objects(spec.GitOps))
 	if err != nil {
 		return nil, err

@@ -58,7 +58,7 @@ func CheckStopped(ctx context.Context, c client.Client, namespaces []string) err
 			switch {
 			case obj.GetAnnotations()[stoppedBy] != "" && rules.OnStandby(obj):
 				stopped++
-			case obj.GetKind() == "Pod", obj.GetKind() == "Job" && finished(obj):
+			case obj.GetKind() == "Pod", obj.GetKind() == "Job" && Finished(obj):
 			default:
 				running.What = append(running.What, strings.ToLower(obj.GetKind())+"/"+obj.GetName())
 			}
@@ -147,15 +147,26 @@ func (f *Failover) retain(ctx context.Context, namespace string) ([]string, erro
 		if apierrors.IsNotFound(err) {
 			continue
 		}
-		if err == nil && pv.Spec.PersistentVolumeReclaimPolicy != corev1api.PersistentVolumeReclaimRetain {
-			before := pv.DeepCopy()
-			pv.Spec.PersistentVolumeReclaimPolicy = corev1api.PersistentVolumeReclaimRetain
-			err = f.Cluster.Client.Patch(ctx, pv, client.MergeFrom(before))
-		}
 		if err != nil {
 			return nil, fmt.Errorf("keep volume %s: %w", pv.Name, err)
+		}
+		if err := Retain(ctx, f.Cluster.Client, pv); err != nil {
+			return nil, err
 		}
 		kept = append(kept, pv.Name)
 	}
 	return kept, nil
+}
+
+// Retain keeps a volume when its claim is deleted.
+func Retain(ctx context.Context, c client.Client, pv *corev1api.PersistentVolume) error {
+	if pv.Spec.PersistentVolumeReclaimPolicy == corev1api.PersistentVolumeReclaimRetain {
+		return nil
+	}
+	before := pv.DeepCopy()
+	pv.Spec.PersistentVolumeReclaimPolicy = corev1api.PersistentVolumeReclaimRetain
+	if err := c.Patch(ctx, pv, client.MergeFrom(before)); err != nil {
+		return fmt.Errorf("keep volume %s: %w", pv.Name, err)
+	}
+	return nil
 }

@@ -172,7 +172,7 @@ func (s *Source) stopOne(ctx context.Context, obj *unstructured.Unstructured) (b
 		}
 		return false, fmt.Errorf("stop %s: no controller would start it again; stop it yourself", what)
 	}
-	if obj.GetKind() == "Job" && finished(obj) || rules.OnStandby(obj) {
+	if obj.GetKind() == "Job" && Finished(obj) || rules.OnStandby(obj) {
 		return obj.GetAnnotations()[stoppedBy] == s.Run.Name, nil
 	}
 	held, err := rules.Standby(obj)
@@ -188,7 +188,8 @@ func (s *Source) stopOne(ctx context.Context, obj *unstructured.Unstructured) (b
 	return true, nil
 }
 
-func finished(job *unstructured.Unstructured) bool {
+// Finished reports whether a Job has ended.
+func Finished(job *unstructured.Unstructured) bool {
 	conditions, _, _ := unstructured.NestedSlice(job.Object, "status", "conditions")
 	return slices.ContainsFunc(conditions, func(c any) bool {
 		m, _ := c.(map[string]any)
@@ -300,22 +301,9 @@ func (s *Source) other() string {
 
 // rollBack gives the source back what this run took.
 func (s *Source) rollBack(ctx context.Context) error {
-	var errs []error
-	for _, ns := range s.Run.Spec.PlanSpec.Source.Namespaces {
-		held, err := run.Held(ctx, s.Cluster.Client, ns)
-		errs = append(errs, err)
-		for _, obj := range held {
-			if obj.GetAnnotations()[stoppedBy] != s.Run.Name {
-				continue
-			}
-			if err := run.Activate(ctx, s.Cluster.Client, obj); err != nil {
-				errs = append(errs, err)
-				continue
-			}
-			errs = append(errs, s.unmark(ctx, obj))
-		}
-	}
-	_, err := resumeGitOps(ctx, s.Cluster.Client, s.Run.Spec.PlanSpec, s.Run.Name)
+	_, startErr := s.StartAgain(ctx)
+	errs := []error{startErr}
+	_, err := ResumeGitOps(ctx, s.Cluster.Client, s.Run.Spec.PlanSpec, s.Run.Name)
 	return errors.Join(append(errs, s.resume(ctx), err)...)
 }
 
@@ -340,6 +328,48 @@ func Resume(ctx context.Context, c client.Client, schedule *velerov1api.Schedule
 	delete(schedule.Annotations, stoppedBy)
 	if err := c.Patch(ctx, schedule, client.MergeFrom(before)); err != nil {
 		return fmt.Errorf("resume schedule %s: %w", schedule.Name, err)
+	}
+	return nil
+}
+
+// StartAgain starts what the run has stopped, whatever becomes of the rest, and
+// returns what that was.
+func (s *Source) StartAgain(ctx context.Context) ([]string, error) {
+	var started []string
+	var errs []error
+	for _, ns := range s.Run.Spec.PlanSpec.Source.Namespaces {
+		held, err := run.Held(ctx, s.Cluster.Client, ns)
+		errs = append(errs, err)
+		for _, obj := range held {
+			if obj.GetAnnotations()[stoppedBy] != s.Run.Name {
+				continue
+			}
+			if err := run.Activate(ctx, s.Cluster.Client, obj); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			errs = append(errs, s.unmark(ctx, obj))
+			started = append(started, strings.ToLower(obj.GetKind())+"/"+obj.GetName())
+		}
+	}
+	return started, errors.Join(errs...)
+}
+
+// Forget takes the marks of the run from what it has stopped.
+func (s *Source) Forget(ctx context.Context) error {
+	for _, ns := range s.Run.Spec.PlanSpec.Source.Namespaces {
+		workloads, err := run.Workloads(ctx, s.Cluster.Client, ns)
+		if err != nil {
+			return err
+		}
+		for _, obj := range workloads {
+			if obj.GetAnnotations()[stoppedBy] != s.Run.Name {
+				continue
+			}
+			if err := s.unmark(ctx, obj); err != nil {
+				return fmt.Errorf("unmark %s %s/%s: %w", strings.ToLower(obj.GetKind()), ns, obj.GetName(), err)
+			}
+		}
 	}
 	return nil
 }

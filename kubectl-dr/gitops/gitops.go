@@ -75,10 +75,7 @@ func Objects(g *plan.GitOps) []Object {
 	}
 	var all []Object
 	for _, a := range g.ArgoCD {
-		all = append(all, Object{
-			schema.GroupVersionKind{Group: argoGroup, Version: "v1alpha1", Kind: kindApp},
-			client.ObjectKey{Namespace: cmp.Or(a.Namespace, "argocd"), Name: a.Application},
-		})
+		all = append(all, Object{application, client.ObjectKey{Namespace: cmp.Or(a.Namespace, "argocd"), Name: a.Application}})
 	}
 	for _, f := range g.Flux {
 		all = append(all, Object{fluxKinds[f.Kind], client.ObjectKey{Namespace: cmp.Or(f.Namespace, "flux-system"), Name: f.Name}})
@@ -195,8 +192,8 @@ func pauseArgo(ctx context.Context, c client.Client, u *unstructured.Unstructure
 
 // argoParent is the Application that an Application is itself made by.
 func argoParent(u *unstructured.Unstructured) string {
-	id, _, _ := strings.Cut(u.GetAnnotations()["argocd.argoproj.io/tracking-id"], ":")
-	return cmp.Or(id, u.GetLabels()["argocd.argoproj.io/instance"])
+	id, _, _ := strings.Cut(u.GetAnnotations()[argoTracking], ":")
+	return cmp.Or(id, u.GetLabels()[argoInstance])
 }
 
 // appSetReverts returns an error when the ApplicationSet that made an

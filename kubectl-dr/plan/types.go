@@ -209,6 +209,7 @@ type Profiles struct {
 	// Standby is for the objects of a warm standby, which kubectl dr sync keeps: it
 	// has state: standby, and keeps names from being claimed.
 	Standby string `json:"standby,omitempty"`
+	Rebuild string `json:"rebuild,omitempty"`
 }
 
 // Wave is a group of workloads started together; the next wave waits for it.
@@ -391,7 +392,7 @@ type TrafficVerify struct {
 
 // RunKind is what a RecoveryRun does.
 //
-// +kubebuilder:validation:Enum=Drill;Failover;PlannedFailover;Reprotect;Failback
+// +kubebuilder:validation:Enum=Drill;Failover;PlannedFailover;Reprotect;Failback;Rebuild
 type RunKind string
 
 // The kinds of run.
@@ -401,6 +402,7 @@ const (
 	RunPlannedFailover RunKind = "PlannedFailover" // source quiesced, final backup, no loss
 	RunReprotect       RunKind = "Reprotect"       // replication goes from the recovery site to the source
 	RunFailback        RunKind = "Failback"        // as PlannedFailover, from the recovery site to the source
+	RunRebuild         RunKind = "Rebuild"         // a fresh cluster gets what Git does not bring
 )
 
 // Phase of a run or a step.
@@ -453,7 +455,7 @@ type RecoveryRunSpec struct {
 	// Plan is the name of the plan; PlanSpec is the plan as it was.
 	Plan     string           `json:"plan"`
 	PlanSpec RecoveryPlanSpec `json:"planSpec"`
-	// Backup is the restore point.
+	// Backup is the restore point; empty for a Rebuild from pools alone.
 	Backup string `json:"backup"`
 	// NamespaceMapping maps source to target namespaces; empty keeps them.
 	NamespaceMapping map[string]string `json:"namespaceMapping,omitempty"`
@@ -473,6 +475,20 @@ type RecoveryRunSpec struct {
 	// Standby says what becomes of a warm standby where the application goes; empty
 	// when there is none.
 	Standby StandbyUse `json:"standby,omitempty"`
+	// Rebuild says what a run of that kind does.
+	Rebuild *RebuildSpec `json:"rebuild,omitempty"`
+}
+
+// RebuildSpec says what a Rebuild does.
+type RebuildSpec struct {
+	// VolumesOnly restores volumes and nothing else.
+	VolumesOnly bool `json:"volumesOnly,omitempty"`
+	// ReplaceClaims are claims, "<namespace>/<name>", that were written to and are
+	// replaced all the same: what they hold is kept. KeepClaims stay as they are.
+	ReplaceClaims []string `json:"replaceClaims,omitempty"`
+	KeepClaims    []string `json:"keepClaims,omitempty"`
+	// Pools are nodes whose pools are all there is to rebuild from.
+	Pools []string `json:"pools,omitempty"`
 }
 
 // StandbyUse is what a failover does with a warm standby.
@@ -556,7 +572,8 @@ type Volume struct {
 	Changed *int64 `json:"changed,omitempty"`
 	// Left is the volume that the failover left, Diverged how many bytes were
 	// written to it since, and Kept the snapshot that keeps them. Without Diverged
-	// the two sides have no snapshot in common, and everything has to be sent.
+	// the two sides have no snapshot in common, and everything has to be sent. A
+	// Rebuild that replaces a claim leaves and keeps the volume it had.
 	Left     string `json:"left,omitempty"`
 	Diverged *int64 `json:"diverged,omitempty"`
 	Kept     string `json:"kept,omitempty"`

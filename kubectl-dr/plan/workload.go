@@ -79,6 +79,8 @@ func (s RecoveryPlanSpec) Profile(kind RunKind) string {
 		return s.Profiles.Drill
 	case RunFailback:
 		return s.Profiles.Failback
+	case RunRebuild:
+		return s.Profiles.Rebuild
 	}
 	return s.Profiles.Failover
 }
@@ -114,6 +116,8 @@ func (k RunKind) Verb() string {
 		return "reprotect"
 	case RunFailback:
 		return "failback"
+	case RunRebuild:
+		return "rebuild"
 	}
 	return "failover"
 }

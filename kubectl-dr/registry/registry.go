@@ -46,6 +46,8 @@ const dockerHub = "docker.io"
 var (
 	address    = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]+)?$`)
 	repository = regexp.MustCompile(`^[a-z0-9]+([._/-]+[a-z0-9]+)*$`)
+	// A tag, or a digest.
+	reference = regexp.MustCompile(`^(\w[\w.-]{0,127}|[a-z0-9]+([+._-][a-z0-9]+)*:[0-9a-f]{32,})$`)
 )
 
 // Parse reads an image as pods name it, with Docker's defaults for what is left
@@ -72,7 +74,7 @@ func Parse(s string) (Image, error) {
 		name = "library/" + name
 	}
 	i.Name = name
-	if !address.MatchString(i.Host) || !repository.MatchString(name) || i.Reference == "" {
+	if !address.MatchString(i.Host) || !repository.MatchString(name) || !reference.MatchString(i.Reference) {
 		return i, fmt.Errorf("%q is not the name of an image", s)
 	}
 	return i, nil

@@ -29,7 +29,7 @@ func TestParse(t *testing.T) {
 		require.NoError(t, err, s)
 		assert.Equal(t, want, i.String())
 	}
-	for _, s := range []string{"", "UPPER", "a b", "ghcr.io/", "app:", "../x"} {
+	for _, s := range []string{"", "UPPER", "a b", "ghcr.io/", "app:", "app@", "app@@", "app:1@sha256:x", "../x"} {
 		_, err := Parse(s)
 		assert.Error(t, err, s)
 	}

@@ -33,6 +33,8 @@ func Print(w io.Writer, obj runtime.Object, opts TableOptions) error {
 		p.sync(o)
 	case *GitOps:
 		p.gitOps(o)
+	case *Rebuild:
+		p.rebuild(o)
 	case *EtcdSnapshot:
 		p.etcdSnapshots([]EtcdSnapshot{*o})
 	case *EtcdSnapshotList:
@@ -124,7 +126,7 @@ func or(s string) string {
 func (p *printer) comparison(c *Comparison) {
 	var rows [][]any
 	for _, o := range c.Objects {
-		rows = append(rows, []any{string(o.Difference), or(o.Namespace), o.kind(), o.Name, or(strings.Join(o.Fields, ", "))})
+		rows = append(rows, []any{string(o.Difference), or(o.Namespace), kindOf(o.Kind, o.Group), o.Name, or(strings.Join(o.Fields, ", "))})
 	}
 	if len(rows) > 0 {
 		p.table([]string{"DIFFERENCE", "NAMESPACE", "KIND", "NAME", "FIELDS"}, rows)
@@ -133,18 +135,10 @@ func (p *printer) comparison(c *Comparison) {
 	p.line("%s: %d objects of %s compared with %s: %d missing, %d surplus, %d drifted", c.State, c.Compared, c.Source, c.Standby, c.Missing, c.Surplus, c.Drifted)
 }
 
-// kind names the kind as kubectl does.
-func (o ObjectDifference) kind() string {
-	if o.Group == "" {
-		return o.Kind
-	}
-	return o.Kind + "." + o.Group
-}
-
 func (p *printer) sync(s *Sync) {
 	var rows [][]any
 	for _, o := range s.Objects {
-		rows = append(rows, []any{string(o.Difference), or(o.Namespace), o.kind(), o.Name, or(o.Done), or(o.Message), or(strings.Join(o.Fields, ", "))})
+		rows = append(rows, []any{string(o.Difference), or(o.Namespace), kindOf(o.Kind, o.Group), o.Name, or(o.Done), or(o.Message), or(strings.Join(o.Fields, ", "))})
 	}
 	if len(rows) > 0 {
 		p.table([]string{"DIFFERENCE", "NAMESPACE", "KIND", "NAME", "DONE", "MESSAGE", "fields"}, rows)
@@ -152,6 +146,54 @@ func (p *printer) sync(s *Sync) {
 	}
 	p.line("%s: %s of backup %s (%s old): %d missing, %d drifted, %d surplus, %s", s.State, Count(s.Wanted, "object"), s.Backup,
 		Age(s.At.Sub(s.BackupAt.Time)), s.Missing, s.Drifted, s.Surplus, Count(s.Conflicts, "conflict"))
+}
+
+func (p *printer) rebuild(r *Rebuild) {
+	var volumes [][]any
+	for _, v := range r.Volumes {
+		volumes = append(volumes, []any{v.Namespace + "/" + v.Claim, v.State, v.Action, at(&v.SnapshotAt), or(v.Message), or(v.Node), or(v.Snapshot)})
+	}
+	if len(volumes) > 0 {
+		p.table([]string{"VOLUME", "CLAIM", "ACTION", "SNAPSHOT TAKEN", "MESSAGE", "node", "snapshot"}, volumes)
+		p.line("")
+	}
+	var objects [][]any
+	owners := map[Owner]int{}
+	for _, o := range r.Objects {
+		owners[o.Owner]++
+		there := "absent"
+		if o.InCluster {
+			there = "there"
+		}
+		objects = append(objects, []any{string(o.Owner), o.Action, there, or(o.Namespace), kindOf(o.Kind, o.Group), o.Name, or(o.By), or(strings.Join(o.Fields, ", "))})
+	}
+	if len(objects) > 0 {
+		p.table([]string{"OWNER", "ACTION", "CLUSTER", "NAMESPACE", "KIND", "NAME", "FROM GIT BY", "DIFFERS IN"}, objects)
+		p.line("")
+	}
+	for _, note := range r.Notes {
+		p.line("note: %s", note)
+	}
+	from := "the pools"
+	if r.Backup != "" {
+		from = "backup " + r.Backup
+	}
+	p.line("%s from %s: %s; objects of Git %d, of the backup %d, of both %d, of neither %d", toDo(r.ToDo), from, Count(len(r.Volumes), "volume"),
+		owners[OwnedByGit], owners[OwnedByBackup], owners[OwnedByBoth], owners[OwnedByNeither])
+}
+
+func toDo(n int) string {
+	if n == 0 {
+		return "nothing to do"
+	}
+	return fmt.Sprintf("%d to do", n)
+}
+
+func kindOf(kind, group string) string {
+	if group == "" {
+		return kind
+	}
+	return kind + "." + group
 }
 
 func (p *printer) gitOps(g *GitOps) {

@@ -191,6 +191,66 @@ type StandbySummary struct {
 	Message string `json:"message,omitempty"`
 }
 
+// Rebuild says what a rebuild has to do, and who owns what.
+//
+// +kubebuilder:object:root=true
+type Rebuild struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	At metav1.Time `json:"at"`
+	// Backup is the restore point; empty for pools alone.
+	Backup string `json:"backup,omitempty"`
+	// ToDo counts the volumes and objects that are not as they should be; with 0 a
+	// rebuild changes nothing.
+	ToDo    int             `json:"toDo"`
+	Volumes []RebuildVolume `json:"volumes,omitempty"`
+	Objects []OwnedObject   `json:"objects,omitempty"`
+	// Notes are what to know besides.
+	Notes []string `json:"notes,omitempty"`
+}
+
+// RebuildVolume is a volume to bring back, and the claim that it is for.
+type RebuildVolume struct {
+	Namespace string `json:"namespace"`
+	Claim     string `json:"claim"`
+	// State is what the cluster has: absent, unbound, empty, written or restored.
+	State string `json:"state"`
+	// Action is restore, bind, swap, replace, keep, refuse or none.
+	Action     string      `json:"action"`
+	SnapshotAt metav1.Time `json:"snapshotAt"`
+	Node       string      `json:"node,omitempty"`
+	Snapshot   string      `json:"snapshot,omitempty"`
+	Message    string      `json:"message,omitempty"`
+}
+
+// Owner is who can bring an object back.
+type Owner string
+
+// The owners.
+const (
+	OwnedByGit     Owner = "Git"
+	OwnedByBackup  Owner = "backup"
+	OwnedByBoth    Owner = "both"
+	OwnedByNeither Owner = "neither"
+)
+
+// OwnedObject is an object of the application, in the cluster or not.
+type OwnedObject struct {
+	Kind      string `json:"kind"`
+	Group     string `json:"group,omitempty"`
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name"`
+	Owner     Owner  `json:"owner"`
+	// By is what brings it from Git.
+	By string `json:"by,omitempty"`
+	// InCluster: it is there. Action is restore, wait or leave.
+	InCluster bool   `json:"inCluster"`
+	Action    string `json:"action"`
+	// Fields are paths in which cluster and backup differ; values are not told.
+	Fields []string `json:"fields,omitempty"`
+}
+
 // GitOps is what reconciles an application from Git at a site.
 //
 // +kubebuilder:object:root=true

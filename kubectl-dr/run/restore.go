@@ -70,13 +70,25 @@ func (t *Target) restoring(about string, included, excluded []string) Step {
 		about += ", rewritten by profile " + profile
 	}
 	return Step{Name: StepRestore, About: about, Do: func(ctx context.Context) (string, error) {
-		return t.restore(ctx, included, excluded)
+		items, warned, err := t.restore(ctx, "", included, excluded)
+		if err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("%d objects from backup %s%s", items, t.Run.Spec.Backup, warned), nil
 	}}
+}
+
+// RestoreOnly has Velero restore the objects that a ConfigMap lists, of whatever
+// scope, without the given resources: see rules.Selection. It returns what is to be
+// said of warnings.
+func (t *Target) RestoreOnly(ctx context.Context, configMap string, excluded ...string) (string, error) {
+	_, warned, err := t.restore(ctx, configMap, nil, excluded)
+	return warned, err
 }
 
 func (t *Target) profile() string { return t.Run.Spec.PlanSpec.Profile(t.Run.Spec.Kind) }
 
-func (t *Target) restore(ctx context.Context, included, excluded []string) (string, error) {
+func (t *Target) restore(ctx context.Context, only string, included, excluded []string) (items int, warned string, err error) {
 	r := &velerov1api.Restore{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: t.Cluster.Namespace,
@@ -93,39 +105,41 @@ func (t *Target) restore(ctx context.Context, included, excluded []string) (stri
 		},
 	}
 	if profile := t.profile(); profile != "" {
-		r.Annotations = map[string]string{zfssnap.AnnotationProfile: profile}
+		metav1.SetMetaDataAnnotation(&r.ObjectMeta, zfssnap.AnnotationProfile, profile)
 	}
-	err := t.Cluster.Client.Create(ctx, r)
+	if only != "" {
+		metav1.SetMetaDataAnnotation(&r.ObjectMeta, zfssnap.AnnotationOnly, only)
+		r.Spec.IncludeClusterResources = ptr.To(true)
+	}
+	err = t.Cluster.Client.Create(ctx, r)
 	switch {
 	case apierrors.IsAlreadyExists(err):
 		// A run that goes on waits for the restore it began.
 		if err := t.Cluster.Client.Get(ctx, client.ObjectKeyFromObject(r), r); err != nil {
-			return "", fmt.Errorf("get restore %q: %w", r.Name, err)
+			return 0, "", fmt.Errorf("get restore %q: %w", r.Name, err)
 		}
 		if r.Labels[zfssnap.LabelRun] != t.Run.Name || r.Spec.BackupName != t.Run.Spec.Backup {
-			return "", fmt.Errorf("create restore %q: one of that name exists and is not of this run", r.Name)
+			return 0, "", fmt.Errorf("create restore %q: one of that name exists and is not of this run", r.Name)
 		}
 	case err != nil:
-		return "", fmt.Errorf("create restore %q: %w", r.Name, err)
+		return 0, "", fmt.Errorf("create restore %q: %w", r.Name, err)
 	}
 	if err := t.awaitRestore(ctx, r); err != nil {
-		return "", err
+		return 0, "", err
 	}
 	if r.Status.Phase != velerov1api.RestorePhaseCompleted {
-		return "", t.restoreError(ctx, r)
+		return 0, "", t.restoreError(ctx, r)
 	}
-	items := 0
 	if r.Status.Progress != nil {
 		items = r.Status.Progress.ItemsRestored
 	}
-	message := fmt.Sprintf("%d objects from backup %s", items, t.Run.Spec.Backup)
 	if r.Status.Warnings > 0 {
-		message += ", " + report.Count(r.Status.Warnings, "warning")
+		warned = ", " + report.Count(r.Status.Warnings, "warning")
 		for _, w := range t.results(ctx, r.Name, "warnings") {
 			t.Hooks.Warnf("restore: %s", w)
 		}
 	}
-	return message, nil
+	return items, warned, nil
 }
 
 func (t *Target) awaitRestore(ctx context.Context, r *velerov1api.Restore) error {

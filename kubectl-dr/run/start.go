@@ -9,6 +9,7 @@ import (
 	"time"
 
 	appsv1api "k8s.io/api/apps/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -84,19 +85,45 @@ func cmpOr(d, fallback time.Duration) time.Duration {
 func (t *Target) startWave(ctx context.Context, wave plan.Wave, timeout time.Duration) (string, error) {
 	var started []*unstructured.Unstructured
 	for _, s := range wave.Workloads {
-		w, err := plan.ParseWorkload(s, t.Run.Spec.PlanSpec.Source.Namespaces)
+		obj, err := t.workload(ctx, s)
 		if err != nil {
 			return "", err
-		}
-		obj := &unstructured.Unstructured{}
-		obj.SetGroupVersionKind(gvks[w.Kind])
-		key := client.ObjectKey{Namespace: t.Namespace(w.Namespace), Name: w.Name}
-		if err := t.Cluster.Client.Get(ctx, key, obj); err != nil {
-			return "", fmt.Errorf("get %s %s: %w", w.Kind, key, err)
 		}
 		started = append(started, obj)
 	}
 	return t.start(ctx, started, timeout)
+}
+
+// workload returns a workload of a wave.
+func (t *Target) workload(ctx context.Context, s string) (*unstructured.Unstructured, error) {
+	w, err := plan.ParseWorkload(s, t.Run.Spec.PlanSpec.Source.Namespaces)
+	if err != nil {
+		return nil, err
+	}
+	obj := &unstructured.Unstructured{}
+	obj.SetGroupVersionKind(gvks[w.Kind])
+	key := client.ObjectKey{Namespace: t.Namespace(w.Namespace), Name: w.Name}
+	if err := t.Cluster.Client.Get(ctx, key, obj); err != nil {
+		return nil, fmt.Errorf("get %s %s: %w", w.Kind, key, err)
+	}
+	return obj, nil
+}
+
+// MissingWorkloads returns those of the plan's waves that are not there.
+func (t *Target) MissingWorkloads(ctx context.Context) ([]string, error) {
+	var missing []string
+	for _, wave := range t.Run.Spec.PlanSpec.Start {
+		for _, s := range wave.Workloads {
+			_, err := t.workload(ctx, s)
+			switch {
+			case apierrors.IsNotFound(err):
+				missing = append(missing, s)
+			case err != nil:
+				return nil, err
+			}
+		}
+	}
+	return missing, nil
 }
 
 func (t *Target) startRest(ctx context.Context, jobs bool) (string, error) {

@@ -71,7 +71,7 @@ func measureBackup(ctx context.Context, h *host) ([]row, error) {
 	backup := func(name string, grouped bool) error {
 		if grouped {
 			for _, d := range datasets {
-				h.groups.Join(name, types.UID(name), "wordpress", zfssnap.VolumeID{Node: sourceNode, Dataset: d})
+				h.groups.Join(name, types.UID(name), "wordpress", zfssnap.VolumeID{Node: sourceNode, Dataset: d}, "")
 			}
 		}
 		for _, d := range datasets {

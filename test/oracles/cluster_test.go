@@ -129,7 +129,13 @@ func build(t *testing.T, names ...string) []string {
 // programs, since this module has other versions of what they are built from.
 func buildOwn(t *testing.T, dir, name string) string {
 	t.Helper()
-	built := exec.CommandContext(t.Context(), "go", "build", "-o", dir, "./cmd/"+name)
+	return buildIn(t, dir, "cmd", name)
+}
+
+// buildIn is buildOwn for programs that are elsewhere in the repository.
+func buildIn(t *testing.T, dir, folder, name string) string {
+	t.Helper()
+	built := exec.CommandContext(t.Context(), "go", "build", "-o", dir, "./"+folder+"/"+name)
 	built.Dir = filepath.Join("..", "..")
 	out, err := built.CombinedOutput()
 	require.NoError(t, err, string(out))

@@ -128,7 +128,7 @@ func TestExamplePolicies(t *testing.T) {
 		{"velero", w.remote, "backup/znvm/new", append([]string{"clone"}, sends...)},
 		{"velero", w.remote, "backup", nil},
 		{"kubectl-dr", w.remote, replica, []string{"read", "list holds", "hold", "reap", "set properties"}},
-		{"kubectl-dr", w.remote, "backup/znvm/new", []string{"read", "list holds", "destroy a snapshot", "destroy a volume"}},
+		{"kubectl-dr", w.remote, "backup/znvm/new", []string{"read", "list holds", "snapshot", "clone", "destroy a snapshot", "destroy a volume"}},
 		{"stranger", w.remote, replica, nil},
 	}
 	for _, tt := range tests {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path"
@@ -476,7 +477,34 @@ func (s *Server) ListVersions(ctx context.Context, req *agentpb.ListVersionsRequ
 	if err != nil {
 		return nil, err
 	}
-	return &agentpb.ListVersionsResponse{Versions: versions(vs)}, nil
+	resp := &agentpb.ListVersionsResponse{Versions: versions(vs)}
+	if req.GetNewestProperties() {
+		err = s.tellNewest(ctx, resp.GetVersions())
+	}
+	return resp, err
+}
+
+// tellNewest gives the newest snapshot of a backup its properties, also those that
+// another tool has sent with it. What is not named like one is not asked.
+func (s *Server) tellNewest(ctx context.Context, all []*agentpb.Version) error {
+	for _, v := range slices.Backward(all) {
+		if v.GetBookmark() || !strings.HasPrefix(v.GetName(), names.SnapshotPrefix) {
+			continue
+		}
+		props := map[string]string{}
+		for _, source := range []zfs.Source{zfs.SourceReceived, zfs.SourceLocal} {
+			set, err := s.ZFS.UserProperties(ctx, v.GetDataset()+"@"+v.GetName(), source)
+			if err != nil {
+				return err
+			}
+			maps.Copy(props, set)
+		}
+		if props[names.PropManaged] == "true" && props[names.PropBackup] != "" {
+			v.Properties = props
+			return nil
+		}
+	}
+	return nil
 }
 
 // FindSnapshot implements agentpb.AgentServer. Only what the peer may read is

@@ -940,3 +940,40 @@ func TestHealth(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, healthpb.HealthCheckResponse_SERVING, resp.GetStatus())
 }
+
+// What a snapshot tells of itself is told of its copy, and only where it is asked for.
+func TestListVersions_newestProperties(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	const claim = zfssnap.PropClaimPrefix + "0a1b2c3d"
+	for _, backup := range []string{"b1", "b2"} {
+		resp, err := w.client.CreateSnapshots(t.Context(), &agentpb.CreateSnapshotsRequest{
+			Datasets: []string{source}, Name: "dr-" + backup, Properties: map[string]string{zfssnap.PropBackup: backup, claim: `{"claim":"data"}`},
+		})
+		require.NoError(t, err)
+		w.done(t, resp.GetSnapshots()[0])
+	}
+	_, err := w.client.CreateSnapshots(t.Context(), &agentpb.CreateSnapshotsRequest{Datasets: []string{source}, Name: "dr-kept-by-a-run"})
+	require.NoError(t, err)
+	resp, err := w.client.ListVersions(t.Context(), &agentpb.ListVersionsRequest{Dataset: source, NewestProperties: true})
+	require.NoError(t, err)
+	for _, v := range resp.GetVersions() {
+		assert.Equal(t, v.GetName() == "dr-b2", len(v.GetProperties()) > 0, "what no backup has says nothing: %s", v.GetName())
+	}
+	told := func(req *agentpb.ListVersionsRequest) map[string]map[string]string {
+		resp, err := w.far.ListVersions(t.Context(), req)
+		require.NoError(t, err)
+		all := map[string]map[string]string{}
+		for _, v := range resp.GetVersions() {
+			if !v.GetBookmark() {
+				all[v.GetName()] = v.GetProperties()
+			}
+		}
+		return all
+	}
+	assert.Equal(t, map[string]map[string]string{"dr-b1": nil, "dr-b2": nil}, told(&agentpb.ListVersionsRequest{Dataset: replica}))
+	got := told(&agentpb.ListVersionsRequest{Dataset: replica, NewestProperties: true})
+	assert.Nil(t, got["dr-b1"])
+	assert.Equal(t, `{"claim":"data"}`, got["dr-b2"][claim])
+	assert.Equal(t, "b2", got["dr-b2"][zfssnap.PropBackup])
+}

@@ -16,6 +16,7 @@ import (
 	"filippo.io/age"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/received"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
 )
@@ -230,6 +231,7 @@ func (u *Uploader) look(ctx context.Context, p *UploadPlan, ds zfs.Dataset) erro
 	})
 	g.Go(func() (err error) {
 		m.SnapshotProperties, err = u.ZFS.UserProperties(ctx, p.Snapshot, zfs.SourceLocal)
+		names.KeepOwnClaim(m.SnapshotProperties, m.Dataset)
 		return err
 	})
 	g.Go(func() error {

@@ -20,6 +20,9 @@ const (
 	// AnnotationProfile (or the label of the same name) on a Velero Restore
 	// names the rewrite profile that the restore uses.
 	AnnotationProfile = Domain + "/profile"
+	// AnnotationOnly on a Velero Restore names the ConfigMap of the objects that the
+	// restore is limited to, which has it as a label.
+	AnnotationOnly = Domain + "/only"
 	// LabelVolume marks a PersistentVolume made by the volume snapshotter.
 	LabelVolume = Domain + "/volume"
 )
@@ -37,6 +40,10 @@ const (
 	PropGroup = "io.kubectl-dr:group"
 	// PropTagPrefix begins the properties that keep Velero's tags of a snapshot.
 	PropTagPrefix = "io.kubectl-dr:tag:"
+	// PropClaimPrefix begins the properties of a snapshot that keep the claim and
+	// the PersistentVolume of a volume; the rest tells the volumes apart that were
+	// snapshotted together.
+	PropClaimPrefix = "io.kubectl-dr:claim:"
 	// PropRestore is the Velero restore a clone was made for.
 	PropRestore = "io.kubectl-dr:restore"
 	// PropRun is the RecoveryRun a clone was made for.
@@ -62,6 +69,9 @@ const (
 	// to, and until when the transfer counts as alive.
 	PropTarget = "io.kubectl-dr:target:"
 )
+
+// SnapshotPrefix begins the name of every snapshot that is taken for a backup.
+const SnapshotPrefix = "dr-"
 
 // Purposes of holds.
 const (

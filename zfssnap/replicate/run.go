@@ -347,6 +347,7 @@ func (u *Attempt) header(ctx context.Context, plan Plan) (*agentpb.ReceiveHeader
 	}
 	// Who holds it here is of no concern there.
 	maps.DeleteFunc(props, func(name, _ string) bool { return strings.HasPrefix(name, names.PropHold) })
+	names.KeepOwnClaim(props, plan.To.Dataset)
 	return &agentpb.ReceiveHeader{
 		Dataset:            u.TargetDataset,
 		Snapshot:           plan.To.Name,

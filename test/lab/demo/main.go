@@ -1,7 +1,8 @@
 // Command demo tells the product's main job as a story on the rig, with real
 // parts only: a WordPress-like application on OpenZFS is backed up by a Velero
 // schedule, replicated, rehearsed, and then failed over when its site is gone.
-// Every claim it prints was checked; the exit status is 0 only if all hold.
+// "demo rebuild" tells another one: a fresh cluster comes up from Git, and gets what
+// Git does not hold. Every claim it prints was checked; the exit status is 0 only if all hold.
 package main
 
 import (
@@ -25,7 +26,16 @@ func main() {
 	defer stop()
 
 	s := &story{out: os.Stdout, env: os.Environ(), started: time.Now()}
-	err := tell(ctx, s, *rig)
+	d := &demo{story: s, rig: *rig}
+	chapters := d.chapters()
+	switch args := flag.Args(); {
+	case len(args) == 1 && args[0] == "rebuild":
+		chapters = d.rebuildChapters()
+	case len(args) > 0:
+		fmt.Fprintf(os.Stderr, "error: there is no story %q; want none, or rebuild\n", strings.Join(args, " "))
+		os.Exit(1)
+	}
+	err := d.tell(ctx, chapters)
 	if *down {
 		_, _, downErr := s.show(context.WithoutCancel(ctx), "lab", "down", "--name", *rig)
 		err = errors.Join(err, downErr)
@@ -45,13 +55,14 @@ func main() {
 	}
 }
 
-// tell runs the chapters in order and stops at the first that cannot be told.
-func tell(ctx context.Context, s *story, rig string) error {
-	d := &demo{story: s, rig: rig}
-	for _, chapter := range []struct {
-		title string
-		run   func(context.Context) error
-	}{
+// chapter is a part of a story.
+type chapter struct {
+	title string
+	run   func(context.Context) error
+}
+
+func (d *demo) chapters() []chapter {
+	return []chapter{
 		{"Two sites come up", d.bringUp},
 		{"An application with real files runs at the primary site", d.install},
 		{"Velero backs it up; Completed means the copy is off-site", d.firstBackup},
@@ -61,9 +72,14 @@ func tell(ctx context.Context, s *story, rig string) error {
 		{"The primary site is gone", d.disaster},
 		{"Failover", d.failover},
 		{"What runs at the recovery site now", d.inspect},
-	} {
-		s.begin(chapter.title)
-		if err := chapter.run(ctx); err != nil {
+	}
+}
+
+// tell runs the chapters in order and stops at the first that cannot be told.
+func (d *demo) tell(ctx context.Context, chapters []chapter) error {
+	for _, c := range chapters {
+		d.begin(c.title)
+		if err := c.run(ctx); err != nil {
 			return err
 		}
 	}

@@ -75,6 +75,7 @@ func tested(m *testing.M) (int, error) {
 	for _, argv := range [][]string{
 		{dr, "-f", "testdata/profiles.yaml"},
 		{dr, "-f", repository("examples/rbac/operator.yaml")},
+		{dr, "-f", repository("examples/rbac/rebuild.yaml")},
 		{primary, "-f", repository("examples/rbac/source.yaml")},
 	} {
 		if _, err := prepared(append([]string{"kubectl", "apply", "--context"}, argv...)...); err != nil {
@@ -87,6 +88,13 @@ func tested(m *testing.M) (int, error) {
 	operator, source = filepath.Join(dir, "operator.yaml"), filepath.Join(dir, "source.yaml")
 	if err := errors.Join(writeAccess(operator, dr, "kubectl-dr-operator"), writeAccess(source, primary, "kubectl-dr-source")); err != nil {
 		return 1, err
+	}
+	// Whoever runs kubectl dr there may rebuild too.
+	for _, kind := range []string{"clusterrole", "role"} {
+		if _, err := prepared("kubectl", "--context", dr, "-n", "velero", "create", kind+"binding", "kubectl-dr-rebuild",
+			"--"+kind+"=kubectl-dr-rebuild", "--serviceaccount=default:kubectl-dr-operator"); err != nil {
+			return 1, err
+		}
 	}
 	return m.Run(), nil
 }

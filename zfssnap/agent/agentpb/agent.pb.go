@@ -759,10 +759,12 @@ func (x *ListDatasetsResponse) GetDatasets() []*Dataset {
 }
 
 type ListVersionsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Dataset       string                 `protobuf:"bytes,1,opt,name=dataset,proto3" json:"dataset,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Dataset string                 `protobuf:"bytes,1,opt,name=dataset,proto3" json:"dataset,omitempty"`
+	// Give the properties of the newest snapshot that was taken for a backup.
+	NewestProperties bool `protobuf:"varint,70,opt,name=newest_properties,json=newestProperties,proto3" json:"newest_properties,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *ListVersionsRequest) Reset() {
@@ -800,6 +802,13 @@ func (x *ListVersionsRequest) GetDataset() string {
 		return x.Dataset
 	}
 	return ""
+}
+
+func (x *ListVersionsRequest) GetNewestProperties() bool {
+	if x != nil {
+		return x.NewestProperties
+	}
+	return false
 }
 
 type ListVersionsResponse struct {
@@ -847,17 +856,19 @@ func (x *ListVersionsResponse) GetVersions() []*Version {
 }
 
 type Version struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Dataset       string                 `protobuf:"bytes,1,opt,name=dataset,proto3" json:"dataset,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"` // after '@' or '#'
-	Bookmark      bool                   `protobuf:"varint,3,opt,name=bookmark,proto3" json:"bookmark,omitempty"`
-	Guid          uint64                 `protobuf:"varint,4,opt,name=guid,proto3" json:"guid,omitempty"`
-	Createtxg     uint64                 `protobuf:"varint,5,opt,name=createtxg,proto3" json:"createtxg,omitempty"`
-	CreatedUnix   int64                  `protobuf:"varint,6,opt,name=created_unix,json=createdUnix,proto3" json:"created_unix,omitempty"`
-	Used          uint64                 `protobuf:"varint,7,opt,name=used,proto3" json:"used,omitempty"`
-	Referenced    uint64                 `protobuf:"varint,8,opt,name=referenced,proto3" json:"referenced,omitempty"`
-	Written       uint64                 `protobuf:"varint,9,opt,name=written,proto3" json:"written,omitempty"`
-	Userrefs      uint64                 `protobuf:"varint,10,opt,name=userrefs,proto3" json:"userrefs,omitempty"` // holds; 0 for a bookmark
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Dataset     string                 `protobuf:"bytes,1,opt,name=dataset,proto3" json:"dataset,omitempty"`
+	Name        string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"` // after '@' or '#'
+	Bookmark    bool                   `protobuf:"varint,3,opt,name=bookmark,proto3" json:"bookmark,omitempty"`
+	Guid        uint64                 `protobuf:"varint,4,opt,name=guid,proto3" json:"guid,omitempty"`
+	Createtxg   uint64                 `protobuf:"varint,5,opt,name=createtxg,proto3" json:"createtxg,omitempty"`
+	CreatedUnix int64                  `protobuf:"varint,6,opt,name=created_unix,json=createdUnix,proto3" json:"created_unix,omitempty"`
+	Used        uint64                 `protobuf:"varint,7,opt,name=used,proto3" json:"used,omitempty"`
+	Referenced  uint64                 `protobuf:"varint,8,opt,name=referenced,proto3" json:"referenced,omitempty"`
+	Written     uint64                 `protobuf:"varint,9,opt,name=written,proto3" json:"written,omitempty"`
+	Userrefs    uint64                 `protobuf:"varint,10,opt,name=userrefs,proto3" json:"userrefs,omitempty"` // holds; 0 for a bookmark
+	// io.kubectl-dr:* that are set on it, or have come with it. Only where asked for.
+	Properties    map[string]string `protobuf:"bytes,70,rep,name=properties,proto3" json:"properties,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -960,6 +971,13 @@ func (x *Version) GetUserrefs() uint64 {
 		return x.Userrefs
 	}
 	return 0
+}
+
+func (x *Version) GetProperties() map[string]string {
+	if x != nil {
+		return x.Properties
+	}
+	return nil
 }
 
 type FindSnapshotRequest struct {
@@ -3424,11 +3442,12 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"O\n" +
 	"\x14ListDatasetsResponse\x127\n" +
-	"\bdatasets\x18\x01 \x03(\v2\x1b.kubectldr.agent.v1.DatasetR\bdatasets\"/\n" +
+	"\bdatasets\x18\x01 \x03(\v2\x1b.kubectldr.agent.v1.DatasetR\bdatasets\"\\\n" +
 	"\x13ListVersionsRequest\x12\x18\n" +
-	"\adataset\x18\x01 \x01(\tR\adataset\"O\n" +
+	"\adataset\x18\x01 \x01(\tR\adataset\x12+\n" +
+	"\x11newest_properties\x18F \x01(\bR\x10newestProperties\"O\n" +
 	"\x14ListVersionsResponse\x127\n" +
-	"\bversions\x18\x01 \x03(\v2\x1b.kubectldr.agent.v1.VersionR\bversions\"\x92\x02\n" +
+	"\bversions\x18\x01 \x03(\v2\x1b.kubectldr.agent.v1.VersionR\bversions\"\x9e\x03\n" +
 	"\aVersion\x12\x18\n" +
 	"\adataset\x18\x01 \x01(\tR\adataset\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
@@ -3442,7 +3461,13 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"referenced\x12\x18\n" +
 	"\awritten\x18\t \x01(\x04R\awritten\x12\x1a\n" +
 	"\buserrefs\x18\n" +
-	" \x01(\x04R\buserrefs\"Z\n" +
+	" \x01(\x04R\buserrefs\x12K\n" +
+	"\n" +
+	"properties\x18F \x03(\v2+.kubectldr.agent.v1.Version.PropertiesEntryR\n" +
+	"properties\x1a=\n" +
+	"\x0fPropertiesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"Z\n" +
 	"\x13FindSnapshotRequest\x12\x12\n" +
 	"\x04guid\x18\x01 \x01(\x04R\x04guid\x12\x14\n" +
 	"\x05hints\x18\x02 \x03(\tR\x05hints\x12\x19\n" +
@@ -3709,7 +3734,7 @@ func file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_zfssnap_agent_agentpb_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_zfssnap_agent_agentpb_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
+var file_zfssnap_agent_agentpb_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
 var file_zfssnap_agent_agentpb_agent_proto_goTypes = []any{
 	(Transfer_State)(0),             // 0: kubectldr.agent.v1.Transfer.State
 	(*InfoRequest)(nil),             // 1: kubectldr.agent.v1.InfoRequest
@@ -3762,14 +3787,15 @@ var file_zfssnap_agent_agentpb_agent_proto_goTypes = []any{
 	nil,                             // 48: kubectldr.agent.v1.Dataset.PropertiesEntry
 	nil,                             // 49: kubectldr.agent.v1.Dataset.NativeEntry
 	nil,                             // 50: kubectldr.agent.v1.ListDatasetsRequest.MatchEntry
-	nil,                             // 51: kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntry
-	nil,                             // 52: kubectldr.agent.v1.CreateVolumeRequest.PropertiesEntry
-	nil,                             // 53: kubectldr.agent.v1.CreateVolumeRequest.NativeEntry
-	nil,                             // 54: kubectldr.agent.v1.DestroyVolumeRequest.MatchEntry
-	nil,                             // 55: kubectldr.agent.v1.PromoteVolumeRequest.MatchEntry
-	nil,                             // 56: kubectldr.agent.v1.RenameVolumeRequest.MatchEntry
-	nil,                             // 57: kubectldr.agent.v1.SetPropertiesRequest.PropertiesEntry
-	nil,                             // 58: kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntry
+	nil,                             // 51: kubectldr.agent.v1.Version.PropertiesEntry
+	nil,                             // 52: kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntry
+	nil,                             // 53: kubectldr.agent.v1.CreateVolumeRequest.PropertiesEntry
+	nil,                             // 54: kubectldr.agent.v1.CreateVolumeRequest.NativeEntry
+	nil,                             // 55: kubectldr.agent.v1.DestroyVolumeRequest.MatchEntry
+	nil,                             // 56: kubectldr.agent.v1.PromoteVolumeRequest.MatchEntry
+	nil,                             // 57: kubectldr.agent.v1.RenameVolumeRequest.MatchEntry
+	nil,                             // 58: kubectldr.agent.v1.SetPropertiesRequest.PropertiesEntry
+	nil,                             // 59: kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntry
 }
 var file_zfssnap_agent_agentpb_agent_proto_depIdxs = []int32{
 	3,  // 0: kubectldr.agent.v1.InfoResponse.pools:type_name -> kubectldr.agent.v1.Pool
@@ -3779,84 +3805,85 @@ var file_zfssnap_agent_agentpb_agent_proto_depIdxs = []int32{
 	50, // 4: kubectldr.agent.v1.ListDatasetsRequest.match:type_name -> kubectldr.agent.v1.ListDatasetsRequest.MatchEntry
 	8,  // 5: kubectldr.agent.v1.ListDatasetsResponse.datasets:type_name -> kubectldr.agent.v1.Dataset
 	13, // 6: kubectldr.agent.v1.ListVersionsResponse.versions:type_name -> kubectldr.agent.v1.Version
-	51, // 7: kubectldr.agent.v1.CreateSnapshotsRequest.properties:type_name -> kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntry
-	13, // 8: kubectldr.agent.v1.CreateSnapshotsResponse.snapshots:type_name -> kubectldr.agent.v1.Version
-	27, // 9: kubectldr.agent.v1.DestroySnapshotResponse.waits_for:type_name -> kubectldr.agent.v1.Dependent
-	23, // 10: kubectldr.agent.v1.ListHoldsResponse.holds:type_name -> kubectldr.agent.v1.SnapshotHold
-	52, // 11: kubectldr.agent.v1.CreateVolumeRequest.properties:type_name -> kubectldr.agent.v1.CreateVolumeRequest.PropertiesEntry
-	53, // 12: kubectldr.agent.v1.CreateVolumeRequest.native:type_name -> kubectldr.agent.v1.CreateVolumeRequest.NativeEntry
-	54, // 13: kubectldr.agent.v1.DestroyVolumeRequest.match:type_name -> kubectldr.agent.v1.DestroyVolumeRequest.MatchEntry
-	27, // 14: kubectldr.agent.v1.DestroyVolumeResponse.goes:type_name -> kubectldr.agent.v1.Dependent
-	27, // 15: kubectldr.agent.v1.DestroyVolumeResponse.blocks:type_name -> kubectldr.agent.v1.Dependent
-	55, // 16: kubectldr.agent.v1.PromoteVolumeRequest.match:type_name -> kubectldr.agent.v1.PromoteVolumeRequest.MatchEntry
-	8,  // 17: kubectldr.agent.v1.PromoteVolumeResponse.dataset:type_name -> kubectldr.agent.v1.Dataset
-	27, // 18: kubectldr.agent.v1.PromoteVolumeResponse.moves:type_name -> kubectldr.agent.v1.Dependent
-	27, // 19: kubectldr.agent.v1.PromoteVolumeResponse.blocks:type_name -> kubectldr.agent.v1.Dependent
-	56, // 20: kubectldr.agent.v1.RenameVolumeRequest.match:type_name -> kubectldr.agent.v1.RenameVolumeRequest.MatchEntry
-	57, // 21: kubectldr.agent.v1.SetPropertiesRequest.properties:type_name -> kubectldr.agent.v1.SetPropertiesRequest.PropertiesEntry
-	0,  // 22: kubectldr.agent.v1.Transfer.state:type_name -> kubectldr.agent.v1.Transfer.State
-	38, // 23: kubectldr.agent.v1.ListArchivedResponse.snapshots:type_name -> kubectldr.agent.v1.ArchivedSnapshot
-	41, // 24: kubectldr.agent.v1.ExpireArchivedResponse.kept:type_name -> kubectldr.agent.v1.KeptArchived
-	13, // 25: kubectldr.agent.v1.ReceiveStateResponse.versions:type_name -> kubectldr.agent.v1.Version
-	45, // 26: kubectldr.agent.v1.ReceiveRequest.header:type_name -> kubectldr.agent.v1.ReceiveHeader
-	46, // 27: kubectldr.agent.v1.ReceiveRequest.end:type_name -> kubectldr.agent.v1.ReceiveEnd
-	58, // 28: kubectldr.agent.v1.ReceiveHeader.snapshot_properties:type_name -> kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntry
-	13, // 29: kubectldr.agent.v1.ReceiveResponse.snapshot:type_name -> kubectldr.agent.v1.Version
-	1,  // 30: kubectldr.agent.v1.Agent.Info:input_type -> kubectldr.agent.v1.InfoRequest
-	4,  // 31: kubectldr.agent.v1.Agent.Doctor:input_type -> kubectldr.agent.v1.DoctorRequest
-	7,  // 32: kubectldr.agent.v1.Agent.ResolveDataset:input_type -> kubectldr.agent.v1.ResolveDatasetRequest
-	9,  // 33: kubectldr.agent.v1.Agent.ListDatasets:input_type -> kubectldr.agent.v1.ListDatasetsRequest
-	11, // 34: kubectldr.agent.v1.Agent.ListVersions:input_type -> kubectldr.agent.v1.ListVersionsRequest
-	14, // 35: kubectldr.agent.v1.Agent.FindSnapshot:input_type -> kubectldr.agent.v1.FindSnapshotRequest
-	15, // 36: kubectldr.agent.v1.Agent.CreateSnapshots:input_type -> kubectldr.agent.v1.CreateSnapshotsRequest
-	17, // 37: kubectldr.agent.v1.Agent.DestroySnapshot:input_type -> kubectldr.agent.v1.DestroySnapshotRequest
-	19, // 38: kubectldr.agent.v1.Agent.Hold:input_type -> kubectldr.agent.v1.HoldRequest
-	19, // 39: kubectldr.agent.v1.Agent.Release:input_type -> kubectldr.agent.v1.HoldRequest
-	21, // 40: kubectldr.agent.v1.Agent.ListHolds:input_type -> kubectldr.agent.v1.ListHoldsRequest
-	21, // 41: kubectldr.agent.v1.Agent.ReapHolds:input_type -> kubectldr.agent.v1.ListHoldsRequest
-	24, // 42: kubectldr.agent.v1.Agent.CreateVolume:input_type -> kubectldr.agent.v1.CreateVolumeRequest
-	25, // 43: kubectldr.agent.v1.Agent.DestroyVolume:input_type -> kubectldr.agent.v1.DestroyVolumeRequest
-	28, // 44: kubectldr.agent.v1.Agent.PromoteVolume:input_type -> kubectldr.agent.v1.PromoteVolumeRequest
-	30, // 45: kubectldr.agent.v1.Agent.RenameVolume:input_type -> kubectldr.agent.v1.RenameVolumeRequest
-	31, // 46: kubectldr.agent.v1.Agent.SetProperties:input_type -> kubectldr.agent.v1.SetPropertiesRequest
-	32, // 47: kubectldr.agent.v1.Agent.Replicate:input_type -> kubectldr.agent.v1.ReplicateRequest
-	33, // 48: kubectldr.agent.v1.Agent.GetTransfer:input_type -> kubectldr.agent.v1.GetTransferRequest
-	33, // 49: kubectldr.agent.v1.Agent.CancelTransfer:input_type -> kubectldr.agent.v1.GetTransferRequest
-	35, // 50: kubectldr.agent.v1.Agent.Archive:input_type -> kubectldr.agent.v1.ArchiveRequest
-	36, // 51: kubectldr.agent.v1.Agent.ListArchived:input_type -> kubectldr.agent.v1.ListArchivedRequest
-	39, // 52: kubectldr.agent.v1.Agent.ExpireArchived:input_type -> kubectldr.agent.v1.ExpireArchivedRequest
-	42, // 53: kubectldr.agent.v1.Agent.ReceiveState:input_type -> kubectldr.agent.v1.ReceiveStateRequest
-	44, // 54: kubectldr.agent.v1.Agent.Receive:input_type -> kubectldr.agent.v1.ReceiveRequest
-	2,  // 55: kubectldr.agent.v1.Agent.Info:output_type -> kubectldr.agent.v1.InfoResponse
-	5,  // 56: kubectldr.agent.v1.Agent.Doctor:output_type -> kubectldr.agent.v1.DoctorResponse
-	8,  // 57: kubectldr.agent.v1.Agent.ResolveDataset:output_type -> kubectldr.agent.v1.Dataset
-	10, // 58: kubectldr.agent.v1.Agent.ListDatasets:output_type -> kubectldr.agent.v1.ListDatasetsResponse
-	12, // 59: kubectldr.agent.v1.Agent.ListVersions:output_type -> kubectldr.agent.v1.ListVersionsResponse
-	13, // 60: kubectldr.agent.v1.Agent.FindSnapshot:output_type -> kubectldr.agent.v1.Version
-	16, // 61: kubectldr.agent.v1.Agent.CreateSnapshots:output_type -> kubectldr.agent.v1.CreateSnapshotsResponse
-	18, // 62: kubectldr.agent.v1.Agent.DestroySnapshot:output_type -> kubectldr.agent.v1.DestroySnapshotResponse
-	20, // 63: kubectldr.agent.v1.Agent.Hold:output_type -> kubectldr.agent.v1.HoldResponse
-	20, // 64: kubectldr.agent.v1.Agent.Release:output_type -> kubectldr.agent.v1.HoldResponse
-	22, // 65: kubectldr.agent.v1.Agent.ListHolds:output_type -> kubectldr.agent.v1.ListHoldsResponse
-	22, // 66: kubectldr.agent.v1.Agent.ReapHolds:output_type -> kubectldr.agent.v1.ListHoldsResponse
-	8,  // 67: kubectldr.agent.v1.Agent.CreateVolume:output_type -> kubectldr.agent.v1.Dataset
-	26, // 68: kubectldr.agent.v1.Agent.DestroyVolume:output_type -> kubectldr.agent.v1.DestroyVolumeResponse
-	29, // 69: kubectldr.agent.v1.Agent.PromoteVolume:output_type -> kubectldr.agent.v1.PromoteVolumeResponse
-	8,  // 70: kubectldr.agent.v1.Agent.RenameVolume:output_type -> kubectldr.agent.v1.Dataset
-	8,  // 71: kubectldr.agent.v1.Agent.SetProperties:output_type -> kubectldr.agent.v1.Dataset
-	34, // 72: kubectldr.agent.v1.Agent.Replicate:output_type -> kubectldr.agent.v1.Transfer
-	34, // 73: kubectldr.agent.v1.Agent.GetTransfer:output_type -> kubectldr.agent.v1.Transfer
-	34, // 74: kubectldr.agent.v1.Agent.CancelTransfer:output_type -> kubectldr.agent.v1.Transfer
-	34, // 75: kubectldr.agent.v1.Agent.Archive:output_type -> kubectldr.agent.v1.Transfer
-	37, // 76: kubectldr.agent.v1.Agent.ListArchived:output_type -> kubectldr.agent.v1.ListArchivedResponse
-	40, // 77: kubectldr.agent.v1.Agent.ExpireArchived:output_type -> kubectldr.agent.v1.ExpireArchivedResponse
-	43, // 78: kubectldr.agent.v1.Agent.ReceiveState:output_type -> kubectldr.agent.v1.ReceiveStateResponse
-	47, // 79: kubectldr.agent.v1.Agent.Receive:output_type -> kubectldr.agent.v1.ReceiveResponse
-	55, // [55:80] is the sub-list for method output_type
-	30, // [30:55] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	51, // 7: kubectldr.agent.v1.Version.properties:type_name -> kubectldr.agent.v1.Version.PropertiesEntry
+	52, // 8: kubectldr.agent.v1.CreateSnapshotsRequest.properties:type_name -> kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntry
+	13, // 9: kubectldr.agent.v1.CreateSnapshotsResponse.snapshots:type_name -> kubectldr.agent.v1.Version
+	27, // 10: kubectldr.agent.v1.DestroySnapshotResponse.waits_for:type_name -> kubectldr.agent.v1.Dependent
+	23, // 11: kubectldr.agent.v1.ListHoldsResponse.holds:type_name -> kubectldr.agent.v1.SnapshotHold
+	53, // 12: kubectldr.agent.v1.CreateVolumeRequest.properties:type_name -> kubectldr.agent.v1.CreateVolumeRequest.PropertiesEntry
+	54, // 13: kubectldr.agent.v1.CreateVolumeRequest.native:type_name -> kubectldr.agent.v1.CreateVolumeRequest.NativeEntry
+	55, // 14: kubectldr.agent.v1.DestroyVolumeRequest.match:type_name -> kubectldr.agent.v1.DestroyVolumeRequest.MatchEntry
+	27, // 15: kubectldr.agent.v1.DestroyVolumeResponse.goes:type_name -> kubectldr.agent.v1.Dependent
+	27, // 16: kubectldr.agent.v1.DestroyVolumeResponse.blocks:type_name -> kubectldr.agent.v1.Dependent
+	56, // 17: kubectldr.agent.v1.PromoteVolumeRequest.match:type_name -> kubectldr.agent.v1.PromoteVolumeRequest.MatchEntry
+	8,  // 18: kubectldr.agent.v1.PromoteVolumeResponse.dataset:type_name -> kubectldr.agent.v1.Dataset
+	27, // 19: kubectldr.agent.v1.PromoteVolumeResponse.moves:type_name -> kubectldr.agent.v1.Dependent
+	27, // 20: kubectldr.agent.v1.PromoteVolumeResponse.blocks:type_name -> kubectldr.agent.v1.Dependent
+	57, // 21: kubectldr.agent.v1.RenameVolumeRequest.match:type_name -> kubectldr.agent.v1.RenameVolumeRequest.MatchEntry
+	58, // 22: kubectldr.agent.v1.SetPropertiesRequest.properties:type_name -> kubectldr.agent.v1.SetPropertiesRequest.PropertiesEntry
+	0,  // 23: kubectldr.agent.v1.Transfer.state:type_name -> kubectldr.agent.v1.Transfer.State
+	38, // 24: kubectldr.agent.v1.ListArchivedResponse.snapshots:type_name -> kubectldr.agent.v1.ArchivedSnapshot
+	41, // 25: kubectldr.agent.v1.ExpireArchivedResponse.kept:type_name -> kubectldr.agent.v1.KeptArchived
+	13, // 26: kubectldr.agent.v1.ReceiveStateResponse.versions:type_name -> kubectldr.agent.v1.Version
+	45, // 27: kubectldr.agent.v1.ReceiveRequest.header:type_name -> kubectldr.agent.v1.ReceiveHeader
+	46, // 28: kubectldr.agent.v1.ReceiveRequest.end:type_name -> kubectldr.agent.v1.ReceiveEnd
+	59, // 29: kubectldr.agent.v1.ReceiveHeader.snapshot_properties:type_name -> kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntry
+	13, // 30: kubectldr.agent.v1.ReceiveResponse.snapshot:type_name -> kubectldr.agent.v1.Version
+	1,  // 31: kubectldr.agent.v1.Agent.Info:input_type -> kubectldr.agent.v1.InfoRequest
+	4,  // 32: kubectldr.agent.v1.Agent.Doctor:input_type -> kubectldr.agent.v1.DoctorRequest
+	7,  // 33: kubectldr.agent.v1.Agent.ResolveDataset:input_type -> kubectldr.agent.v1.ResolveDatasetRequest
+	9,  // 34: kubectldr.agent.v1.Agent.ListDatasets:input_type -> kubectldr.agent.v1.ListDatasetsRequest
+	11, // 35: kubectldr.agent.v1.Agent.ListVersions:input_type -> kubectldr.agent.v1.ListVersionsRequest
+	14, // 36: kubectldr.agent.v1.Agent.FindSnapshot:input_type -> kubectldr.agent.v1.FindSnapshotRequest
+	15, // 37: kubectldr.agent.v1.Agent.CreateSnapshots:input_type -> kubectldr.agent.v1.CreateSnapshotsRequest
+	17, // 38: kubectldr.agent.v1.Agent.DestroySnapshot:input_type -> kubectldr.agent.v1.DestroySnapshotRequest
+	19, // 39: kubectldr.agent.v1.Agent.Hold:input_type -> kubectldr.agent.v1.HoldRequest
+	19, // 40: kubectldr.agent.v1.Agent.Release:input_type -> kubectldr.agent.v1.HoldRequest
+	21, // 41: kubectldr.agent.v1.Agent.ListHolds:input_type -> kubectldr.agent.v1.ListHoldsRequest
+	21, // 42: kubectldr.agent.v1.Agent.ReapHolds:input_type -> kubectldr.agent.v1.ListHoldsRequest
+	24, // 43: kubectldr.agent.v1.Agent.CreateVolume:input_type -> kubectldr.agent.v1.CreateVolumeRequest
+	25, // 44: kubectldr.agent.v1.Agent.DestroyVolume:input_type -> kubectldr.agent.v1.DestroyVolumeRequest
+	28, // 45: kubectldr.agent.v1.Agent.PromoteVolume:input_type -> kubectldr.agent.v1.PromoteVolumeRequest
+	30, // 46: kubectldr.agent.v1.Agent.RenameVolume:input_type -> kubectldr.agent.v1.RenameVolumeRequest
+	31, // 47: kubectldr.agent.v1.Agent.SetProperties:input_type -> kubectldr.agent.v1.SetPropertiesRequest
+	32, // 48: kubectldr.agent.v1.Agent.Replicate:input_type -> kubectldr.agent.v1.ReplicateRequest
+	33, // 49: kubectldr.agent.v1.Agent.GetTransfer:input_type -> kubectldr.agent.v1.GetTransferRequest
+	33, // 50: kubectldr.agent.v1.Agent.CancelTransfer:input_type -> kubectldr.agent.v1.GetTransferRequest
+	35, // 51: kubectldr.agent.v1.Agent.Archive:input_type -> kubectldr.agent.v1.ArchiveRequest
+	36, // 52: kubectldr.agent.v1.Agent.ListArchived:input_type -> kubectldr.agent.v1.ListArchivedRequest
+	39, // 53: kubectldr.agent.v1.Agent.ExpireArchived:input_type -> kubectldr.agent.v1.ExpireArchivedRequest
+	42, // 54: kubectldr.agent.v1.Agent.ReceiveState:input_type -> kubectldr.agent.v1.ReceiveStateRequest
+	44, // 55: kubectldr.agent.v1.Agent.Receive:input_type -> kubectldr.agent.v1.ReceiveRequest
+	2,  // 56: kubectldr.agent.v1.Agent.Info:output_type -> kubectldr.agent.v1.InfoResponse
+	5,  // 57: kubectldr.agent.v1.Agent.Doctor:output_type -> kubectldr.agent.v1.DoctorResponse
+	8,  // 58: kubectldr.agent.v1.Agent.ResolveDataset:output_type -> kubectldr.agent.v1.Dataset
+	10, // 59: kubectldr.agent.v1.Agent.ListDatasets:output_type -> kubectldr.agent.v1.ListDatasetsResponse
+	12, // 60: kubectldr.agent.v1.Agent.ListVersions:output_type -> kubectldr.agent.v1.ListVersionsResponse
+	13, // 61: kubectldr.agent.v1.Agent.FindSnapshot:output_type -> kubectldr.agent.v1.Version
+	16, // 62: kubectldr.agent.v1.Agent.CreateSnapshots:output_type -> kubectldr.agent.v1.CreateSnapshotsResponse
+	18, // 63: kubectldr.agent.v1.Agent.DestroySnapshot:output_type -> kubectldr.agent.v1.DestroySnapshotResponse
+	20, // 64: kubectldr.agent.v1.Agent.Hold:output_type -> kubectldr.agent.v1.HoldResponse
+	20, // 65: kubectldr.agent.v1.Agent.Release:output_type -> kubectldr.agent.v1.HoldResponse
+	22, // 66: kubectldr.agent.v1.Agent.ListHolds:output_type -> kubectldr.agent.v1.ListHoldsResponse
+	22, // 67: kubectldr.agent.v1.Agent.ReapHolds:output_type -> kubectldr.agent.v1.ListHoldsResponse
+	8,  // 68: kubectldr.agent.v1.Agent.CreateVolume:output_type -> kubectldr.agent.v1.Dataset
+	26, // 69: kubectldr.agent.v1.Agent.DestroyVolume:output_type -> kubectldr.agent.v1.DestroyVolumeResponse
+	29, // 70: kubectldr.agent.v1.Agent.PromoteVolume:output_type -> kubectldr.agent.v1.PromoteVolumeResponse
+	8,  // 71: kubectldr.agent.v1.Agent.RenameVolume:output_type -> kubectldr.agent.v1.Dataset
+	8,  // 72: kubectldr.agent.v1.Agent.SetProperties:output_type -> kubectldr.agent.v1.Dataset
+	34, // 73: kubectldr.agent.v1.Agent.Replicate:output_type -> kubectldr.agent.v1.Transfer
+	34, // 74: kubectldr.agent.v1.Agent.GetTransfer:output_type -> kubectldr.agent.v1.Transfer
+	34, // 75: kubectldr.agent.v1.Agent.CancelTransfer:output_type -> kubectldr.agent.v1.Transfer
+	34, // 76: kubectldr.agent.v1.Agent.Archive:output_type -> kubectldr.agent.v1.Transfer
+	37, // 77: kubectldr.agent.v1.Agent.ListArchived:output_type -> kubectldr.agent.v1.ListArchivedResponse
+	40, // 78: kubectldr.agent.v1.Agent.ExpireArchived:output_type -> kubectldr.agent.v1.ExpireArchivedResponse
+	43, // 79: kubectldr.agent.v1.Agent.ReceiveState:output_type -> kubectldr.agent.v1.ReceiveStateResponse
+	47, // 80: kubectldr.agent.v1.Agent.Receive:output_type -> kubectldr.agent.v1.ReceiveResponse
+	56, // [56:81] is the sub-list for method output_type
+	31, // [31:56] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_zfssnap_agent_agentpb_agent_proto_init() }
@@ -3879,7 +3906,7 @@ func file_zfssnap_agent_agentpb_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_zfssnap_agent_agentpb_agent_proto_rawDesc), len(file_zfssnap_agent_agentpb_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   58,
+			NumMessages:   59,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
