@@ -17,6 +17,7 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/drill"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/failover"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/hint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/probe"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
@@ -60,8 +61,11 @@ func (f *runFlags) target(e *env, c *cluster.Cluster, r *plan.RecoveryRun) *run.
 	}
 }
 
-// lock keeps others from working on the plan.
-func (e *env) lock(ctx context.Context, c *cluster.Cluster, planName string) (context.Context, func(), error) {
+// lock keeps others from working on the plan, except from what only looks.
+func (e *env) lock(ctx context.Context, c *cluster.Cluster, planName string, dryRun bool) (context.Context, func(), error) {
+	if dryRun {
+		return ctx, func() {}, nil
+	}
 	l := &run.Lock{
 		Client: c.Client, Namespace: c.Namespace, Plan: planName, Holder: e.holder, Now: e.now,
 		Wait: run.LockWait, Interval: e.interval,
@@ -93,11 +97,11 @@ func (f *runFlags) inProgress(ctx context.Context, c *cluster.Cluster, planName 
 		return r, nil
 	}
 	verb := r.Spec.Kind.Verb()
-	hint := fmt.Sprintf("end it first: kubectl dr %s %s --resume", verb, planName)
+	toDo := fmt.Sprintf("end it first: kubectl dr %s %s --resume", verb, planName)
 	if verb == "drill" {
-		hint += ", or kubectl dr drill cleanup " + r.Name
+		toDo += ", or kubectl dr drill cleanup " + r.Name
 	}
-	return nil, withHint(hint, "%s %s of plan %q is in progress", r.Spec.Kind.Words(), r.Name, planName)
+	return nil, hint.Errorf(toDo, "%s %s of plan %q is in progress", r.Spec.Kind.Words(), r.Name, planName)
 }
 
 func (s *site) point(ctx context.Context, p *plan.RecoveryPlan, backup string) (restorepoint.Point, error) {
@@ -119,7 +123,7 @@ func checkProfile(ctx context.Context, c *cluster.Cluster, r *plan.RecoveryRun) 
 		_, err = set.Profile(name)
 	}
 	if err != nil {
-		return withHint("correct spec.profiles of the plan or the ConfigMap of profiles; kubectl dr check "+r.Spec.Plan+" looks at both",
+		return hint.Errorf("correct spec.profiles of the plan or the ConfigMap of profiles; kubectl dr check "+r.Spec.Plan+" looks at both",
 			"read rewrite profiles: %w", err)
 	}
 	return nil
@@ -213,14 +217,11 @@ func (k keptFor) lifetime() *metav1.Duration {
 }
 
 func (f *runFlags) drill(ctx context.Context, e *env, s *site, p *plan.RecoveryPlan, k keptFor) error {
-	if !f.dryRun {
-		locked, release, err := e.lock(ctx, s.cluster, p.Name)
-		if err != nil {
-			return err
-		}
-		defer release()
-		ctx = locked
+	ctx, release, err := e.lock(ctx, s.cluster, p.Name, f.dryRun)
+	if err != nil {
+		return err
 	}
+	defer release()
 	r, err := f.inProgress(ctx, s.cluster, p.Name, plan.RunDrill)
 	if err != nil {
 		return err
@@ -303,7 +304,7 @@ still in progress is ended. Can be repeated.
 	expired := c.Flags().Bool("expired", false, "every kept drill that has outlived its --ttl")
 	c.Args = func(_ *cobra.Command, args []string) error {
 		if *expired && len(args) > 0 || !*expired && len(args) != 1 {
-			return withHint("kubectl dr drill cleanup RUN, or kubectl dr drill cleanup --expired", "want either the name of one drill or --expired")
+			return hint.Errorf("kubectl dr drill cleanup RUN, or kubectl dr drill cleanup --expired", "want either the name of one drill or --expired")
 		}
 		return nil
 	}
@@ -349,13 +350,13 @@ func (e *env) cleanUp(ctx context.Context, s *site, name string) error {
 	err := s.cluster.Client.Get(ctx, client.ObjectKey{Namespace: s.cluster.Namespace, Name: name}, r)
 	switch {
 	case apierrors.IsNotFound(err):
-		return withHint("kubectl dr history lists runs", "there is no run %q in namespace %s", name, s.cluster.Namespace)
+		return hint.Errorf("kubectl dr history lists runs", "there is no run %q in namespace %s", name, s.cluster.Namespace)
 	case err != nil:
 		return fmt.Errorf("get run %q: %w", name, err)
 	case r.Spec.Kind != plan.RunDrill:
 		return fmt.Errorf("run %s is a %s; only drills are cleaned up", name, r.Spec.Kind.Words())
 	}
-	ctx, release, err := e.lock(ctx, s.cluster, r.Spec.Plan)
+	ctx, release, err := e.lock(ctx, s.cluster, r.Spec.Plan, false)
 	if err != nil {
 		return err
 	}
@@ -474,14 +475,14 @@ func (f *failoverFlags) validate() error {
 	case f.abandon:
 		return nil
 	case f.planned == f.disaster:
-		return withHint("--disaster: the source is gone, newer data is lost; --planned: the source works and nothing is lost",
+		return hint.Errorf("--disaster: the source is gone, newer data is lost; --planned: the source works and nothing is lost",
 			"choose one of --planned and --disaster")
 	case f.planned && f.acceptGiven:
 		return errors.New("--accept-data-loss goes with --disaster: a planned failover loses nothing")
 	case f.planned && f.backup != "":
 		return errors.New("--backup goes with --disaster: a planned failover takes a backup of its own")
 	case f.planned && !f.global.hasSource():
-		return withHint("if the source can't be reached any more, it is a --disaster", "--planned needs --source-context or --source-kubeconfig")
+		return hint.Errorf("if the source can't be reached any more, it is a --disaster", "--planned needs --source-context or --source-kubeconfig")
 	}
 	return nil
 }
@@ -497,14 +498,11 @@ func (f *failoverFlags) kind() plan.RunKind {
 }
 
 func (f *failoverFlags) failover(ctx context.Context, e *env, s *site, p *plan.RecoveryPlan) error {
-	if !f.dryRun {
-		locked, release, err := e.lock(ctx, s.cluster, p.Name)
-		if err != nil {
-			return err
-		}
-		defer release()
-		ctx = locked
+	ctx, release, err := e.lock(ctx, s.cluster, p.Name, f.dryRun)
+	if err != nil {
+		return err
 	}
+	defer release()
 	kinds := []plan.RunKind{f.kind()}
 	if f.abandon && !f.back {
 		kinds = []plan.RunKind{plan.RunFailover, plan.RunPlannedFailover}
@@ -642,7 +640,7 @@ func (f *failoverFlags) fresh(ctx context.Context, e *env, s *site, p *plan.Reco
 func (f *failoverFlags) stoppable(ctx context.Context, s *site, p *plan.RecoveryPlan) error {
 	point, err := s.point(ctx, p, "")
 	if files := point.By(plan.MethodPodVolumeBackup); err == nil && len(files) > 0 {
-		return withHint("stop writing to it, take a backup while its pods run, and use --disaster with what that loses",
+		return hint.Errorf("stop writing to it, take a backup while its pods run, and use --disaster with what that loses",
 			"%s is backed up from its running pod, which a planned failover stops first", strings.Join(files, ", "))
 	}
 	return ctx.Err()
@@ -745,7 +743,7 @@ func (f *moveFlags) confirm(ctx context.Context, e *env, r *plan.RecoveryRun, st
 // confirm asks for the plan's name.
 func (e *env) confirm(ctx context.Context, name string) error {
 	if !e.interactive() {
-		return withHint("add --yes to begin without being asked", "there is no terminal to ask on")
+		return hint.Errorf("add --yes to begin without being asked", "there is no terminal to ask on")
 	}
 	fmt.Fprintf(e.ErrOut, "Type the plan's name to begin: ")
 	answer := make(chan string, 1)

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/failover"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/hint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/reprotect"
@@ -19,7 +20,7 @@ import (
 func atRecovery(planName string, runs []plan.RecoveryRun) (*plan.RecoveryRun, error) {
 	move := run.LastMove(runs)
 	if move == nil || move.Spec.Kind == plan.RunFailback {
-		return nil, withHint("kubectl dr status "+planName+" says where it runs", "the application of plan %q does not run at the recovery site: no failover has brought it there", planName)
+		return nil, hint.Errorf("kubectl dr status "+planName+" says where it runs", "the application of plan %q does not run at the recovery site: no failover has brought it there", planName)
 	}
 	return move, nil
 }
@@ -31,7 +32,7 @@ func protected(planName string, runs []plan.RecoveryRun) (*plan.RecoveryRun, err
 		return nil, err
 	}
 	if r := run.LastReprotect(runs); r == nil || r.Spec.Follows != move.Name {
-		return nil, withHint("kubectl dr reprotect "+planName+" has it replicated back first", "what plan %q has at the recovery site since %s is not replicated to the source", planName, move.Name)
+		return nil, hint.Errorf("kubectl dr reprotect "+planName+" has it replicated back first", "what plan %q has at the recovery site since %s is not replicated to the source", planName, move.Name)
 	}
 	return move, nil
 }
@@ -120,20 +121,17 @@ func (f *moveFlags) validate(verb string) error {
 	case f.abandon:
 		return nil
 	case !f.global.hasSource():
-		return withHint("it names the cluster that the application was installed in", "%s needs --source-context or --source-kubeconfig", verb)
+		return hint.Errorf("it names the cluster that the application was installed in", "%s needs --source-context or --source-kubeconfig", verb)
 	}
 	return nil
 }
 
 func (f *moveFlags) reprotect(ctx context.Context, e *env, s *site, p *plan.RecoveryPlan) error {
-	if !f.dryRun {
-		locked, release, err := e.lock(ctx, s.cluster, p.Name)
-		if err != nil {
-			return err
-		}
-		defer release()
-		ctx = locked
+	ctx, release, err := e.lock(ctx, s.cluster, p.Name, f.dryRun)
+	if err != nil {
+		return err
 	}
+	defer release()
 	r, err := f.toGoOn(ctx, e, s, p.Name, plan.RunReprotect)
 	if err != nil || f.abandon {
 		return err
@@ -149,7 +147,7 @@ func (f *moveFlags) reprotect(ctx context.Context, e *env, s *site, p *plan.Reco
 			return err
 		}
 		if done := run.LastReprotect(runs); done != nil && done.Spec.Follows == move.Name {
-			return withHint("kubectl dr failback "+p.Name+" moves it back", "plan %q is replicated back since %s", p.Name, done.Name)
+			return hint.Errorf("kubectl dr failback "+p.Name+" moves it back", "plan %q is replicated back since %s", p.Name, done.Name)
 		}
 		name := failover.Name(p.Name, plan.RunReprotect, e.now())
 		r = run.NewRun(name, s.cluster.Namespace, plan.RecoveryRunSpec{
@@ -165,7 +163,7 @@ func (f *moveFlags) reprotect(ctx context.Context, e *env, s *site, p *plan.Reco
 		Old: f.side(e, r, source, s.cluster), New: f.side(e, r, s.cluster, source),
 	}
 	if rp.Move == nil {
-		return withHint("end it with --abandon", "run %s follows %s, which is not there any more", r.Name, r.Spec.Follows)
+		return hint.Errorf("end it with --abandon", "run %s follows %s, which is not there any more", r.Name, r.Spec.Follows)
 	}
 	rp.New.Site, rp.New.There = failover.RecoverySite, "at the source"
 	if fresh {

@@ -15,6 +15,7 @@ import (
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/compare"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/hint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/rewrite"
 	"github.com/kubectl-dr/kubectl-dr/restore/expr"
@@ -81,7 +82,7 @@ Fields that differ are named; their values, which may be secret, are not.` + exi
 		}
 		r := compare.Objects(source, standby, f.scope())
 		if r.Compared == 0 {
-			return withHint("check --namespaces, --exclude-namespaces and, for objects without a namespace, --cluster-scoped", "%s has nothing that is to be compared", from)
+			return hint.Errorf("check --namespaces, --exclude-namespaces and, for objects without a namespace, --cluster-scoped", "%s has nothing that is to be compared", from)
 		}
 		r.TypeMeta, r.Name, r.At, r.Source, r.Standby = report.TypeMeta("Comparison"), "standby", metav1.Time{Time: e.now()}, from, to
 		return e.judged(out.result(e, r), r.State, false)
@@ -97,7 +98,7 @@ func (f *compareFlags) validate(g *globalFlags) error {
 		}
 	}
 	if sources != 1 {
-		return withHint("kubectl dr compare --source-context=… | --backup=… | FILE…", "want one source: a cluster, a backup or files")
+		return hint.Errorf("kubectl dr compare --source-context=… | --backup=… | FILE…", "want one source: a cluster, a backup or files")
 	}
 	if len(f.profiles) > 0 && f.profile == "" {
 		return errors.New("--profiles are given and no --profile")

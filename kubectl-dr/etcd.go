@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/etcd"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/hint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/archive"
 )
@@ -241,7 +242,7 @@ compare.` + exitStatus,
 			return err
 		}
 		if r.Compared == 0 {
-			return withHint("keys of a Kubernetes cluster are below /registry/ unless its apiserver has --etcd-prefix", "%s has no keys below %s", args[0], prefix)
+			return hint.Errorf("keys of a Kubernetes cluster are below /registry/ unless its apiserver has --etcd-prefix", "%s has no keys below %s", args[0], prefix)
 		}
 		r.TypeMeta, r.Name, r.At = report.TypeMeta("Comparison"), "etcd", metav1.Time{Time: e.now()}
 		return e.judged(out.result(e, r), r.State, false)

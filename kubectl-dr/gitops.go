@@ -11,6 +11,7 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/failover"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/gitops"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/hint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 )
@@ -72,7 +73,7 @@ runs there now: what is resumed makes the cluster as Git has it.`,
 func (e *env) gitOps(ctx context.Context, g *globalFlags, recovery *cluster.Cluster, p *plan.RecoveryPlan, do func(context.Context, *cluster.Cluster, gitops.Object) (bool, error)) (*report.GitOps, error) {
 	objects := gitops.Objects(p.Spec.GitOps)
 	if len(objects) == 0 {
-		return nil, withHint("name Applications, Kustomizations or HelmReleases in spec.gitops", "plan %s names nothing of Argo CD or Flux", p.Name)
+		return nil, hint.Errorf("name Applications, Kustomizations or HelmReleases in spec.gitops", "plan %s names nothing of Argo CD or Flux", p.Name)
 	}
 	type side struct {
 		name string

@@ -16,6 +16,7 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/drill"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/failover"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/hint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/metrics"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
@@ -403,7 +404,7 @@ text, and -o junit makes a test of every step and objective.` + exitStatus,
 				return err
 			}
 			if len(runs) == 0 {
-				return withHint("kubectl dr drill rehearses a plan", "there was no run yet in namespace %s", cl.Namespace)
+				return hint.Errorf("kubectl dr drill rehearses a plan", "there was no run yet in namespace %s", cl.Namespace)
 			}
 			r = &runs[0]
 		} else if err := cl.Client.Get(ctx, client.ObjectKey{Namespace: cl.Namespace, Name: args[0]}, r); err != nil {

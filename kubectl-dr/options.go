@@ -13,6 +13,7 @@ import (
 	"k8s.io/cli-runtime/pkg/printers"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/hint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/restorepoint"
@@ -69,7 +70,7 @@ func addPlanFlags(c *cobra.Command, e *env, g *globalFlags) *planFlags {
 	c.Args = func(c *cobra.Command, args []string) error {
 		switch {
 		case len(args) > 1:
-			return withHint(c.UseLine(), "want one plan, not %d: %s", len(args), strings.Join(args, " "))
+			return hint.Errorf(c.UseLine(), "want one plan, not %d: %s", len(args), strings.Join(args, " "))
 		case len(args) == 1 && p.file != "":
 			return fmt.Errorf("give the name of a plan or a file, not both")
 		}
@@ -163,9 +164,9 @@ func theOnlyPlan(ctx context.Context, c *cluster.Cluster) (string, error) {
 	case err != nil:
 		return "", err
 	case len(plans) == 0:
-		return "", withHint("give one with -f, or create one: see examples/wordpress/plan.yaml", "there is no plan in namespace %s of context %q", c.Namespace, c.Context)
+		return "", hint.Errorf("give one with -f, or create one: see examples/wordpress/plan.yaml", "there is no plan in namespace %s of context %q", c.Namespace, c.Context)
 	case len(plans) > 1:
-		return "", withHint("there are "+strings.Join(planNames(plans), ", "), "say which plan")
+		return "", hint.Errorf("there are "+strings.Join(planNames(plans), ", "), "say which plan")
 	}
 	return plans[0].Name, nil
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/draft"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/hint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/rewrite"
@@ -54,7 +55,7 @@ changed.` + exitStatus,
   kubectl dr plan init shop shop-db --name=shop > plan.yaml`,
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return withHint(c.UseLine(), "name the namespaces of the application")
+				return hint.Errorf(c.UseLine(), "name the namespaces of the application")
 			}
 			return nil
 		},
@@ -201,7 +202,7 @@ func addFileFlags(c *cobra.Command, g *globalFlags) *fileFlags {
 // read returns the recovery cluster and the plan of the file as it belongs there.
 func (f *fileFlags) read(e *env) (*cluster.Cluster, *plan.RecoveryPlan, error) {
 	if f.file == "" {
-		return nil, nil, withHint("kubectl dr plan init drafts one", "give the file of the plan with -f")
+		return nil, nil, hint.Errorf("kubectl dr plan init drafts one", "give the file of the plan with -f")
 	}
 	p, err := plan.Read(f.file, e.In)
 	if err != nil {
@@ -212,7 +213,7 @@ func (f *fileFlags) read(e *env) (*cluster.Cluster, *plan.RecoveryPlan, error) {
 		return nil, nil, err
 	}
 	if p.Namespace != "" && p.Namespace != cl.Namespace {
-		return nil, nil, withHint("correct metadata.namespace, or say --velero-namespace="+p.Namespace,
+		return nil, nil, hint.Errorf("correct metadata.namespace, or say --velero-namespace="+p.Namespace,
 			"the plan belongs to namespace %s, and Velero is in %s: plans are kept beside it", p.Namespace, cl.Namespace)
 	}
 	p.Namespace = cl.Namespace

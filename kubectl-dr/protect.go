@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/hint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/protect"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
@@ -49,7 +50,7 @@ Needs --source-context: backups are taken where the application runs.` + exitSta
 	c.Flags().BoolVar(&f.prune, "prune", false, "delete the plan's Schedules of classes that it does not have any more")
 	c.RunE = g.run(func(ctx context.Context, args []string) error {
 		if !g.hasSource() {
-			return withHint("it names the cluster that the application runs in", "protect needs --source-context or --source-kubeconfig")
+			return hint.Errorf("it names the cluster that the application runs in", "protect needs --source-context or --source-kubeconfig")
 		}
 		return f.protect(ctx, e, args)
 	})

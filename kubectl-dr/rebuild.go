@@ -18,6 +18,7 @@ import (
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/gitops"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/hint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/rebuild"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
@@ -208,7 +209,7 @@ func (f *rebuildFlags) locate(ctx context.Context, e *env, c *cluster.Cluster, p
 				return err
 			}
 		}
-		return withHint("apply what was printed, or run this again with --make-locations and without --plan",
+		return hint.Errorf("apply what was printed, or run this again with --make-locations and without --plan",
 			"Velero in namespace %s does not know where the backups are", c.Namespace)
 	}
 	if err := rebuild.MakeLocations(ctx, c.Client, missing); err != nil {
@@ -241,14 +242,11 @@ func (f *rebuildFlags) awaitBackups(ctx context.Context, e *env, c *cluster.Clus
 }
 
 func (f *rebuildFlags) rebuild(ctx context.Context, e *env, s *site, p *plan.RecoveryPlan) error {
-	if !f.dryRun {
-		locked, release, err := e.lock(ctx, s.cluster, p.Name)
-		if err != nil {
-			return err
-		}
-		defer release()
-		ctx = locked
+	ctx, release, err := e.lock(ctx, s.cluster, p.Name, f.dryRun)
+	if err != nil {
+		return err
 	}
+	defer release()
 	r, err := f.toGoOn(ctx, e, s, p.Name, plan.RunRebuild)
 	if err != nil || f.abandon {
 		return err

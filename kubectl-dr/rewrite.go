@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
 
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/hint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/rewrite"
 	"github.com/kubectl-dr/kubectl-dr/restore/expr"
 	"github.com/kubectl-dr/kubectl-dr/restore/rules"
@@ -112,7 +113,7 @@ func (f *rewriteFlags) validate() error {
 	case !slices.Contains([]string{"yaml", "json"}, f.output):
 		return fmt.Errorf("unknown format %q of --output; want yaml or json", f.output)
 	case len(f.files) == 0 && f.namespace == "" && !f.lint:
-		return withHint("name files, folders or a backup, or a namespace with -n", "there is nothing to rewrite")
+		return hint.Errorf("name files, folders or a backup, or a namespace with -n", "there is nothing to rewrite")
 	}
 	return nil
 }
@@ -141,7 +142,7 @@ func (f *rewriteFlags) read(ctx context.Context, e *env, g *globalFlags) (*rewri
 	}
 	cl, err := e.open(g.recovery, g.namespace(nil))
 	if err != nil {
-		return nil, nil, withHint("give a file of profiles with --profiles", "no profiles among the files, and the cluster can't be asked: %w", err)
+		return nil, nil, hint.Errorf("give a file of profiles with --profiles", "no profiles among the files, and the cluster can't be asked: %w", err)
 	}
 	set, err := cl.Profiles(ctx)
 	return in, set, err

@@ -22,6 +22,7 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/check"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/dns"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/hint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/registry"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/rewrite"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/traffic"
@@ -56,19 +57,6 @@ func (e *unhealthyError) Error() string {
 	return e.err.Error()
 }
 func (e *unhealthyError) Unwrap() error { return e.err }
-
-// hinted gives an error a hint.
-type hinted struct {
-	error
-	hint string
-}
-
-func (e *hinted) Hint() string  { return e.hint }
-func (e *hinted) Unwrap() error { return e.error }
-
-func withHint(hint, format string, args ...any) error {
-	return &hinted{fmt.Errorf(format, args...), hint}
-}
 
 // env is what commands need of the world; tests replace it.
 type env struct {
@@ -198,7 +186,7 @@ but a planned failover needs the source.` + exitStatus,
 	root.SetOut(e.Out)
 	root.SetErr(e.ErrOut)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return &hinted{err, fmt.Sprintf("%s --help lists the flags", c.CommandPath())}
+		return hint.Add(err, fmt.Sprintf("%s --help lists the flags", c.CommandPath()))
 	})
 	f := root.PersistentFlags()
 	flags.recovery.AddFlags(f)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/failover"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/hint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/run"
@@ -116,14 +117,11 @@ func (f *syncFlags) sync(ctx context.Context, e *env, s *site, p *plan.RecoveryP
 	if err != nil {
 		return nil, err
 	}
-	if !f.dryRun {
-		locked, release, err := e.lock(ctx, s.cluster, p.Name)
-		if err != nil {
-			return nil, err
-		}
-		defer release()
-		ctx = locked
+	ctx, release, err := e.lock(ctx, s.cluster, p.Name, f.dryRun)
+	if err != nil {
+		return nil, err
 	}
+	defer release()
 	if err := inactive(ctx, s.cluster, p); err != nil {
 		return nil, err
 	}
@@ -153,7 +151,7 @@ func (e *env) standbyProfile(ctx context.Context, c *cluster.Cluster, p *plan.Re
 	const shape = "a profile with state: standby and externalDNS: mute"
 	name := p.Spec.Profiles.Standby
 	if name == "" {
-		return nil, withHint("add "+shape+" to the ConfigMap of profiles, and its name to the plan", "plan %q names no spec.profiles.standby", p.Name)
+		return nil, hint.Errorf("add "+shape+" to the ConfigMap of profiles, and its name to the plan", "plan %q names no spec.profiles.standby", p.Name)
 	}
 	set, err := c.Profiles(ctx)
 	if err != nil {
@@ -161,10 +159,10 @@ func (e *env) standbyProfile(ctx context.Context, c *cluster.Cluster, p *plan.Re
 	}
 	profile, err := set.Profile(name)
 	if err != nil {
-		return nil, withHint("correct spec.profiles.standby of the plan or the ConfigMap of profiles", "%w", err)
+		return nil, hint.Errorf("correct spec.profiles.standby of the plan or the ConfigMap of profiles", "%w", err)
 	}
 	if profile.State != rules.StateStandby {
-		return nil, withHint("spec.profiles.standby wants "+shape, "profile %s would start the application: it has no state: standby", name)
+		return nil, hint.Errorf("spec.profiles.standby wants "+shape, "profile %s would start the application: it has no state: standby", name)
 	}
 	if profile.ExternalDNS != rules.ExternalDNSMute && profile.Traffic != rules.TrafficPassive {
 		e.hooks().Warnf("profile %s has no externalDNS: mute: an external-dns here may publish the names of the standby", name)
@@ -179,15 +177,15 @@ func inactive(ctx context.Context, c *cluster.Cluster, p *plan.RecoveryPlan) err
 		return err
 	}
 	if r := run.InProgress(runs); r != nil && r.Spec.Kind != plan.RunDrill {
-		return withHint("end it first: kubectl dr "+r.Spec.Kind.Verb()+" "+p.Name+" --resume", "%s %s of plan %q is in progress", r.Spec.Kind.Words(), r.Name, p.Name)
+		return hint.Errorf("end it first: kubectl dr "+r.Spec.Kind.Verb()+" "+p.Name+" --resume", "%s %s of plan %q is in progress", r.Spec.Kind.Words(), r.Name, p.Name)
 	}
 	if move, err := atRecovery(p.Name, runs); err == nil {
-		return withHint("a standby is kept again after a failback", "the application of plan %q runs here since %s: it is no standby", p.Name, move.Name)
+		return hint.Errorf("a standby is kept again after a failback", "the application of plan %q runs here since %s: it is no standby", p.Name, move.Name)
 	}
 	err = failover.CheckTarget(ctx, c.Client, p.Spec.Source.Namespaces)
 	var occupied *failover.OccupiedError
 	if errors.As(err, &occupied) {
-		return withHint("delete the namespace if nothing in it is needed; volumes that are Retain are kept",
+		return hint.Errorf("delete the namespace if nothing in it is needed; volumes that are Retain are kept",
 			"namespace %s holds claims, so it is no standby: an application runs there, or was left by a failback", occupied.Namespace)
 	}
 	return err

@@ -11,10 +11,9 @@ import (
 	corev1api "k8s.io/api/core/v1"
 	rbacv1api "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"sigs.k8s.io/yaml"
 
-	kubectldr "github.com/kubectl-dr/kubectl-dr/kubectl-dr"
+	"github.com/kubectl-dr/kubectl-dr/examples/examplestest"
 )
 
 // TestDrill decodes every object, and gives the commands the flags that they are
@@ -36,11 +35,7 @@ func TestDrill(t *testing.T) {
 		}
 		pod := job.Spec.JobTemplate.Spec.Template.Spec
 		assert.Equal(t, "kubectl-dr-drill", pod.ServiceAccountName)
-		command, args, err := kubectldr.NewCommand(genericiooptions.NewTestIOStreamsDiscard()).Find(pod.Containers[0].Args)
-		require.NoError(t, err)
-		require.NoError(t, command.ParseFlags(args))
-		require.NoError(t, command.ValidateArgs(command.Flags().Args()))
-		commands = append(commands, command.Name())
+		commands = append(commands, examplestest.Command(t, pod.Containers[0].Args).Name())
 	}
 	assert.Equal(t, []string{"drill", "cleanup"}, commands)
 }

@@ -10,39 +10,24 @@ import (
 	appsv1api "k8s.io/api/apps/v1"
 	corev1api "k8s.io/api/core/v1"
 	rbacv1api "k8s.io/api/rbac/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"sigs.k8s.io/yaml"
 
-	kubectldr "github.com/kubectl-dr/kubectl-dr/kubectl-dr"
+	"github.com/kubectl-dr/kubectl-dr/examples/examplestest"
 )
 
 // TestExporter decodes every object, and gives the command the flags that it is
 // started with.
 func TestExporter(t *testing.T) {
 	t.Parallel()
-	content, err := os.ReadFile("exporter.yaml")
-	require.NoError(t, err)
 	kinds := map[string]any{
 		"ServiceAccount": &corev1api.ServiceAccount{}, "Role": &rbacv1api.Role{}, "RoleBinding": &rbacv1api.RoleBinding{},
 		"Deployment": &appsv1api.Deployment{}, "Service": &corev1api.Service{},
 	}
-	documents := strings.Split(string(content), "\n---\n")
-	require.Len(t, documents, len(kinds))
-	for _, doc := range documents {
-		var of metav1.TypeMeta
-		require.NoError(t, yaml.Unmarshal([]byte(doc), &of))
-		require.Contains(t, kinds, of.Kind)
-		require.NoError(t, yaml.UnmarshalStrict([]byte(doc), kinds[of.Kind]), of.Kind)
-	}
+	examplestest.Decode(t, "exporter.yaml", kinds)
 	pod := kinds["Deployment"].(*appsv1api.Deployment).Spec.Template.Spec
 	assert.Equal(t, kinds["ServiceAccount"].(*corev1api.ServiceAccount).Name, pod.ServiceAccountName)
 	assert.Equal(t, pod.Containers[0].Ports[0].Name, kinds["Service"].(*corev1api.Service).Spec.Ports[0].TargetPort.StrVal)
-	root := kubectldr.NewCommand(genericiooptions.NewTestIOStreamsDiscard())
-	command, args, err := root.Find(pod.Containers[0].Args)
-	require.NoError(t, err)
-	assert.Equal(t, "exporter", command.Name())
-	require.NoError(t, command.ParseFlags(args))
+	assert.Equal(t, "exporter", examplestest.Command(t, pod.Containers[0].Args).Name())
 }
 
 func TestAlerts(t *testing.T) {

@@ -11,20 +11,9 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/hint"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 )
-
-// Error is an API error about which a user can do something.
-type Error struct {
-	Err  error
-	hint string
-}
-
-func (e *Error) Error() string { return e.Err.Error() }
-func (e *Error) Unwrap() error { return e.Err }
-
-// Hint says what can be done.
-func (e *Error) Hint() string { return e.hint }
 
 // explain adds a hint to errors of a cluster.
 func explain(err error, cluster string) error {
@@ -33,16 +22,16 @@ func explain(err error, cluster string) error {
 	case err == nil:
 		return nil
 	case group == zfssnap.Domain:
-		return &Error{errors.New("the custom resource definitions of kubectl dr are missing"), fmt.Sprintf("install them in context %q: kubectl apply -f examples/crds", cluster)}
+		return hint.Add(errors.New("the custom resource definitions of kubectl dr are missing"), fmt.Sprintf("install them in context %q: kubectl apply -f examples/crds", cluster))
 	case group == velerov1api.SchemeGroupVersion.Group:
-		return &Error{errors.New("the custom resource definitions of Velero are missing"),
-			fmt.Sprintf("kubectl dr works in the recovery cluster, where Velero is installed: is context %q that one?", cluster)}
+		return hint.Add(errors.New("the custom resource definitions of Velero are missing"),
+			fmt.Sprintf("kubectl dr works in the recovery cluster, where Velero is installed: is context %q that one?", cluster))
 	case apierrors.IsForbidden(err):
-		return &Error{err, fmt.Sprintf("your user in context %q lacks that permission", cluster)}
+		return hint.Add(err, fmt.Sprintf("your user in context %q lacks that permission", cluster))
 	case apierrors.IsUnauthorized(err):
-		return &Error{err, fmt.Sprintf("context %q does not know your credentials: log in again", cluster)}
+		return hint.Add(err, fmt.Sprintf("context %q does not know your credentials: log in again", cluster))
 	case errors.As(err, &network):
-		return &Error{err, fmt.Sprintf("context %q can't be reached from here; choose another with --context or --kubeconfig", cluster)}
+		return hint.Add(err, fmt.Sprintf("context %q can't be reached from here; choose another with --context or --kubeconfig", cluster))
 	}
 	return err
 }

@@ -15,6 +15,8 @@ import (
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/hint"
 )
 
 // ErrNoFile is returned for a file that object storage does not have.
@@ -52,8 +54,8 @@ func (d *Downloads) File(ctx context.Context, kind velerov1api.DownloadTargetKin
 	content, err := d.file(ctx, timeout, kind, name)
 	if err != nil {
 		if errors.Is(err, ErrTimedOut) {
-			err = &Error{fmt.Errorf("no answer from Velero within %s", timeout),
-				"check that the Velero server of this cluster runs and that its BackupStorageLocation is Available"}
+			err = hint.Add(fmt.Errorf("no answer from Velero within %s", timeout),
+				"check that the Velero server of this cluster runs and that its BackupStorageLocation is Available")
 		}
 		return nil, fmt.Errorf("download %s of %q: %w", kind, name, err)
 	}
@@ -106,8 +108,8 @@ func (d *Downloads) get(ctx context.Context, signed string) ([]byte, error) {
 		if errors.As(err, &u) {
 			err = u.Err
 		}
-		return nil, &Error{fmt.Errorf("get it from %s: %w", req.URL.Host, err),
-			"object storage must be reachable from here; set config.publicUrl of the BackupStorageLocation if it has another address for you than for Velero"}
+		return nil, hint.Add(fmt.Errorf("get it from %s: %w", req.URL.Host, err),
+			"object storage must be reachable from here; set config.publicUrl of the BackupStorageLocation if it has another address for you than for Velero")
 	}
 	defer resp.Body.Close()
 	switch {

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/hint"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
@@ -148,8 +149,8 @@ func (c *Cluster) SnapshotLocations(ctx context.Context) ([]velerov1api.VolumeSn
 	}
 	ours := slices.DeleteFunc(list.Items, func(l velerov1api.VolumeSnapshotLocation) bool { return l.Spec.Provider != zfssnap.Provider })
 	if len(ours) == 0 {
-		return nil, &Error{fmt.Errorf("%w in namespace %s of context %q", ErrNoLocation, c.Namespace, c.Context),
-			"Velero at the recovery site needs one with the name it has at the source: see examples/velero/volumesnapshotlocation.yaml"}
+		return nil, hint.Add(fmt.Errorf("%w in namespace %s of context %q", ErrNoLocation, c.Namespace, c.Context),
+			"Velero at the recovery site needs one with the name it has at the source: see examples/velero/volumesnapshotlocation.yaml")
 	}
 	return ours, nil
 }
@@ -175,7 +176,7 @@ func (c *Cluster) agentCredentials(ctx context.Context, vsl *velerov1api.VolumeS
 	}
 	ref := vsl.Spec.Credential
 	if ref == nil {
-		return nil, &Error{errors.New("it has no credential"), "set spec.credential to a secret key with CA certificate, client certificate and key, or use --agent-credentials"}
+		return nil, hint.Add(errors.New("it has no credential"), "set spec.credential to a secret key with CA certificate, client certificate and key, or use --agent-credentials")
 	}
 	secret := &corev1api.Secret{}
 	if err := c.Client.Get(ctx, client.ObjectKey{Namespace: vsl.Namespace, Name: ref.Name}, secret); err != nil {

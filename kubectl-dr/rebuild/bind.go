@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/hint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/rewrite"
 	"github.com/kubectl-dr/kubectl-dr/restore/rules"
@@ -90,7 +91,7 @@ func apply(p *rules.Profile, obj *unstructured.Unstructured) (*unstructured.Unst
 		return nil, err
 	}
 	if result.Drop {
-		return nil, &Error{fmt.Errorf("profile %s drops %s", p.Name, rewrite.Name(obj)), "name the claim with --keep-claim if it is not to come back"}
+		return nil, hint.Add(fmt.Errorf("profile %s drops %s", p.Name, rewrite.Name(obj)), "name the claim with --keep-claim if it is not to come back")
 	}
 	return result.Object, nil
 }
@@ -187,8 +188,8 @@ func (r *Rebuild) takeAway(ctx context.Context, j Judged) error {
 		return apierrors.IsNotFound(err), client.IgnoreNotFound(err)
 	})
 	if errors.Is(err, cluster.ErrTimedOut) {
-		return &Error{fmt.Errorf("wait for claim %s to go: it is still there after %s", j.name(), report.Age(r.BindTimeout)),
-			"a pod that uses it keeps it: kubectl describe pvc says which"}
+		return hint.Add(fmt.Errorf("wait for claim %s to go: it is still there after %s", j.name(), report.Age(r.BindTimeout)),
+			"a pod that uses it keeps it: kubectl describe pvc says which")
 	}
 	return err
 }
@@ -219,8 +220,8 @@ func (r *Rebuild) awaitBound(ctx context.Context, j Judged) error {
 		return claim.Status.Phase == corev1api.ClaimBound, err
 	})
 	if errors.Is(err, cluster.ErrTimedOut) {
-		return &Error{fmt.Errorf("wait for claim %s to be bound to volume %s: it is %s after %s", j.name(), claim.Spec.VolumeName,
-			strings.ToLower(string(claim.Status.Phase)), report.Age(r.BindTimeout)), "kubectl describe pvc says why; class, access modes and size of both have to agree"}
+		return hint.Add(fmt.Errorf("wait for claim %s to be bound to volume %s: it is %s after %s", j.name(), claim.Spec.VolumeName,
+			strings.ToLower(string(claim.Status.Phase)), report.Age(r.BindTimeout)), "kubectl describe pvc says why; class, access modes and size of both have to agree")
 	}
 	return err
 }

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/hint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
@@ -207,8 +208,8 @@ func (j Judged) fits() error {
 		return fmt.Errorf("read the size of the volume of claim %s: %w", j.name(), err)
 	}
 	if wants := j.Live.Spec.Resources.Requests[corev1api.ResourceStorage]; wants.Cmp(has) > 0 {
-		return &Error{fmt.Errorf("claim %s asks for %s, and its volume had %s", j.name(), wants.String(), has.String()),
-			fmt.Sprintf("have Git ask for %s, and let it grow when it is back", has.String())}
+		return hint.Add(fmt.Errorf("claim %s asks for %s, and its volume had %s", j.name(), wants.String(), has.String()),
+			fmt.Sprintf("have Git ask for %s, and let it grow when it is back", has.String()))
 	}
 	return nil
 }
@@ -265,15 +266,3 @@ func refused(all []Judged) error {
 	}
 	return e
 }
-
-// Error is an error about which a user can do something.
-type Error struct {
-	Err  error
-	hint string
-}
-
-func (e *Error) Error() string { return e.Err.Error() }
-func (e *Error) Unwrap() error { return e.Err }
-
-// Hint says what can be done.
-func (e *Error) Hint() string { return e.hint }

@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/hint"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 )
 
@@ -63,8 +64,8 @@ func (l Locations) Missing(ctx context.Context, c *cluster.Cluster) ([]client.Ob
 
 func (l Locations) storage(namespace string) (client.Object, error) {
 	if l.Bucket == "" {
-		return nil, &Error{fmt.Errorf("namespace %s has no BackupStorageLocation", namespace),
-			"say where the backups are: --bucket=NAME[/PREFIX] --bucket-config=region=…,s3Url=… --bucket-secret=NAME/KEY"}
+		return nil, hint.Add(fmt.Errorf("namespace %s has no BackupStorageLocation", namespace),
+			"say where the backups are: --bucket=NAME[/PREFIX] --bucket-config=region=…,s3Url=… --bucket-secret=NAME/KEY")
 	}
 	bucket, prefix, _ := strings.Cut(l.Bucket, "/")
 	credential, err := selector(l.BucketSecret)
@@ -85,8 +86,8 @@ func (l Locations) storage(namespace string) (client.Object, error) {
 
 func (l Locations) snapshot(namespace string) (client.Object, error) {
 	if len(l.SnapshotConfig) == 0 {
-		return nil, &Error{fmt.Errorf("namespace %s has no VolumeSnapshotLocation of provider %s", namespace, zfssnap.Provider),
-			"say how the ZFS hosts are reached: --snapshot-config=agents=NODE=HOST:PORT --snapshot-secret=NAME/KEY, and what else examples/velero/volumesnapshotlocation.yaml has"}
+		return nil, hint.Add(fmt.Errorf("namespace %s has no VolumeSnapshotLocation of provider %s", namespace, zfssnap.Provider),
+			"say how the ZFS hosts are reached: --snapshot-config=agents=NODE=HOST:PORT --snapshot-secret=NAME/KEY, and what else examples/velero/volumesnapshotlocation.yaml has")
 	}
 	if _, err := zfssnap.ParseLocation(l.SnapshotConfig); err != nil {
 		return nil, fmt.Errorf("--snapshot-config: %w", err)
@@ -129,8 +130,8 @@ func MakeLocations(ctx context.Context, c client.Client, missing []client.Object
 			secret := &metav1.PartialObjectMetadata{}
 			secret.SetGroupVersionKind(corev1api.SchemeGroupVersion.WithKind("Secret"))
 			if err := c.Get(ctx, client.ObjectKey{Namespace: obj.GetNamespace(), Name: credential.Name}, secret); err != nil {
-				return &Error{fmt.Errorf("get the credential of %s %s: %w", obj.GetObjectKind().GroupVersionKind().Kind, obj.GetName(), err),
-					fmt.Sprintf("create Secret %s in namespace %s with the key %s first", credential.Name, obj.GetNamespace(), credential.Key)}
+				return hint.Add(fmt.Errorf("get the credential of %s %s: %w", obj.GetObjectKind().GroupVersionKind().Kind, obj.GetName(), err),
+					fmt.Sprintf("create Secret %s in namespace %s with the key %s first", credential.Name, obj.GetNamespace(), credential.Key))
 			}
 		}
 	}

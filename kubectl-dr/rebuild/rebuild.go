@@ -22,6 +22,7 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/failover"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/gitops"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/hint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/run"
@@ -476,8 +477,8 @@ func (r *Rebuild) wait() run.Step {
 		})
 		switch {
 		case errors.Is(err, cluster.ErrTimedOut):
-			return "", &Error{fmt.Errorf("after %s: %s", report.Age(r.GitTimeout), strings.Join(waits, "; ")),
-				"see what Argo CD or Flux says of it; what nothing brings from Git by itself has to be applied"}
+			return "", hint.Add(fmt.Errorf("after %s: %s", report.Age(r.GitTimeout), strings.Join(waits, "; ")),
+				"see what Argo CD or Flux says of it; what nothing brings from Git by itself has to be applied")
 		case err != nil:
 			return "", err
 		}

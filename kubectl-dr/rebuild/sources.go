@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/hint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/restorepoint"
@@ -111,8 +112,8 @@ func (b *Backup) read(ctx context.Context) error {
 			if slices.Contains(b.Keep, v.Namespace+"/"+v.Claim) {
 				continue
 			}
-			return &Error{fmt.Errorf("volume %s/%s is kept by Velero (%s), and only volumes on ZFS hosts are rebuilt", v.Namespace, v.Claim, v.Method),
-				fmt.Sprintf("restore it with Velero, and name it with --keep-claim=%s/%s; or use kubectl dr failover", v.Namespace, v.Claim)}
+			return hint.Add(fmt.Errorf("volume %s/%s is kept by Velero (%s), and only volumes on ZFS hosts are rebuilt", v.Namespace, v.Claim, v.Method),
+				fmt.Sprintf("restore it with Velero, and name it with --keep-claim=%s/%s; or use kubectl dr failover", v.Namespace, v.Claim))
 		}
 		s, err := source(v, objects)
 		if err != nil {
@@ -150,8 +151,8 @@ func source(v plan.Volume, objects []*unstructured.Unstructured) (Source, error)
 	}
 	name, _, _ := unstructured.NestedString(s.Claim.Object, "spec", "volumeName")
 	if s.Origin.Volume = find("PersistentVolume", "", name); s.Origin.Volume == nil {
-		return s, &Error{fmt.Errorf("the backup holds the data of claim %s/%s, and not its PersistentVolume %q", v.Namespace, v.Claim, name),
-			"have the schedule's backups include PersistentVolumes"}
+		return s, hint.Add(fmt.Errorf("the backup holds the data of claim %s/%s, and not its PersistentVolume %q", v.Namespace, v.Claim, name),
+			"have the schedule's backups include PersistentVolumes")
 	}
 	return s, nil
 }
@@ -224,8 +225,8 @@ func (p *Pools) read(ctx context.Context) error {
 	}
 	slices.Sort(p.silent)
 	if len(newest) == 0 {
-		return &Error{fmt.Errorf("the pools of %s: %w", strings.Join(p.Nodes, ", "), ErrNothing),
-			"snapshots say so that were taken by this version's plugin; older ones are made volumes of by hand: docs/rebuild.md"}
+		return hint.Add(fmt.Errorf("the pools of %s: %w", strings.Join(p.Nodes, ", "), ErrNothing),
+			"snapshots say so that were taken by this version's plugin; older ones are made volumes of by hand: docs/rebuild.md")
 	}
 	for _, s := range newest {
 		p.sources = append(p.sources, s)

@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/hint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/probe"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
@@ -165,8 +166,8 @@ func (t *Target) awaitRestore(ctx context.Context, r *velerov1api.Restore) error
 		if phase == "" {
 			phase = velerov1api.RestorePhaseNew
 		}
-		return &Error{fmt.Errorf("wait for restore %q: still %s after %s", r.Name, phase, t.RestoreTimeout),
-			"check that the Velero server of the recovery cluster runs, and its log; --restore-timeout waits longer"}
+		return hint.Add(fmt.Errorf("wait for restore %q: still %s after %s", r.Name, phase, t.RestoreTimeout),
+			"check that the Velero server of the recovery cluster runs, and its log; --restore-timeout waits longer")
 	case err != nil:
 		return fmt.Errorf("wait for restore %q: %w", r.Name, err)
 	}
@@ -181,18 +182,6 @@ func ignoreTransient(err error) error {
 	return err
 }
 
-// Error is a failed step about which a user can do something.
-type Error struct {
-	Err  error
-	hint string
-}
-
-func (e *Error) Error() string { return e.Err.Error() }
-func (e *Error) Unwrap() error { return e.Err }
-
-// Hint says what can be done.
-func (e *Error) Hint() string { return e.hint }
-
 func (t *Target) restoreError(ctx context.Context, r *velerov1api.Restore) error {
 	var why []string
 	why = append(why, r.Status.ValidationErrors...)
@@ -206,8 +195,8 @@ func (t *Target) restoreError(ctx context.Context, r *velerov1api.Restore) error
 	if failed := r.Status.RestoreItemOperationsFailed; failed > 0 {
 		why = append(why, fmt.Sprintf("%d asynchronous operations failed", failed))
 	}
-	return &Error{fmt.Errorf("restore %q is %s: %s", r.Name, r.Status.Phase, strings.Join(why, "; ")),
-		fmt.Sprintf("velero restore logs %s -n %s (before it is cleaned up) says more", r.Name, r.Namespace)}
+	return hint.Add(fmt.Errorf("restore %q is %s: %s", r.Name, r.Status.Phase, strings.Join(why, "; ")),
+		fmt.Sprintf("velero restore logs %s -n %s (before it is cleaned up) says more", r.Name, r.Namespace))
 }
 
 // result is the shape of Velero's file of warnings and errors.

@@ -9,6 +9,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/hint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/restorepoint"
@@ -62,7 +63,7 @@ func (t *Target) admit(ctx context.Context, p restorepoint.Point) error {
 	if err != nil || rewrites.State != rules.StateStandby {
 		return err
 	}
-	return &Error{fmt.Errorf("%s would come back empty: its files are restored into its pod, which profile %s drops", strings.Join(files, ", "), profile), StandbyHint}
+	return hint.Add(fmt.Errorf("%s would come back empty: its files are restored into its pod, which profile %s drops", strings.Join(files, ", "), profile), StandbyHint)
 }
 
 // StandbyHint says what to do about a profile that drops pods.
@@ -84,7 +85,7 @@ func (t *Target) Lossless(finder *restorepoint.Finder) Step {
 			}
 		}
 		if len(errs) > 0 {
-			return "", &Error{errors.Join(errs...), "back it up, or list it in spec.source.ignoreClaims of the plan if it may come back empty"}
+			return "", hint.Add(errors.Join(errs...), "back it up, or list it in spec.source.ignoreClaims of the plan if it may come back empty")
 		}
 		return message, nil
 	}

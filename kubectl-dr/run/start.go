@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/hint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/probe"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
@@ -308,8 +309,8 @@ func (t *Target) notReady(ctx context.Context, objects []*unstructured.Unstructu
 		}
 		lines = append(lines, line)
 	}
-	return &Error{fmt.Errorf("not ready after %s: %s", report.Age(timeout), strings.Join(lines, "; ")),
-		"the workload's pods and events say more; a wave's timeout is spec.start[].timeout of the plan"}
+	return hint.Add(fmt.Errorf("not ready after %s: %s", report.Age(timeout), strings.Join(lines, "; ")),
+		"the workload's pods and events say more; a wave's timeout is spec.start[].timeout of the plan")
 }
 
 // Probes returns one step for each probe.

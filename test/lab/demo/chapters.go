@@ -344,7 +344,7 @@ func (d *demo) failover(ctx context.Context) error {
 	return d.must(code == 0, "the failover passed with nothing from the primary site (exit status %d)", code)
 }
 
-// volume of a claim at the recovery site.
+// restoredDataset is the volume of a claim at the recovery site.
 func (d *demo) restoredDataset(ctx context.Context, claim string) (string, error) {
 	name, err := d.kubectl(ctx, "dr", "-n", namespace, "get", "pvc", claim, "-o", "jsonpath={.spec.volumeName}")
 	if err != nil {
@@ -352,6 +352,29 @@ func (d *demo) restoredDataset(ctx context.Context, claim string) (string, error
 	}
 	pool, err := d.kubectl(ctx, "dr", "get", "pv", name, "-o", `jsonpath={.spec.csi.volumeAttributes.openebs\.io/poolname}`)
 	return pool + "/" + name, err
+}
+
+// restoredFiles claims that what was restored is what was last replicated, and
+// lists it.
+func (d *demo) restoredFiles(ctx context.Context) (string, error) {
+	var sums string
+	for _, claim := range []string{"wordpress-db", "wordpress-html"} {
+		dataset, err := d.restoredDataset(ctx, claim)
+		if err != nil {
+			return "", err
+		}
+		sum, err := d.sumDataset(ctx, "remote", dataset)
+		if err != nil {
+			return "", err
+		}
+		sums += sum
+	}
+	want, got := byPath(d.sums), byPath(sums)
+	d.claim(want == got && want != "", "every file has the checksum of the last replicated snapshot (%d files)", strings.Count(got, "\n"))
+	if want != got {
+		d.say("want:\n%s\ngot:\n%s", want, got)
+	}
+	return sums, nil
 }
 
 func (d *demo) inspect(ctx context.Context) error {
@@ -364,22 +387,9 @@ func (d *demo) inspect(ctx context.Context) error {
 	}
 	d.claim(strings.Contains(ready, "wordpress=1") && strings.Contains(ready, "wordpress-db=1"), "both deployments are ready: %s", ready)
 
-	var sums string
-	for _, claim := range []string{"wordpress-db", "wordpress-html"} {
-		dataset, err := d.restoredDataset(ctx, claim)
-		if err != nil {
-			return err
-		}
-		sum, err := d.sumDataset(ctx, "remote", dataset)
-		if err != nil {
-			return err
-		}
-		sums += sum
-	}
-	want, got := byPath(d.sums), byPath(sums)
-	d.claim(want == got && want != "", "every file has the checksum of the last replicated snapshot (%d files)", strings.Count(got, "\n"))
-	if want != got {
-		d.say("want:\n%s\ngot:\n%s", want, got)
+	sums, err := d.restoredFiles(ctx)
+	if err != nil {
+		return err
 	}
 	d.claim(!strings.Contains(sums, "lost.bin"), "the upload made after the last backup is not there: the loss that was announced")
 

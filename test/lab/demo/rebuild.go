@@ -167,20 +167,9 @@ func (d *demo) rebuild(ctx context.Context) error {
 }
 
 func (d *demo) inspectRebuilt(ctx context.Context) error {
-	var sums string
-	for _, claim := range []string{"wordpress-db", "wordpress-html"} {
-		dataset, err := d.restoredDataset(ctx, claim)
-		if err != nil {
-			return err
-		}
-		sum, err := d.sumDataset(ctx, "remote", dataset)
-		if err != nil {
-			return err
-		}
-		sums += sum
+	if _, err := d.restoredFiles(ctx); err != nil {
+		return err
 	}
-	want, got := byPath(d.sums), byPath(sums)
-	d.claim(want == got && want != "", "every file has the checksum of the last replicated snapshot (%d files)", strings.Count(got, "\n"))
 	password, err := d.kubectl(ctx, "dr", "-n", namespace, "get", "secret", "smtp", "-o", "go-template={{.data.password | base64decode}}")
 	d.claim(err == nil && password == "by-hand", "the Secret that was made by hand is back")
 	kept, err := d.node(ctx, "remote", "zfs", "list", "-H", "-t", "snapshot", "-o", "name", "-r", freshVolume)
