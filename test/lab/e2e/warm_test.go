@@ -15,13 +15,13 @@ import (
 // alone, and the command is killed on the way.
 func TestWarmStandby(t *testing.T) {
 	t.Parallel()
-	a := newApp(t, "warm")
+	a := newApp(t, "case-warm")
 	plan := strings.Replace(a.plan(t, a.Name), "failback: home}", "failback: home, standby: standby}", 1)
 	apply(t, dr, plan)
 	apply(t, dr, must(t, "", "cat", repository("examples/rbac/standby.yaml")))
 	kubectl(t, dr, "create", "clusterrolebinding", "kubectl-dr-standby", "--clusterrole=kubectl-dr-standby", "--serviceaccount=default:kubectl-dr-operator")
 	a.post(t, 2)
-	const backup = "warm-1"
+	const backup = "case-warm-1"
 	a.backUp(t, backup)
 	completed(t, backup)
 	known(t, backup)
