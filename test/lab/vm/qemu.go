@@ -56,7 +56,7 @@ func (m Machine) arguments() []string {
 		"-smp", strconv.Itoa(m.CPUs), "-m", strconv.Itoa(m.MemoryMB),
 		"-serial", "file:" + m.Console(),
 		"-kernel", m.Kernel, "-initrd", m.Initrd,
-		"-append", "console=ttyS0 quiet panic=-1 "+lockup+" mitigations=off random.trust_cpu=on",
+		"-append", "console=ttyS0 quiet panic=-1 " + lockup + " mitigations=off random.trust_cpu=on",
 		"-device", "virtio-rng-pci",
 	}
 	disk := func(serial, file string, options ...string) {
