@@ -1,7 +1,6 @@
 package kubectldr
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,17 +8,16 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/compare"
-	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/hint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/rewrite"
 	"github.com/kubectl-dr/kubectl-dr/restore/expr"
 	"github.com/kubectl-dr/kubectl-dr/restore/rules"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/hint"
 )
 
 // compareFlags say what to compare with what.
@@ -141,13 +139,7 @@ func (f *compareFlags) source(ctx context.Context, e *env, g *globalFlags) ([]*u
 	if err != nil {
 		return nil, "", err
 	}
-	var objects []*unstructured.Unstructured
-	for _, o := range rewritten.Objects {
-		if o.After != nil {
-			objects = append(objects, o.After)
-		}
-	}
-	return objects, name + " under profile " + p.Name, nil
+	return rewritten.After(), name + " under profile " + p.Name, nil
 }
 
 // standby reads what there is.
@@ -182,11 +174,7 @@ func (f *compareFlags) download(ctx context.Context, e *env, g *globalFlags, in 
 	if err != nil {
 		return err
 	}
-	content, err := cl.Files.File(ctx, velerov1api.DownloadTargetKindBackupContents, f.backup)
-	if err != nil {
-		return err
-	}
-	return in.Backup("backup "+f.backup, bytes.NewReader(content))
+	return in.Download(ctx, cl.Files, f.backup)
 }
 
 func (f *compareFlags) chosen(ctx context.Context, e *env, g *globalFlags) (*rules.Profile, error) {

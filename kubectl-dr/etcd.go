@@ -12,9 +12,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/etcd"
-	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/hint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/archive"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/hint"
 )
 
 func newCmdEtcd(e *env, g *globalFlags) *cobra.Command {

@@ -14,10 +14,10 @@ import (
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/draft"
-	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/hint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/rewrite"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/hint"
 )
 
 func newCmdPlan(e *env, g *globalFlags) *cobra.Command {

@@ -15,10 +15,10 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
 
-	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/hint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/rewrite"
 	"github.com/kubectl-dr/kubectl-dr/restore/expr"
 	"github.com/kubectl-dr/kubectl-dr/restore/rules"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/hint"
 )
 
 // rewriteFlags say what to rewrite and how to show it.
@@ -218,10 +218,8 @@ func (f *rewriteFlags) print(e *env, out *rewrite.Outcomes) error {
 
 func (f *rewriteFlags) printObjects(e *env, out *rewrite.Outcomes) error {
 	list := &unstructured.UnstructuredList{Object: map[string]any{"apiVersion": "v1", "kind": "List"}}
-	for _, o := range out.Objects {
-		if o.After != nil {
-			list.Items = append(list.Items, *o.After)
-		}
+	for _, obj := range out.After() {
+		list.Items = append(list.Items, *obj)
 	}
 	if f.output == "json" {
 		enc := json.NewEncoder(e.Out)

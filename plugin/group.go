@@ -50,12 +50,8 @@ func (a *GroupAction) AppliesTo() (velero.ResourceSelector, error) {
 // logs an error of this method, which makes the backup PartiallyFailed.
 func (a *GroupAction) GetRelatedItems(item runtime.Unstructured, backup *velerov1api.Backup) ([]velero.ResourceIdentifier, error) {
 	ctx := context.Background()
-	vsl, err := locationOf(ctx, a.Sites, backup)
-	if err != nil || vsl == nil {
-		return nil, err
-	}
-	site, err := a.Sites.OpenLocation(ctx, vsl)
-	if err != nil || site.GroupBy == zfssnap.GroupByVolume {
+	site, _, err := siteOf(ctx, a.Sites, backup)
+	if err != nil || site == nil || site.GroupBy == zfssnap.GroupByVolume {
 		return nil, err
 	}
 	if item.GetObjectKind().GroupVersionKind().Kind == "PersistentVolume" {

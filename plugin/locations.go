@@ -10,19 +10,21 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 )
 
-// locationOf returns a backup's snapshot location of our provider, or nil.
-// Velero has filled in the names and allows one location per provider.
-func locationOf(ctx context.Context, sites *zfssnap.Sites, backup *velerov1api.Backup) (*velerov1api.VolumeSnapshotLocation, error) {
+// siteOf opens a backup's snapshot location of our provider, and returns its name
+// too; nil when there is none. Velero has filled in the names and allows one
+// location per provider.
+func siteOf(ctx context.Context, sites *zfssnap.Sites, backup *velerov1api.Backup) (*zfssnap.Site, string, error) {
 	for _, name := range backup.Spec.VolumeSnapshotLocations {
 		vsl, err := getLocation(ctx, sites, backup.Namespace, name)
 		if err != nil {
-			return nil, err
+			return nil, "", err
 		}
 		if vsl.Spec.Provider == SnapshotterName {
-			return vsl, nil
+			site, err := sites.OpenLocation(ctx, vsl)
+			return site, name, err
 		}
 	}
-	return nil, nil
+	return nil, "", nil
 }
 
 func getLocation(ctx context.Context, sites *zfssnap.Sites, namespace, name string) (*velerov1api.VolumeSnapshotLocation, error) {

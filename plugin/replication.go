@@ -72,12 +72,8 @@ func (a *ReplicationAction) operation(ctx context.Context, item runtime.Unstruct
 		// Velero no longer waits for operations.
 		return nil, nil
 	}
-	vsl, err := locationOf(ctx, a.Sites, backup)
-	if err != nil || vsl == nil {
-		return nil, err
-	}
-	site, err := a.Sites.OpenLocation(ctx, vsl)
-	if err != nil {
+	site, location, err := siteOf(ctx, a.Sites, backup)
+	if err != nil || site == nil {
 		return nil, err
 	}
 	if site.Target == "" && site.Archive == "" {
@@ -95,7 +91,7 @@ func (a *ReplicationAction) operation(ctx context.Context, item runtime.Unstruct
 	if err != nil || !taken {
 		return nil, err
 	}
-	return &operation{location: vsl.Name, snapshot: zfssnap.SnapshotName(backup.Name, backup.UID), volume: vol}, nil
+	return &operation{location: location, snapshot: zfssnap.SnapshotName(backup.Name, backup.UID), volume: vol}, nil
 }
 
 // Progress starts or follows the copies. It completes when all places hold the

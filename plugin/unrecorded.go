@@ -37,12 +37,8 @@ func (a *UnrecordedAction) Execute(input *velero.DeleteItemActionExecuteInput) e
 	if input.Backup.Status.VolumeSnapshotsCompleted >= input.Backup.Status.VolumeSnapshotsAttempted {
 		return nil
 	}
-	vsl, err := locationOf(ctx, a.Sites, input.Backup)
-	if err != nil || vsl == nil {
-		return err
-	}
-	site, err := a.Sites.OpenLocation(ctx, vsl)
-	if err != nil {
+	site, _, err := siteOf(ctx, a.Sites, input.Backup)
+	if err != nil || site == nil {
 		return err
 	}
 	vol, ours, err := site.Locate(ctx, input.Item)

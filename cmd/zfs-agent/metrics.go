@@ -6,9 +6,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/health"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 )
 
@@ -84,22 +84,7 @@ func (m *metrics) observe(server *agent.Server) {
 
 // handler serves the metrics, and the agent's health beside them.
 func (m *metrics) handler(server *agent.Server) http.Handler {
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, nil) })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answer(w, server.Ready()) })
-	return mux
-}
-
-// answer is "ok", or 503 and what is not.
-func answer(w http.ResponseWriter, err error) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	text := "ok"
-	if err != nil {
-		w.WriteHeader(http.StatusServiceUnavailable)
-		text = err.Error()
-	}
-	_, _ = w.Write([]byte(text + "\n"))
+	return health.Handler(m.registry, server.Ready)
 }
 
 // serverCollector collects without waiting for ZFS.

@@ -16,7 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/hint"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/hint"
 )
 
 // ErrNoFile is returned for a file that object storage does not have.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -114,9 +113,8 @@ type Found struct {
 }
 
 // Pool returns the volumes whose snapshots on a node say which claim they belong
-// to, and by name those datasets whose snapshots do not. Of several for one claim
-// it is the one with the newest snapshot.
-func (s *Storage) Pool(ctx context.Context, node string) ([]Found, map[string]error, error) {
+// to, and the names of those datasets whose snapshots do not.
+func (s *Storage) Pool(ctx context.Context, node string) (all []Found, silent []string, err error) {
 	l, err := s.location(node)
 	if err != nil {
 		return nil, nil, err
@@ -127,26 +125,18 @@ func (s *Storage) Pool(ctx context.Context, node string) ([]Found, map[string]er
 	if err != nil {
 		return nil, nil, fmt.Errorf("list datasets on node %s: %w", node, err)
 	}
-	newest, silent := map[types.NamespacedName]Found{}, map[string]error{}
 	for _, d := range resp.GetDatasets() {
 		f, err := found(ctx, l, node, d)
 		switch {
 		case errors.Is(err, zfssnap.ErrNoClaim):
-			silent[d.GetName()] = err
-			continue
+			silent = append(silent, d.GetName())
 		case err != nil:
 			return nil, nil, err
-		case f == nil:
-			continue
-		}
-		key := types.NamespacedName{Namespace: f.Namespace, Name: f.Claim}
-		if have, ok := newest[key]; !ok || f.Snapshot.Created.After(have.Snapshot.Created) {
-			newest[key] = *f
+		case f != nil:
+			all = append(all, *f)
 		}
 	}
-	return slices.SortedFunc(maps.Values(newest), func(a, b Found) int {
-		return strings.Compare(a.Namespace+"/"+a.Claim, b.Namespace+"/"+b.Claim)
-	}), silent, nil
+	return all, silent, nil
 }
 
 // found looks at one dataset; nil for one without a snapshot of ours.

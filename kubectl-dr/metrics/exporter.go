@@ -10,7 +10,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/health"
 )
 
 // Exporter measures plans again and again, and serves what it found last: a scrape
@@ -106,23 +107,8 @@ func (e *Exporter) Handler() http.Handler {
 			last, _ := e.read()
 			return last, e.Now()
 		}))
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(r, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, nil) })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+	return health.Handler(r, func() error {
 		_, err := e.read()
-		answer(w, err)
+		return err
 	})
-	return mux
-}
-
-// answer is "ok", or 503 and what is not.
-func answer(w http.ResponseWriter, err error) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	text := "ok"
-	if err != nil {
-		w.WriteHeader(http.StatusServiceUnavailable)
-		text = err.Error()
-	}
-	_, _ = w.Write([]byte(text + "\n"))
 }

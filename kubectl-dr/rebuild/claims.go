@@ -15,11 +15,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
-	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/hint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/hint"
 )
 
 // State is what a cluster has where a claim's volume is to come back.
@@ -254,7 +254,9 @@ func (e *RefusedError) Hint() string {
 	return fmt.Sprintf("--replace-claim=%s takes the volumes of the restore point instead, and keeps what the claims hold as a snapshot; --keep-claim=%s leaves them as they are", list, list)
 }
 
-func refused(all []Judged) error {
+// Refused returns a *RefusedError when claims that may hold data are in the way
+// and were not named.
+func Refused(all []Judged) error {
 	e := &RefusedError{}
 	for _, j := range all {
 		if j.Action == Refuse {

@@ -5,8 +5,6 @@ import (
 	"context"
 	"slices"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -124,7 +122,7 @@ func AlsoLive(ctx context.Context, c client.Reader, backup []*unstructured.Unstr
 		have.SetGroupVersionKind(obj.GroupVersionKind())
 		err := c.Get(ctx, client.ObjectKeyFromObject(obj), have)
 		switch {
-		case apierrors.IsNotFound(err), meta.IsNoMatchError(err):
+		case gitops.Missing(err):
 		case err != nil:
 			return nil, err
 		default:

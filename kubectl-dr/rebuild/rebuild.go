@@ -22,13 +22,13 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/failover"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/gitops"
-	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/hint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/run"
 	"github.com/kubectl-dr/kubectl-dr/restore/rules"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/hint"
 )
 
 // Names of the steps.
@@ -70,11 +70,7 @@ func Name(planName string, at time.Time) string { return failover.Name(planName,
 
 // Plan says what has to be done, and who owns what. It changes nothing.
 func (r *Rebuild) Plan(ctx context.Context) (*report.Rebuild, []Judged, error) {
-	sources, _, err := r.Sources(ctx, r.Run)
-	if err != nil {
-		return nil, nil, err
-	}
-	all, err := r.judgeAll(ctx, sources)
+	all, _, err := r.survey(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -82,7 +78,7 @@ func (r *Rebuild) Plan(ctx context.Context) (*report.Rebuild, []Judged, error) {
 	rep.Name = r.Run.Spec.Plan
 	for _, j := range all {
 		rep.Volumes = append(rep.Volumes, j.report())
-		if j.Action != None && j.Action != Keep {
+		if j.changes() {
 			rep.ToDo++
 		}
 	}
@@ -107,10 +103,6 @@ func (r *Rebuild) Plan(ctx context.Context) (*report.Rebuild, []Judged, error) {
 	return rep, all, nil
 }
 
-// Refused returns a *RefusedError when claims that may hold data are in the way
-// and were not named.
-func Refused(all []Judged) error { return refused(all) }
-
 func (r *Rebuild) volumesOnly() bool { return r.Run.Spec.Rebuild.VolumesOnly || r.Objects == nil }
 
 func (r *Rebuild) own(ctx context.Context) ([]report.OwnedObject, error) {
@@ -130,28 +122,34 @@ func (r *Rebuild) own(ctx context.Context) ([]report.OwnedObject, error) {
 	if err != nil {
 		return nil, err
 	}
-	dropped, err := r.dropped(ctx, backup)
-	return Own(owners, slices.DeleteFunc(slices.Clone(backup), dropped), append(live, also...)), err
+	kept, err := r.kept(ctx, backup)
+	return Own(owners, kept, append(live, also...)), err
 }
 
-// dropped tells the objects of a backup that the run's profile drops.
-func (r *Rebuild) dropped(ctx context.Context, backup []*unstructured.Unstructured) (func(*unstructured.Unstructured) bool, error) {
+// kept returns the application's objects of a backup that the run's profile does
+// not drop.
+func (r *Rebuild) kept(ctx context.Context, backup []*unstructured.Unstructured) ([]*unstructured.Unstructured, error) {
 	profile, err := r.rewrites(ctx)
 	if err != nil {
 		return nil, err
 	}
-	drops := map[*unstructured.Unstructured]bool{}
+	var kept []*unstructured.Unstructured
 	for _, obj := range backup {
-		if profile == nil || !concerns(obj) {
+		if !concerns(obj) {
 			continue
 		}
-		result, err := profile.Apply(obj)
-		if err != nil {
-			return nil, err
+		if profile != nil {
+			result, err := profile.Apply(obj)
+			if err != nil {
+				return nil, err
+			}
+			if result.Drop {
+				continue
+			}
 		}
-		drops[obj] = result.Drop
+		kept = append(kept, obj)
 	}
-	return func(obj *unstructured.Unstructured) bool { return drops[obj] }, nil
+	return kept, nil
 }
 
 // Steps returns all steps in order.
@@ -191,41 +189,39 @@ func (r *Rebuild) Execute(ctx context.Context, j *run.Journal) error {
 	return j.Finish(ctx, plan.PhasePassed, "passed")
 }
 
-func (r *Rebuild) judgeAll(ctx context.Context, sources []Source) ([]Judged, error) {
+// survey judges each volume by what the cluster has of it, and says where they come
+// from.
+func (r *Rebuild) survey(ctx context.Context) ([]Judged, string, error) {
+	sources, from, err := r.Sources(ctx, r.Run)
+	if err != nil {
+		return nil, "", err
+	}
 	all := make([]Judged, 0, len(sources))
 	for _, s := range sources {
 		j, err := r.judge(ctx, s)
 		if err != nil {
-			return nil, err
+			return nil, "", err
 		}
 		all = append(all, j)
 	}
-	return all, nil
+	return all, from, nil
 }
 
 // judged looks at everything anew: what a step before has changed is done.
 func (r *Rebuild) judged(ctx context.Context) ([]Judged, error) {
-	sources, _, err := r.Sources(ctx, r.Run)
+	all, _, err := r.survey(ctx)
 	if err != nil {
 		return nil, err
 	}
-	all, err := r.judgeAll(ctx, sources)
-	if err != nil {
-		return nil, err
-	}
-	return all, refused(all)
+	return all, Refused(all)
 }
 
 func (r *Rebuild) look() run.Step {
 	return run.Step{Name: StepLook, About: "see where the volumes are to come from, and which claims are there",
 		Do: func(ctx context.Context) (string, error) {
-			sources, from, err := r.Sources(ctx, r.Run)
-			if err != nil {
-				return "", err
-			}
-			all, err := r.judgeAll(ctx, sources)
+			all, from, err := r.survey(ctx)
 			if err == nil {
-				err = refused(all)
+				err = Refused(all)
 			}
 			if err != nil {
 				return "", err

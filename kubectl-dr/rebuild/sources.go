@@ -1,7 +1,6 @@
 package rebuild
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,12 +13,12 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
-	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/hint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/restorepoint"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/rewrite"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/hint"
 )
 
 // Backup is a restore point that a rebuild takes volumes and objects from. What
@@ -39,18 +38,13 @@ type Backup struct {
 
 // Objects returns those of the backup.
 func (b *Backup) Objects(ctx context.Context) ([]*unstructured.Unstructured, error) {
-	if b.objects != nil {
-		return b.objects, nil
+	if b.objects == nil {
+		in := &rewrite.Input{}
+		if err := in.Download(ctx, b.Files, b.Name); err != nil {
+			return nil, err
+		}
+		b.objects = in.Objects
 	}
-	content, err := b.Files.File(ctx, velerov1api.DownloadTargetKindBackupContents, b.Name)
-	if err != nil {
-		return nil, err
-	}
-	in := &rewrite.Input{}
-	if err := in.Backup("backup "+b.Name, bytes.NewReader(content)); err != nil {
-		return nil, err
-	}
-	b.objects = in.Objects
 	return b.objects, nil
 }
 
@@ -162,7 +156,7 @@ type Pools struct {
 	Nodes []string
 	// Namespaces are those whose volumes are wanted; all when empty.
 	Namespaces []string
-	Pool       func(ctx context.Context, node string) ([]cluster.Found, map[string]error, error)
+	Pool       func(ctx context.Context, node string) ([]cluster.Found, []string, error)
 
 	sources []Source
 	silent  []string // datasets whose snapshots do not say which claim they belong to
@@ -207,7 +201,7 @@ func (p *Pools) read(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		for dataset := range silent {
+		for _, dataset := range silent {
 			p.silent = append(p.silent, node+":"+dataset)
 		}
 		for _, f := range found {

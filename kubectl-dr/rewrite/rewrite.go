@@ -40,6 +40,17 @@ type Outcomes struct {
 	Unused []string
 }
 
+// After returns the objects that are restored.
+func (o *Outcomes) After() []*unstructured.Unstructured {
+	var all []*unstructured.Unstructured
+	for _, one := range o.Objects {
+		if one.After != nil {
+			all = append(all, one.After)
+		}
+	}
+	return all
+}
+
 // Apply applies a profile to objects. Its error names the first object that
 // would not be restored because of it.
 func Apply(p *rules.Profile, objects []*unstructured.Unstructured) (*Outcomes, error) {

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -25,6 +26,7 @@ import (
 	"k8s.io/client-go/tools/pager"
 	"sigs.k8s.io/yaml"
 
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/restore/rules"
 )
@@ -169,6 +171,15 @@ func (in *Input) backup(name string) error {
 		return fmt.Errorf("read %s: %w", name, err)
 	}
 	return in.Backup(name, unzipped)
+}
+
+// Download reads the objects of a backup that Velero has.
+func (in *Input) Download(ctx context.Context, files cluster.Files, backup string) error {
+	content, err := files.File(ctx, velerov1api.DownloadTargetKindBackupContents, backup)
+	if err != nil {
+		return err
+	}
+	return in.Backup("backup "+backup, bytes.NewReader(content))
 }
 
 // Backup reads the objects of a backup's archive, unpacked, which holds each at

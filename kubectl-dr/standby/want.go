@@ -1,7 +1,6 @@
 package standby
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -63,12 +62,8 @@ func rank(gk schema.GroupKind) int {
 
 // Objects reads those of a backup.
 func Objects(ctx context.Context, files cluster.Files, backup string) ([]*unstructured.Unstructured, error) {
-	content, err := files.File(ctx, velerov1api.DownloadTargetKindBackupContents, backup)
-	if err != nil {
-		return nil, err
-	}
 	in := &rewrite.Input{}
-	err = in.Backup("backup "+backup, bytes.NewReader(content))
+	err := in.Download(ctx, files, backup)
 	return in.Objects, err
 }
 
@@ -89,12 +84,7 @@ func (s *Standby) wanted(objects []*unstructured.Unstructured, p *rules.Profile)
 		if err != nil {
 			return nil, err
 		}
-		own = nil
-		for _, o := range rewritten.Objects {
-			if o.After != nil {
-				own = append(own, o.After)
-			}
-		}
+		own = rewritten.After()
 	}
 	seen := map[key]bool{}
 	var want []*unstructured.Unstructured

@@ -175,14 +175,12 @@ func busy() (time.Duration, error) {
 
 // pipe is zfs send | zfs receive, as one would write it.
 func pipe(ctx context.Context, target string, what ...string) error {
-	send := exec.CommandContext(ctx, "zfs", append([]string{"send", "-Lec"}, what...)...)
-	receive := exec.CommandContext(ctx, "zfs", "receive", "-s", "-u", target)
+	send, receive := sending(ctx, what...), receiving(ctx, target)
 	r, w, err := os.Pipe()
 	if err != nil {
 		return err
 	}
 	send.Stdout, receive.Stdin = w, r
-	send.Stderr, receive.Stderr = os.Stderr, os.Stderr
 	err = errors.Join(send.Start(), receive.Start())
 	w.Close()
 	r.Close()
@@ -190,6 +188,18 @@ func pipe(ctx context.Context, target string, what ...string) error {
 		return err
 	}
 	return errors.Join(send.Wait(), receive.Wait())
+}
+
+func sending(ctx context.Context, what ...string) *exec.Cmd {
+	send := exec.CommandContext(ctx, "zfs", append([]string{"send", "-Lec"}, what...)...)
+	send.Stderr = os.Stderr
+	return send
+}
+
+func receiving(ctx context.Context, target string) *exec.Cmd {
+	receive := exec.CommandContext(ctx, "zfs", "receive", "-s", "-u", target)
+	receive.Stderr = os.Stderr
+	return receive
 }
 
 // encryptedPipe is pipe through a connection with mutual TLS, with certificates of
@@ -217,8 +227,8 @@ func (h *host) encryptedPipe(ctx context.Context, target string, what ...string)
 			return err
 		}
 		defer conn.Close()
-		receive := exec.CommandContext(ctx, "zfs", "receive", "-s", "-u", target)
-		receive.Stdin, receive.Stderr = conn, os.Stderr
+		receive := receiving(ctx, target)
+		receive.Stdin = conn
 		return receive.Run()
 	})
 	both.Go(func() error {
@@ -227,8 +237,8 @@ func (h *host) encryptedPipe(ctx context.Context, target string, what ...string)
 			return errors.Join(err, listener.Close())
 		}
 		defer conn.Close()
-		send := exec.CommandContext(ctx, "zfs", append([]string{"send", "-Lec"}, what...)...)
-		send.Stdout, send.Stderr = conn, os.Stderr
+		send := sending(ctx, what...)
+		send.Stdout = conn
 		return send.Run()
 	})
 	return both.Wait()

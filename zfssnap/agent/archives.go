@@ -12,6 +12,7 @@ import (
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/archive"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/hint"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/replicate"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
@@ -49,7 +50,7 @@ func (s *Server) archive(name string) (*archive.Config, error) {
 	if len(s.Archives) > 0 {
 		known = strings.Join(slices.Sorted(maps.Keys(s.Archives)), ", ")
 	}
-	return nil, withHint(fmt.Errorf("%w: %q; this node's are: %s", ErrNoArchive, name, known),
+	return nil, hint.Add(fmt.Errorf("%w: %q; this node's are: %s", ErrNoArchive, name, known),
 		fmt.Sprintf("start the agent of node %s with --archive=%s=FILE too, or correct the name", s.Node, name))
 }
 

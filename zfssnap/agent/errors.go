@@ -126,19 +126,6 @@ func cause(reason string) error {
 	return nil
 }
 
-// hintedError is an error with what can be done about it.
-type hintedError struct {
-	error
-	hint string
-}
-
-func withHint(err error, hint string) error { return &hintedError{err, hint} }
-
-func (e *hintedError) Unwrap() error { return e.error }
-
-// Hint says what can be done about it.
-func (e *hintedError) Hint() string { return e.hint }
-
 // toStatus makes an error fit to travel.
 func toStatus(err error) error {
 	if err == nil {

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/mem"
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/hint"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/received"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/replicate"
@@ -129,7 +130,7 @@ func (r replica) accepts(h *agentpb.ReceiveHeader) error {
 	case mode == replicate.Raw && r.keyRoot != h.GetDataset():
 		// The next raw stream would bring keys that do not fit the changed one:
 		// it succeeds, and the replica can never be mounted again.
-		return withHint(fmt.Errorf("%w: the key of %s was changed on this host, its encryption root is %q (zfs change-key)", ErrStreamMode, h.GetDataset(), r.keyRoot),
+		return hint.Add(fmt.Errorf("%w: the key of %s was changed on this host, its encryption root is %q (zfs change-key)", ErrStreamMode, h.GetDataset(), r.keyRoot),
 			fmt.Sprintf("nothing was changed; rename %s out of the way to start a new replica beside it", h.GetDataset()))
 	}
 	return nil
@@ -395,7 +396,7 @@ func (s *Server) arrived(ctx context.Context, h *agentpb.ReceiveHeader) (zfs.Ver
 	if err != nil || len(problems) == 0 {
 		return v, err
 	}
-	return v, withHint(fmt.Errorf("replica %s: %w as it was left: it must be read-only, unmounted and without foreign properties, and has %s",
+	return v, hint.Add(fmt.Errorf("replica %s: %w as it was left: it must be read-only, unmounted and without foreign properties, and has %s",
 		h.GetDataset(), ErrMismatch, strings.Join(problems, "; ")),
 		"the snapshot is kept and nothing was undone; find out who changed the replica, put it right with zfs set, zfs inherit or zfs unmount, and back up again")
 }

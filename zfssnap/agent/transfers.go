@@ -15,6 +15,7 @@ import (
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/archive"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/hint"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/replicate"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
 )
@@ -156,19 +157,33 @@ func (ts *transfers) joinOrStart(ctx context.Context, t *transfer) (*agentpb.Tra
 		return ts.start(t), nil
 	}
 	// A request that can never succeed is refused here, not by a transfer.
-	var err error
-	t.job.Listed = time.Now()
-	if t.job.Versions, err = ts.s.ZFS.Versions(ctx, t.job.Dataset); err != nil {
+	v, err := ts.lookup(ctx, t, name)
+	if err != nil {
 		return nil, err
 	}
-	i := slices.IndexFunc(t.job.Versions, func(v zfs.Version) bool { return v.FullName() == name })
-	if i < 0 {
-		return nil, fmt.Errorf("%s: %w", t, zfs.ErrNotFound)
-	}
-	if guid := t.job.Versions[i].GUID; guid != t.job.GUID {
-		return nil, fmt.Errorf("%s: %w: it has guid %d, not %d", t, ErrMismatch, guid, t.job.GUID)
+	if v.GUID != t.job.GUID {
+		return nil, fmt.Errorf("%s: %w: it has guid %d, not %d", t, ErrMismatch, v.GUID, t.job.GUID)
 	}
 	return ts.start(t), nil
+}
+
+// lookup returns the snapshot of a transfer. A replication begins by listing all
+// versions of the dataset, so they are listed here and kept for it.
+func (ts *transfers) lookup(ctx context.Context, t *transfer, name string) (zfs.Version, error) {
+	if t.archive != "" {
+		return ts.s.ZFS.Lookup(ctx, name)
+	}
+	listed := time.Now()
+	versions, err := ts.s.ZFS.Versions(ctx, t.job.Dataset)
+	if err != nil {
+		return zfs.Version{}, err
+	}
+	i := slices.IndexFunc(versions, func(v zfs.Version) bool { return v.FullName() == name })
+	if i < 0 {
+		return zfs.Version{}, fmt.Errorf("%s: %w", t, zfs.ErrNotFound)
+	}
+	t.job.Versions, t.job.Listed = versions, listed
+	return versions[i], nil
 }
 
 // GetTransfer implements agentpb.AgentServer.
@@ -382,9 +397,11 @@ func (ts *transfers) replicate(ctx context.Context, t *transfer) error {
 	if upTo, ok := ts.tidied.Load(t.target()); ok {
 		t.job.Tidied = upTo.(uint64)
 	}
+	job := t.job
+	t.job.Versions = nil // a transfer is remembered for long, and they count once
 	attempt, err := replicate.Runner{
 		ZFS: ts.s.ZFS, Target: target, Progress: t, Limit: ts.limits.wait(t.job.TargetNode), Log: ts.s.Log,
-	}.Begin(ctx, t.job)
+	}.Begin(ctx, job)
 	if err != nil {
 		return err
 	}
@@ -482,7 +499,7 @@ func (ts *transfers) watch(ctx context.Context, t *transfer) (context.Context, f
 				if t.archive != "" {
 					look = "and at the archive"
 				}
-				cancel(withHint(fmt.Errorf("%s: %w: no data has moved for %s", t, ErrStalled, still.Round(time.Second)),
+				cancel(hint.Add(fmt.Errorf("%s: %w: no data has moved for %s", t, ErrStalled, still.Round(time.Second)),
 					"look at zpool status "+look+"; what has arrived is kept, and the next transfer goes on from there"))
 			case still >= ts.s.StallTimeout/2 && t.stall():
 				ts.s.Log.Warn("transfer is stalled", "transfer", t.state.GetId(), "dataset", t.job.Dataset, "snapshot", t.job.Snapshot,

@@ -32,17 +32,6 @@ var (
 	ErrChanged = errors.New("has changed since it was planned")
 )
 
-// hinted is an error with what the user can do about it.
-type hinted struct {
-	error
-	hint string
-}
-
-func (h *hinted) Unwrap() error { return h.error }
-
-// Hint implements what commands look for.
-func (h *hinted) Hint() string { return h.hint }
-
 // Object is what a listing tells of one.
 type Object struct {
 	Key      string

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/hint"
 )
 
 // Retention says which points to keep, for each dataset of each node on its own.
@@ -107,10 +109,9 @@ func (p *Pruner) plan(ctx context.Context) (*PrunePlan, *Catalog, error) {
 	}
 	if len(c.Damaged) > 0 {
 		d := c.Damaged[0]
-		return nil, nil, &hinted{
+		return nil, nil, hint.Add(
 			fmt.Errorf("prune: what the points are based on is not known: %w", d.Err),
-			"if it cannot be put back from a copy, delete the object " + d.Key + " by hand; its parts go with the next prune",
-		}
+			"if it cannot be put back from a copy, delete the object "+d.Key+" by hand; its parts go with the next prune")
 	}
 	// What is locked stays, and so does what it is based on. That may keep more,
 	// but never makes another point go.

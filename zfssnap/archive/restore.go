@@ -10,6 +10,7 @@ import (
 
 	"filippo.io/age"
 
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/hint"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/received"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
@@ -91,7 +92,7 @@ func (r *Restorer) PlanChain(ctx context.Context, chain []*Manifest, target stri
 			continue
 		}
 		if !(reader{identities: r.Identities}).opens(m) {
-			return nil, &hinted{fmt.Errorf("%s: %w", m.FullName(), ErrSealed), "name the file of an age secret key with --identity"}
+			return nil, hint.Add(fmt.Errorf("%s: %w", m.FullName(), ErrSealed), "name the file of an age secret key with --identity")
 		}
 		if err := r.Store.missing(ctx, m); err != nil {
 			return nil, err
@@ -158,7 +159,7 @@ func (r *Restorer) parent(ctx context.Context, target string) error {
 	}
 	ok, err := r.ZFS.Exists(ctx, parent)
 	if err == nil && !ok {
-		err = &hinted{fmt.Errorf("parent %s: %w", parent, ErrNotFound), "zfs create -p -o canmount=off -o mountpoint=none " + parent}
+		err = hint.Add(fmt.Errorf("parent %s: %w", parent, ErrNotFound), "zfs create -p -o canmount=off -o mountpoint=none "+parent)
 	}
 	return err
 }

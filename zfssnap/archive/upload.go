@@ -16,6 +16,7 @@ import (
 	"filippo.io/age"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/hint"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/received"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
@@ -159,10 +160,9 @@ func (u *Uploader) Plan(ctx context.Context, snapshot string) (*UploadPlan, erro
 func (u *Uploader) there(ctx context.Context, p *UploadPlan) error {
 	m, err := u.Store.Point(ctx, p.GUID)
 	if errors.Is(err, ErrDamaged) {
-		return &hinted{
+		return hint.Add(
 			fmt.Errorf("upload %s: what is in its place: %w", p.Snapshot, err),
-			"if it cannot be put back, delete the object " + pointKey(p.GUID) + " by hand and upload it again",
-		}
+			"if it cannot be put back, delete the object "+pointKey(p.GUID)+" by hand and upload it again")
 	}
 	if err != nil {
 		return err
@@ -170,10 +170,9 @@ func (u *Uploader) there(ctx context.Context, p *UploadPlan) error {
 	p.Action, p.Flags, p.Encrypted, p.record = AlreadyThere, m.Stream.Flags, len(m.Recipients) > 0, m
 	chain, err := u.Store.Chain(ctx, p.GUID)
 	if errors.Is(err, ErrBroken) {
-		return &hinted{
+		return hint.Add(
 			fmt.Errorf("upload %s: it is a restore point, but cannot be restored: %w", p.Snapshot, err),
-			"if that base cannot be put back, delete the object " + pointKey(p.GUID) + " by hand and upload it again",
-		}
+			"if that base cannot be put back, delete the object "+pointKey(p.GUID)+" by hand and upload it again")
 	}
 	p.Chain = len(chain)
 	return err

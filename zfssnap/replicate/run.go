@@ -186,8 +186,7 @@ func (u *Attempt) look(parent context.Context, ignoreToken bool) error {
 	u.seen = time.Now()
 	g, ctx := errgroup.WithContext(parent)
 	g.Go(func() (err error) {
-		u.source.Versions = u.Versions
-		u.Versions = nil // once
+		u.source.Versions, u.Versions = u.Versions, nil // once
 		if u.source.Versions == nil || time.Since(u.Listed) > lookAge {
 			u.source.Versions, err = u.ZFS.Versions(ctx, u.Dataset)
 		}
