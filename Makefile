@@ -11,7 +11,10 @@ BIN      := $(CURDIR)/bin
 DIST     := $(CURDIR)/dist
 RELEASES := $(foreach p,linux/amd64 linux/arm64 darwin/amd64 darwin/arm64,$(p)/kubectl-dr) linux/amd64/zfs-agent linux/arm64/zfs-agent
 LAB      := $(BIN)/lab
-GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
+GO_BUILD := CGO_ENABLED=0 go build -ldflags '$(LDFLAGS)'
+
+# Without paths in what it builds, Go's cache serves every checkout.
+export GOFLAGS := -trimpath
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
@@ -76,7 +79,7 @@ fmt: ## format the Go files
 build: ## build the three programs, the rig and the demo into bin/
 	@mkdir -p $(BIN)
 	$(GO_BUILD) -o $(BIN)/ ./cmd/...
-	cd test/lab && CGO_ENABLED=0 go build -trimpath -o $(LAB) . && CGO_ENABLED=0 go build -trimpath -o $(BIN)/demo ./demo
+	cd test/lab && CGO_ENABLED=0 go build -o $(LAB) . && CGO_ENABLED=0 go build -o $(BIN)/demo ./demo
 
 .PHONY: lab-up
 lab-up: build ## bring the rig up (two sites with OpenZFS, Kubernetes and Velero, one S3 server)

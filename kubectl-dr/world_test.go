@@ -167,7 +167,7 @@ func newWorld(t *testing.T) *world {
 
 func (w *world) cluster(name string, objects []client.Object) *cluster.Cluster {
 	base := fake.NewClientBuilder().WithScheme(cluster.Scheme()).WithObjects(objects...).
-		WithStatusSubresource(&plan.RecoveryRun{}).WithRESTMapper(w.kinds()).Build()
+		WithStatusSubresource(&plan.RecoveryRun{}).WithRESTMapper(kinds()).Build()
 	c := interceptor.NewClient(base, interceptor.Funcs{
 		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
 			if err := errors.Join(w.killed(), w.missing(obj)); err != nil {
@@ -239,12 +239,15 @@ func (w *world) cluster(name string, objects []client.Object) *cluster.Cluster {
 	return &cluster.Cluster{Client: cluster.Explained(c, name), Namespace: veleroNS, Context: name, Pods: w, Files: w.files}
 }
 
+// known are the types that every world has in common. A cluster has a scheme of
+// its own, since a fake client adds to it what it meets.
+var known = cluster.Scheme()
+
 // kinds are those that the clusters serve: Kubernetes' own, Velero's and ours.
-func (w *world) kinds() meta.RESTMapper {
-	scheme := cluster.Scheme()
-	mapper := meta.NewDefaultRESTMapper(scheme.PrioritizedVersionsAllGroups())
+var kinds = sync.OnceValue(func() meta.RESTMapper {
+	mapper := meta.NewDefaultRESTMapper(known.PrioritizedVersionsAllGroups())
 	mapper.Add(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"}, meta.RESTScopeRoot)
-	for gvk := range scheme.AllKnownTypes() {
+	for gvk := range known.AllKnownTypes() {
 		scope := meta.RESTScopeNamespace
 		if slices.Contains([]string{"Namespace", "Node", "PersistentVolume", "StorageClass", "PriorityClass", "IngressClass", "RuntimeClass",
 			"ValidatingWebhookConfiguration", "MutatingWebhookConfiguration", "ClusterRole", "ClusterRoleBinding"}, gvk.Kind) {
@@ -255,7 +258,7 @@ func (w *world) kinds() meta.RESTMapper {
 		}
 	}
 	return mapper
-}
+})
 
 func (w *world) fault(clusterName, verb string, obj client.Object) error {
 	if err := w.killed(); err != nil || w.before == nil {
@@ -639,7 +642,7 @@ func backupOf(t *testing.T, objects []client.Object) string {
 	var b bytes.Buffer
 	files := tar.NewWriter(&b)
 	for _, obj := range objects {
-		gvk, err := apiutil.GVKForObject(obj, cluster.Scheme())
+		gvk, err := apiutil.GVKForObject(obj, known)
 		require.NoError(t, err)
 		obj.GetObjectKind().SetGroupVersionKind(gvk)
 		content, err := json.Marshal(obj)
