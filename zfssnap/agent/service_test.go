@@ -198,7 +198,7 @@ func TestCreateSnapshots_answersBeforeTheHold(t *testing.T) {
 			verbs = append(verbs, c[1])
 		}
 	}
-	assert.Equal(t, []string{"snapshot", "list"}, verbs, "the answer takes two processes")
+	assert.Equal(t, []string{"program"}, verbs, "the answer takes one process")
 	close(answered)
 	w.hassio.untilHeld(t, source+"@dr-b1", zfssnap.HoldTag("backup"))
 	assert.EqualValues(t, 3, tries.Load(), "a hold that fails is tried again")
@@ -255,7 +255,7 @@ func TestCreateSnapshots_ofAGroup(t *testing.T) {
 	}
 	resp, err := w.client.CreateSnapshots(t.Context(), &agentpb.CreateSnapshotsRequest{Datasets: []string{source, "znvm/other"}, Name: "one"})
 	require.NoError(t, err)
-	assert.Contains(t, w.hassio.pool.Commands(), []string{"zfs", "snapshot", "-o", "io.kubectl-dr:managed=true", source + "@one", "znvm/other@one"})
+	assert.Contains(t, w.hassio.pool.Commands(), []string{"zfs", "program", "-j", "znvm", "-", "1", "io.kubectl-dr:managed", "true", source + "@one", "znvm/other@one"})
 	assert.True(t, resp.GetAtomic())
 	assert.Zero(t, resp.GetSkewMs())
 	assert.Equal(t, resp.GetSnapshots()[0].GetCreatetxg(), resp.GetSnapshots()[1].GetCreatetxg())

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,8 +25,9 @@ import (
 //
 // A backup's window is the time this takes, and most of that is starting
 // processes and waiting for the pool to sync. So the snapshot is taken without
-// asking whether it exists, and the answer waits for nothing more than its guid:
-// the hold, which takes as long as the snapshot, is placed afterwards.
+// asking whether it exists, by a process that tells its guid too where that can be
+// had, and the answer waits for nothing more: the hold, which takes as long as the
+// snapshot, is placed afterwards.
 func (s *Server) CreateSnapshots(ctx context.Context, req *agentpb.CreateSnapshotsRequest) (*agentpb.CreateSnapshotsResponse, error) {
 	if len(req.GetDatasets()) == 0 {
 		return nil, fmt.Errorf("create snapshots: %w: no datasets", ErrInvalid)
@@ -66,12 +68,14 @@ func (s *Server) CreateSnapshots(ctx context.Context, req *agentpb.CreateSnapsho
 	}
 
 	start := s.Clock()
-	fresh, err := s.snapshotGroup(ctx, full, props, req.GetAllowSkew())
+	vs, fresh, err := s.snapshotGroup(ctx, full, props, req.GetAllowSkew())
 	if err != nil {
 		return nil, err
 	}
 	took := s.Clock().Sub(start)
-	vs, err := s.ZFS.LookupAll(ctx, full...)
+	if vs == nil {
+		vs, err = s.ZFS.LookupAll(ctx, full...)
+	}
 	if req.GetHold() != "" {
 		s.keep(req.GetHold(), full)
 	}
@@ -227,29 +231,38 @@ func (e *SkewError) Hint() string {
 }
 
 // snapshotGroup takes the snapshots of a group, those of one pool in one
-// command. It reports whether all are new.
-func (s *Server) snapshotGroup(ctx context.Context, full []string, props map[string]string, allowSkew bool) (fresh bool, err error) {
+// command. It returns them, or nil when they have yet to be looked up, and whether
+// all are new.
+func (s *Server) snapshotGroup(ctx context.Context, full []string, props map[string]string, allowSkew bool) (vs []zfs.Version, fresh bool, err error) {
 	byPool := map[string][]string{}
 	for _, name := range full {
 		byPool[zfs.Pool(name)] = append(byPool[zfs.Pool(name)], name)
 	}
-	if len(byPool) > 1 && !allowSkew {
-		return false, &SkewError{Pools: slices.Sorted(maps.Keys(byPool))}
+	pools := slices.Sorted(maps.Keys(byPool))
+	if len(pools) > 1 && !allowSkew {
+		return nil, false, &SkewError{Pools: pools}
 	}
 	var there atomic.Bool
+	taken := make([][]zfs.Version, len(pools))
 	g, ctx := errgroup.WithContext(ctx)
-	for _, group := range byPool {
-		g.Go(func() error {
-			err := s.ZFS.Snapshot(ctx, group, props)
+	for i, pool := range pools {
+		g.Go(func() (err error) {
+			taken[i], err = s.ZFS.TakeSnapshots(ctx, byPool[pool], props)
 			if errors.Is(err, ErrExists) {
 				there.Store(true)
-				err = s.createMissing(ctx, group, props, allowSkew)
+				err = s.createMissing(ctx, byPool[pool], props, allowSkew)
 			}
 			return err
 		})
 	}
 	err = g.Wait()
-	return !there.Load(), err
+	if vs = slices.Concat(taken...); len(vs) < len(full) {
+		vs = nil
+	}
+	slices.SortFunc(vs, func(a, b zfs.Version) int {
+		return cmp.Compare(slices.Index(full, a.FullName()), slices.Index(full, b.FullName()))
+	})
+	return vs, !there.Load(), err
 }
 
 // createMissing takes those snapshots of a group that do not exist. The others

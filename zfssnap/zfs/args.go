@@ -1,9 +1,11 @@
 package zfs
 
 import (
+	_ "embed"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -170,6 +172,23 @@ func snapshotArgs(names []string, props map[string]string) ([]string, error) {
 		}
 	}
 	return append(args, names...), nil
+}
+
+// SnapshotProgram takes snapshots of a group in one transaction, or none of them,
+// and returns what they are: an errno, and the properties of each by name. Its
+// arguments are how many properties the snapshots get, the name and value of each,
+// and the snapshots. Programs accept names that nothing else does.
+//
+//go:embed snapshot.lua
+var SnapshotProgram string
+
+// snapshotProgramArgs are for what snapshotArgs accepts.
+func snapshotProgramArgs(names []string, props map[string]string) []string {
+	args := []string{"zfs", "program", "-j", Pool(names[0]), "-", strconv.Itoa(len(props))}
+	for _, name := range slices.Sorted(maps.Keys(props)) {
+		args = append(args, name, props[name])
+	}
+	return append(args, names...)
 }
 
 func holdArgs(verb, tag string, snapshots []string) ([]string, error) {

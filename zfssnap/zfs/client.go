@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -33,6 +34,9 @@ type Client struct {
 	holds      gather[[]Hold]
 	holding    gather[struct{}]
 	releasing  gather[struct{}]
+
+	// unprivileged is set when this host has refused to run a program.
+	unprivileged atomic.Bool
 }
 
 // New returns a client of the ZFS of this host.
@@ -452,6 +456,35 @@ func (c *Client) FindFirst(ctx context.Context, guids []uint64, roots ...string)
 func (c *Client) Snapshot(ctx context.Context, names []string, props map[string]string) error {
 	args, err := snapshotArgs(names, props)
 	return c.exec(ctx, args, err)
+}
+
+// TakeSnapshots is Snapshot, and returns what was taken, in the order of names, or
+// nil where that is another command's to tell: only root may run the program that
+// does both in one process (zfs-program(8)), and it does not word its errors.
+func (c *Client) TakeSnapshots(ctx context.Context, names []string, props map[string]string) ([]Version, error) {
+	if _, err := snapshotArgs(names, props); err != nil {
+		return nil, err
+	}
+	taken, err := c.snapshotByProgram(ctx, names, props)
+	if taken != nil || errors.Is(err, ErrPoolUnavailable) || err != nil && ctx.Err() != nil {
+		return taken, err
+	}
+	return nil, c.Snapshot(ctx, names, props)
+}
+
+// snapshotByProgram returns nil when nothing was taken, or an earlier try of the
+// same has taken it already.
+func (c *Client) snapshotByProgram(ctx context.Context, names []string, props map[string]string) ([]Version, error) {
+	if c.unprivileged.Load() {
+		return nil, nil
+	}
+	args := snapshotProgramArgs(names, props)
+	res, err := c.Runner.Run(ctx, Cmd{Args: args, Stdin: strings.NewReader(SnapshotProgram)})
+	if err = result(args, res, err); err != nil {
+		c.unprivileged.CompareAndSwap(false, errors.Is(err, ErrPermission))
+		return nil, err
+	}
+	return parseTaken(res.Stdout, names)
 }
 
 // Hold holds snapshots of one pool under a tag. A snapshot that already has the

@@ -32,6 +32,7 @@ func TestNothingRunsOnAnInvalidName(t *testing.T) {
 		"unheld":     func() error { _, err := c.Unheld(ctx, "a:b", "-r"); return err },
 		"find":       func() error { _, err := c.FindByGUID(ctx, 1, "-r"); return err },
 		"snapshot":   func() error { return c.Snapshot(ctx, []string{"-r"}, nil) },
+		"take":       func() error { _, err := c.TakeSnapshots(ctx, []string{"-r"}, nil); return err },
 		"hold":       func() error { return c.Hold(ctx, "-r", "tank@s") },
 		"release":    func() error { return c.Release(ctx, "t", "-r@s") },
 		"holds":      func() error { _, err := c.Holds(ctx, "-r"); return err },
@@ -119,6 +120,29 @@ func TestAHangingPoolEndsWithTheContext(t *testing.T) {
 	pool.Before(func([]string) error { cancel(); return nil })
 	_, err := c.Dataset(ctx, "tank")
 	assert.ErrorIs(t, err, context.Canceled)
+}
+
+func TestSnapshotsAreTakenWithoutBeingRoot(t *testing.T) {
+	t.Parallel()
+	pool := zfstest.NewPool("tank")
+	pool.SetUnprivileged(true)
+	c := &zfs.Client{Runner: pool}
+	ctx := t.Context()
+	require.NoError(t, c.Create(ctx, "tank/a", zfs.CreateOptions{}))
+	for _, name := range []string{"tank/a@s", "tank/a@t"} {
+		taken, err := c.TakeSnapshots(ctx, []string{name}, nil)
+		require.NoError(t, err)
+		assert.Nil(t, taken, "another command tells")
+		_, err = c.Lookup(ctx, name)
+		require.NoError(t, err)
+	}
+	tried := 0
+	for _, args := range pool.Commands() {
+		if args[1] == "program" {
+			tried++
+		}
+	}
+	assert.Equal(t, 1, tried, "a host that refuses is not asked again")
 }
 
 func TestAFullPool(t *testing.T) {

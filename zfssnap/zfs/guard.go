@@ -97,7 +97,8 @@ func (g *Guard) Hanging() []string {
 func (g *Guard) Run(ctx context.Context, c Cmd) (Result, error) {
 	name := pool(c.Args)
 	p := g.pool(name)
-	stream := c.Stdin != nil || c.Stdout != nil
+	// A program's text is its input.
+	stream := c.Stdout != nil || c.Stdin != nil && verb(c.Args) != "zfs program"
 	timeout := time.Duration(0)
 	if !stream {
 		select {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -93,6 +94,10 @@ func TestGuardRefusesCommandsOnAPoolThatHangs(t *testing.T) {
 		h.hangs = nil
 		_, err = g.Run(t.Context(), Cmd{Args: []string{"zfs", "send", "tank/a@s"}, Stdout: io.Discard})
 		require.ErrorAs(t, err, &hanging, "no stream finds out")
+		_, err = g.Run(t.Context(), Cmd{Args: snapshotProgramArgs([]string{"tank/a@s"}, nil), Stdin: strings.NewReader(SnapshotProgram)})
+		require.NoError(t, err, "a program is no stream")
+		_, err = g.Run(t.Context(), Cmd{Args: []string{"zfs", "send", "tank/a@s"}, Stdout: io.Discard})
+		require.NoError(t, err)
 		for range 2 {
 			_, err = g.Run(t.Context(), listTank)
 			require.NoError(t, err)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -389,4 +390,32 @@ func parseEstimate(out []byte, token bool) (Estimate, error) {
 		e.Resume = nil
 	}
 	return e, nil
+}
+
+// parseTaken reads what SnapshotProgram returns; nil when it has taken nothing.
+func parseTaken(out []byte, names []string) ([]Version, error) {
+	var said struct {
+		Return struct {
+			Err   int
+			Taken map[string]struct{ GUID, CreateTXG, Creation, Referenced, Written int64 }
+		}
+	}
+	if err := json.Unmarshal(out, &said); err != nil {
+		return nil, fmt.Errorf("parse %q: %w", out, err)
+	}
+	if said.Return.Err != 0 {
+		return nil, nil
+	}
+	vs := make([]Version, 0, len(names))
+	for _, name := range names {
+		t, ok := said.Return.Taken[name]
+		if !ok {
+			return nil, fmt.Errorf("parse %q: nothing is said of %s", out, name)
+		}
+		dataset, snapshot, _ := strings.Cut(name, "@")
+		vs = append(vs, Version{Dataset: dataset, Name: snapshot, Created: time.Unix(t.Creation, 0).UTC(),
+			// Numbers of 64 bits are printed as if they had a sign.
+			GUID: uint64(t.GUID), CreateTXG: uint64(t.CreateTXG), Referenced: uint64(t.Referenced), Written: uint64(t.Written)})
+	}
+	return vs, nil
 }

@@ -37,6 +37,11 @@ func TestOutputOfZFS(t *testing.T) {
 		}},
 		{"lookup-bm", func(b []byte) (any, error) { return parseVersions(b) },
 			[]Version{{"tank/a", "b1", true, 11058676980510801795, 13, unix(1795218541), 0, 4222976, 0, 0}}},
+		{"program-taken", func(b []byte) (any, error) { return parseTaken(b, []string{"nas/x/b@1", "nas/x@1"}) }, []Version{
+			{"nas/x/b", "1", false, 1557707978332994918, 282, unix(1795300690), 0, 98304, 98304, 0},
+			{"nas/x", "1", false, 10925139459075144663, 282, unix(1795300689), 0, 98304, 98304, 0},
+		}},
+		{"program-exists", func(b []byte) (any, error) { return parseTaken(b, []string{"nas/x@2", "nas/x/b@1"}) }, []Version(nil)},
 		{"guids", func(b []byte) (any, error) { return parseGUIDs(b, 9434145604778696100) }, match{"tank/a@s2", 0}},
 		{"guids", func(b []byte) (any, error) { return parseGUIDs(b, 1, 18227181719818182957, 9434145604778696100) }, match{"tank/a@s3", 1}},
 		{"guids", func(b []byte) (any, error) { return parseGUIDs(b, 1) }, match{"", 1}},
@@ -173,6 +178,9 @@ func FuzzParsers(f *testing.F) {
 		_, _ = parseHolds(b)
 		_, _ = parseEstimate(b, true)
 		_, _ = parseGUIDs(b, 1)
+		if taken, err := parseTaken(b, []string{"nas/x@1"}); err == nil && len(taken) > 1 {
+			t.Errorf("%q gives %v", out, taken)
+		}
 		vs, err := parseVersions(b)
 		for i, v := range vs {
 			if err == nil && i > 0 && vs[i-1].CreateTXG > v.CreateTXG {

@@ -56,7 +56,7 @@ func (d *demo) install(ctx context.Context) error {
 	d.say("The schedule is made with the application, and paused until its data is in. Velero")
 	d.say("looks at schedules once a minute, so this one means a backup every minute.")
 	if _, code, err := d.show(ctx, "velero", "--kubecontext", "primary", "schedule", "create", schedule, "--paused",
-		"--schedule", "@every 15s", "--include-namespaces", namespace, "--volume-snapshot-locations", "zfs"); err != nil || code != 0 {
+		"--schedule", "@every 5s", "--include-namespaces", namespace, "--volume-snapshot-locations", "zfs"); err != nil || code != 0 {
 		return errors.Join(err, d.must(code == 0, "velero accepts the schedule"))
 	}
 	d.say("The recovery cluster gets the plan, and the profiles that rewrite what is restored.")

@@ -1,10 +1,16 @@
 package zfstest
 
 import (
+	"encoding/json"
+	"io"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
+
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
 )
 
 func (p *Pool) takeSnapshots(args []string) *failure {
@@ -56,6 +62,60 @@ func (p *Pool) takeSnapshots(args []string) *failure {
 		})
 	}
 	return nil
+}
+
+// program does what zfs.SnapshotProgram would, the one program it knows.
+func (p *Pool) program(args []string, input io.Reader, out io.Writer) (*failure, error) {
+	text, err := io.ReadAll(input)
+	if err != nil {
+		return nil, err
+	}
+	f, failed := parse(args, "j", "tm")
+	if failed != nil {
+		return failed, nil
+	}
+	if string(text) != zfs.SnapshotProgram || len(f.operands) < 3 || f.operands[1] != "-" {
+		return fail("Channel program execution failed:\nthe pool in memory knows one program alone"), nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.unprivileged {
+		return fail("Permission denied the ZFS utilities must be run as root."), nil
+	}
+	if failed := p.suspended(f.operands[0]); failed != nil {
+		return failed, nil
+	}
+	n, err := strconv.Atoi(f.operands[2])
+	if err != nil {
+		return nil, err
+	}
+	var take []string
+	for pair := range slices.Chunk(f.operands[3:3+2*n], 2) {
+		take = append(take, "-o", pair[0]+"="+pair[1])
+	}
+	snapshots := f.operands[3+2*n:]
+	type said struct {
+		Err   int                         `json:"err"`
+		Taken map[string]map[string]int64 `json:"taken,omitempty"`
+	}
+	answer := said{Taken: map[string]map[string]int64{}}
+	if failed := p.takeSnapshots(append(take, snapshots...)); failed != nil {
+		answer.Err = int(syscall.EINVAL)
+	} else {
+		for _, name := range snapshots {
+			s := p.snapshot(name)
+			answer.Taken[name] = map[string]int64{}
+			for _, prop := range []string{"guid", "createtxg", "creation", "referenced", "written"} {
+				value, _ := p.snapshotProperty(s, prop)
+				number, err := strconv.ParseUint(value, 10, 64)
+				if err != nil {
+					return nil, err
+				}
+				answer.Taken[name][prop] = int64(number)
+			}
+		}
+	}
+	return nil, json.NewEncoder(out).Encode(map[string]said{"return": answer})
 }
 
 func (p *Pool) hold(args []string) *failure {

@@ -534,6 +534,45 @@ var conformance = []struct {
 		assert.ErrorIs(s, s.Snapshot(ctx, []string{a + "@g", s.dir + "/none@g"}, nil), zfs.ErrNotFound)
 		assert.Empty(s, s.versions(a))
 	}},
+	{"taking snapshots tells what was taken", func(s *suite) {
+		ctx := s.Context()
+		a, b := s.fs("a"), s.fs("b")
+		s.snap(b, "before")
+		props := map[string]string{"io.kubectl-dr:backup": "b 1", "io.kubectl-dr:managed": "true"}
+		taken, err := s.TakeSnapshots(ctx, []string{b + "@g", a + "@g"}, props)
+		require.NoError(s, err)
+		require.Len(s, taken, 2)
+		found, err := s.LookupAll(ctx, b+"@g", a+"@g")
+		require.NoError(s, err)
+		assert.Equal(s, found, taken)
+		assert.Equal(s, taken[0].CreateTXG, taken[1].CreateTXG)
+		for _, v := range taken {
+			have, err := s.UserProperties(ctx, v.FullName(), zfs.SourceLocal)
+			require.NoError(s, err)
+			assert.Equal(s, props, have)
+		}
+	}},
+	{"a group of snapshots is taken whole or not at all", func(s *suite) {
+		ctx := s.Context()
+		a, b := s.fs("a"), s.fs("b")
+		s.snap(b, "g")
+		refused := map[string]struct {
+			names []string
+			props map[string]string
+			err   error
+		}{
+			"one exists":            {[]string{a + "@g", b + "@g"}, nil, zfs.ErrExists},
+			"a dataset is missing":  {[]string{a + "@g", s.dir + "/none@g"}, nil, zfs.ErrNotFound},
+			"a name is not one":     {[]string{a + "@g", b + "@g h/i"}, nil, zfs.ErrInvalidName},
+			"a property is not one": {[]string{a + "@g"}, map[string]string{"io.kubectl-dr:x": strings.Repeat("x", 9000)}, zfs.ErrInvalidName},
+		}
+		for what, r := range refused {
+			taken, err := s.TakeSnapshots(ctx, r.names, r.props)
+			assert.ErrorIs(s, err, r.err, what)
+			assert.Nil(s, taken, what)
+			assert.Empty(s, s.versions(a), what)
+		}
+	}},
 	{"a group over two pools is refused before it runs", func(s *suite) {
 		err := s.Snapshot(s.Context(), []string{s.dir + "@g", "another/a@g"}, nil)
 		assert.ErrorIs(s, err, zfs.ErrSeveralPools)

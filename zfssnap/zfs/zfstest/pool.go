@@ -33,6 +33,8 @@ type Pool struct {
 	nextGUID uint64 // of the next snapshot, 0 for a random one
 	userland string
 	module   string
+	// unprivileged hosts run no programs.
+	unprivileged bool
 }
 
 type pool struct {
@@ -271,6 +273,13 @@ func (p *Pool) SetRelease(userland, module string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.userland, p.module = userland, module
+}
+
+// SetUnprivileged makes the host one on which we are not root: it runs no programs.
+func (p *Pool) SetUnprivileged(on bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.unprivileged = on
 }
 
 // SetMounted mounts or unmounts a filesystem, as other tools may.

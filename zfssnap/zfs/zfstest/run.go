@@ -125,6 +125,8 @@ func (p *Pool) Run(ctx context.Context, c zfs.Cmd) (zfs.Result, error) {
 		failed, err = p.send(ctx, args, c.Stdout, out)
 	case "receive":
 		failed, err = p.receive(ctx, args, c.Stdin)
+	case "program":
+		failed, err = p.program(args, c.Stdin, out)
 	default:
 		p.mu.Lock()
 		failed = p.dispatch(verb, args, out)
