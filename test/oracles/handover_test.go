@@ -30,16 +30,24 @@ func (n names) Zone(context.Context, string) (drdns.Zone, error) { return n.zone
 func testHandOver(t *testing.T, c *cluster) {
 	server := startNameServer(t)
 	address := "127.0.0.1:" + server.port
-	for _, site := range []struct{ namespace, address string }{{"here", productionAddress}, {"there", siteAddress}} {
+	sites := []struct{ namespace, address, fields string }{
+		{"here", productionAddress, ""},
+		{"there", siteAddress, "  addresses: {" + productionAddress + ": " + siteAddress + "}\n"},
+	}
+	for _, site := range sites {
 		require.NoError(t, c.accepts(t.Context(), namespace(site.namespace)))
-		p := profile(t, "  addresses: {"+productionAddress+": "+site.address+"}\n")
+		p := profile(t, site.fields)
 		for _, obj := range readObjects(t, "testdata/published.yaml") {
 			r, err := p.Apply(obj)
 			require.NoError(t, err)
 			c.run(t, inNamespace(r.Object, site.namespace), site.address)
 		}
 	}
-	server.synchronise(t, c, "here", "production")
+	synchronise := func(namespace, owner string) {
+		t.Helper()
+		server.synchronise(t, c, namespace, owner, "--annotation-prefix=external-dns.kubernetes.io/")
+	}
+	synchronise("here", "production")
 	before, err := server.published()
 	require.NoError(t, err)
 	require.Equal(t, "production a "+productionAddress, before["www"])
@@ -67,7 +75,7 @@ func testHandOver(t *testing.T, c *cluster) {
 		}
 	})
 
-	server.synchronise(t, c, "there", "site")
+	synchronise("there", "site")
 	records, err := server.published()
 	require.NoError(t, err)
 	require.Equal(t, before, records, "the other owner's records stay as they are")
@@ -90,7 +98,7 @@ func testHandOver(t *testing.T, c *cluster) {
 	require.NoError(t, err)
 	require.Equal(t, want, records, "nothing but the owner has changed")
 
-	server.synchronise(t, c, "there", "site")
+	synchronise("there", "site")
 	records, err = server.published()
 	require.NoError(t, err)
 	assert.Equal(t, "site a "+siteAddress, records["www"])
@@ -98,7 +106,7 @@ func testHandOver(t *testing.T, c *cluster) {
 		assert.Contains(t, records[name], "site ", name)
 		assert.NotContains(t, records[name], productionAddress, name)
 	}
-	server.synchronise(t, c, "here", "production")
+	synchronise("here", "production")
 	again, err := server.published()
 	require.NoError(t, err)
 	assert.Equal(t, records, again, "the source comes back, and takes nothing")
