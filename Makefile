@@ -57,7 +57,7 @@ soak: build crash ## the crash matrix, external-dns over rewritten objects, all 
 	$(BIN)/demo
 
 .PHONY: bench
-bench: build ## speed on real OpenZFS beside what one would otherwise use, and of a restore by a profile, as ratios with their bars
+bench: build ## speed on real OpenZFS beside what one would otherwise use, of a restore by a profile, and of a failover, with their bars
 	test/bench/run
 	cd test/oracles && go test -tags bench -timeout 60m -run HardlyLonger -v .
 
