@@ -374,6 +374,27 @@ func TestDestroySnapshot_beforeItIsHeld(t *testing.T) {
 	}
 }
 
+func TestDestroySnapshot_whileItsHoldWaitsForOthers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.hassio.restart(t, func(s *agent.Server) { s.HoldEvery = time.Hour })
+	resp, err := w.client.CreateSnapshots(t.Context(), &agentpb.CreateSnapshotsRequest{
+		Datasets: []string{source}, Name: "dr-b1", Hold: zfssnap.HoldTag("backup"), Properties: map[string]string{zfssnap.PropBackup: "b1"},
+	})
+	require.NoError(t, err)
+	assert.Empty(t, w.hassio.holds(t, source+"@dr-b1"))
+	_, err = w.client.DestroySnapshot(t.Context(), &agentpb.DestroySnapshotRequest{Dataset: source, Name: "dr-b1", Guid: resp.GetSnapshots()[0].GetGuid()})
+	require.NoError(t, err)
+	assert.NotContains(t, w.hassio.pool.Names(), source+"@dr-b1")
+
+	_, err = w.client.CreateSnapshots(t.Context(), &agentpb.CreateSnapshotsRequest{
+		Datasets: []string{source}, Name: "dr-b2", Hold: zfssnap.HoldTag("backup"), Properties: map[string]string{zfssnap.PropBackup: "b2"},
+	})
+	require.NoError(t, err)
+	w.hassio.restart(t, func(s *agent.Server) { s.HoldEvery = 10 * time.Millisecond })
+	w.hassio.untilHeld(t, source+"@dr-b2", zfssnap.HoldTag("backup"))
+}
+
 func TestDestroySnapshot_keepsAReplicasNewestUntilItIsNot(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -117,6 +117,13 @@ func (s *Server) keep(tag string, snapshots []string) {
 // holdAtLast holds a snapshot unless it is gone, or ctx ends before.
 func (s *Server) holdAtLast(ctx context.Context, tag, name string) {
 	log := s.Log.With("snapshot", name, "tag", tag)
+	if now := s.Clock(); s.HoldEvery > 0 {
+		select {
+		case <-time.After(now.Truncate(s.HoldEvery).Add(s.HoldEvery).Sub(now)):
+		case <-ctx.Done():
+			return
+		}
+	}
 	for n := 1; ctx.Err() == nil; n++ {
 		// A hold that is being placed is not given up.
 		placing, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
