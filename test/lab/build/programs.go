@@ -63,6 +63,14 @@ var others = []part{
 		ldflags:  "-X sigs.k8s.io/external-dns/pkg/apis/externaldns.Version=VERSION",
 		programs: same("external-dns"),
 	},
+	{
+		name: "source-controller", module: "github.com/fluxcd/source-controller",
+		programs: same("source-controller"),
+	},
+	{
+		name: "kustomize-controller", module: "github.com/fluxcd/kustomize-controller",
+		programs: same("kustomize-controller"),
+	},
 }
 
 // own are this module's programs that run in guests, by package.
