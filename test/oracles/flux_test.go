@@ -181,7 +181,7 @@ func TestFlux_getsWhatGitDoesNotHold(t *testing.T) {
 	dr := drFor(t, c, rebuildPlan+strings.Replace(fluxPlan, ", {kind: Kustomization, name: more}", "", 1))
 	start(t, build(t, "kube-controller-manager")[0], "--kubeconfig="+c.kubeconfig, "--leader-elect=false", "--cert-dir="+t.TempDir(), "--secure-port=0",
 		"--controllers=persistentvolume-binder-controller,persistentvolumeclaim-protection-controller,persistentvolume-protection-controller")
-	v.create(t, startMemoryAgent(t, "znvm/k3s/data=65536"))
+	v.create(t, startMemoryAgent(t, "znvm/k3s/data=65536", "znvm/k3s/git-empty=0"))
 	v.create(t, fmt.Sprintf(volume, "data", "data"))
 	const apps = "kustomization/apps"
 	git := map[string]string{"apps/web.yaml": fluxClaim, "apps/settings.yaml": fmt.Sprintf(fluxSettings, "settings", "light")}
@@ -223,27 +223,37 @@ func TestFlux_getsWhatGitDoesNotHold(t *testing.T) {
 	assert.Contains(t, out, "nothing to do")
 	assert.Equal(t, owned, f.Owned(t, apps))
 
-	// Flux is first, and waits for its claim.
-	lose()
-	f.Apply(t, flux.Kustomization("apps", "apps", ", wait: true, suspend: false"))
-	f.Kubectl(t, "-n", "web", "wait", "pvc/data", "--for=create", "--timeout=2m")
-	before := settings(t, f, apps)
-	out, err = dr("rebuild", "--yes")
-	require.NoError(t, err)
-	assert.Contains(t, out, "paused Kustomization flux-system/apps")
-	assert.Contains(t, out, "bound to claims that were there: web/data")
-	assert.Contains(t, out, "everything is in sync and healthy")
-	assert.Regexp(t, `Bound data-[0-9a-f]{8}$`, claim())
-	f.Kubectl(t, "-n", "web", "get", "secret/by-hand")
-	assert.Equal(t, before, settings(t, f, apps), "exactly as it was")
-	requireNoDrift(t, f, apps)
-	requireOwners(t, f, dr)
-	owned = f.Owned(t, apps)
-	out, err = dr("rebuild", "--yes")
-	require.NoError(t, err)
-	assert.Contains(t, out, "nothing to do")
-	assert.Equal(t, owned, f.Owned(t, apps))
-	assert.Equal(t, before, settings(t, f, apps))
+	// Flux is first, and waits for a volume; then it has one, and it is empty.
+	for _, there := range []struct{ volume, does string }{{"", "bound to claims that were there: web/data"}, {fmt.Sprintf(volume, "data", "git-empty"), "swapped for empty ones: web/data"}} {
+		lose()
+		if there.volume != "" {
+			v.create(t, there.volume)
+		}
+		f.Apply(t, flux.Kustomization("apps", "apps", ", wait: true, suspend: false"))
+		f.Kubectl(t, "-n", "web", "wait", "pvc/data", "--for=create", "--timeout=2m")
+		if there.volume != "" {
+			f.Ready(t, apps)
+		}
+		before := settings(t, f, apps)
+		out, err = dr("rebuild", "--yes")
+		require.NoError(t, err)
+		assert.Contains(t, out, "paused Kustomization flux-system/apps")
+		assert.Contains(t, out, there.does)
+		assert.Contains(t, out, "everything is in sync and healthy")
+		bound := claim()
+		assert.Regexp(t, `Bound data-[0-9a-f]{8}$`, bound)
+		f.Kubectl(t, "-n", "web", "get", "secret/by-hand")
+		assert.Equal(t, before, settings(t, f, apps), "exactly as it was")
+		requireNoDrift(t, f, apps)
+		assert.Equal(t, bound, claim())
+		requireOwners(t, f, dr)
+		owned = f.Owned(t, apps)
+		out, err = dr("rebuild", "--yes")
+		require.NoError(t, err)
+		assert.Contains(t, out, "nothing to do")
+		assert.Equal(t, owned, f.Owned(t, apps))
+		assert.Equal(t, before, settings(t, f, apps))
+	}
 }
 
 // requireOwners checks that a rebuild takes for Git's what Flux says that it has made.
