@@ -51,8 +51,8 @@ crash: ## break every step of replication in turn, on pools in memory
 	go test -race -count=1 -v ./zfssnap/crashtest -faults=0
 
 .PHONY: soak
-soak: build crash ## the crash matrix, external-dns over rewritten objects, all end-to-end tests, then the whole story
-	cd test/oracles && go test -tags soak -timeout 60m -run TestControllers .
+soak: build crash ## the crash matrix, external-dns over rewritten objects, Flux beside rebuilds, all end-to-end tests, then the whole story
+	cd test/oracles && go test -tags soak -timeout 60m -run 'TestControllers|TestFlux' .
 	test/e2e/run -long
 	$(BIN)/demo
 

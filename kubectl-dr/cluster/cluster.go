@@ -24,6 +24,11 @@ import (
 // DefaultVeleroNamespace is where Velero is unless something else is said.
 const DefaultVeleroNamespace = "velero"
 
+// FieldManager is what managedFields calls whatever is written here. Flux takes over
+// what managers have written whose names begin with kubectl, and then takes away what
+// Git does not say: a pause, or the volume of a claim.
+const FieldManager = "dr.kubectl-dr.io"
+
 // Cluster is one side of a recovery.
 type Cluster struct {
 	// Client reads and writes objects. Its errors say what to install when a
@@ -74,7 +79,7 @@ func Open(getter RESTClientGetter, veleroNamespace string) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to context %q: %w", name, err)
 	}
-	explained := Explained(c, name)
+	explained := Explained(client.WithFieldOwner(c, FieldManager), name)
 	return &Cluster{
 		Client:    explained,
 		Namespace: veleroNamespace,

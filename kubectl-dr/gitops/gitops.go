@@ -32,6 +32,8 @@ type mark struct {
 	Automated json.RawMessage `json:"automated,omitempty"`
 	// Reconcile says that Flux's annotation of that name was added.
 	Reconcile bool `json:"reconcile,omitempty"`
+	// Suspend says that Flux's spec.suspend was there, and false.
+	Suspend bool `json:"suspend,omitempty"`
 }
 
 // Groups and kinds.
@@ -245,13 +247,14 @@ func (e *RevertedError) Error() string { return e.By + " would undo it" }
 // Hint says what Git needs.
 func (e *RevertedError) Hint() string { return e.Git + ", then run this again" }
 
-// pauseFlux suspends an object. Where Git itself says suspend: false, Flux is
+// pauseFlux suspends an object. Where Git may say suspend: false itself, Flux is
 // told to leave the object alone.
 func pauseFlux(ctx context.Context, c client.Client, u *unstructured.Unstructured, by string) error {
 	before := u.DeepCopy()
-	m := mark{By: by}
+	_, written, _ := unstructured.NestedBool(u.Object, "spec", "suspend")
+	m := mark{By: by, Suspend: written}
 	annotations := u.GetAnnotations()
-	if annotations[reconcile] == "" && suspendInGit(u) {
+	if written && annotations[reconcile] == "" && u.GetLabels()[fluxKustomize+"name"] != "" {
 		m.Reconcile = true
 		if annotations == nil {
 			annotations = map[string]string{}
@@ -263,23 +266,6 @@ func pauseFlux(ctx context.Context, c client.Client, u *unstructured.Unstructure
 		return err
 	}
 	return c.Patch(ctx, u, client.MergeFrom(before))
-}
-
-// suspendInGit reports whether kustomize-controller set spec.suspend.
-func suspendInGit(u *unstructured.Unstructured) bool {
-	for _, entry := range u.GetManagedFields() {
-		if entry.Manager != "kustomize-controller" || entry.FieldsV1 == nil {
-			continue
-		}
-		var owned map[string]any
-		if json.Unmarshal(entry.FieldsV1.Raw, &owned) != nil {
-			continue
-		}
-		if _, ok, _ := unstructured.NestedFieldNoCopy(owned, "f:spec", "f:suspend"); ok {
-			return true
-		}
-	}
-	return false
 }
 
 func setMark(u *unstructured.Unstructured, m mark) error {
@@ -305,7 +291,8 @@ func unmark(ctx context.Context, c client.Client, u *unstructured.Unstructured) 
 		delete(annotations, reconcile)
 	}
 	u.SetAnnotations(annotations)
-	if m.Automated != nil {
+	switch {
+	case m.Automated != nil:
 		var was map[string]any
 		if err := json.Unmarshal(m.Automated, &was); err != nil {
 			return fmt.Errorf("read annotation %s: %w", paused, err)
@@ -313,7 +300,11 @@ func unmark(ctx context.Context, c client.Client, u *unstructured.Unstructured) 
 		if err := unstructured.SetNestedMap(u.Object, was, "spec", "syncPolicy", "automated"); err != nil {
 			return err
 		}
-	} else {
+	case m.Suspend:
+		if err := unstructured.SetNestedField(u.Object, false, "spec", "suspend"); err != nil {
+			return err
+		}
+	default:
 		unstructured.RemoveNestedField(u.Object, "spec", "suspend")
 	}
 	return c.Patch(ctx, u, client.MergeFrom(before))

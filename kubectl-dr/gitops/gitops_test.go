@@ -2,11 +2,11 @@ package gitops
 
 import (
 	"context"
+	"maps"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -79,6 +79,7 @@ func TestPauseAndResume(t *testing.T) {
 		{"an Application that says enabled", false, web, app("web", "syncPolicy: {automated: {enabled: true}}", ""),
 			"{syncPolicy: {automated: {enabled: false}}}"},
 		{"a Kustomization", false, apps, kustomization("apps", "path: ./apps", ""), "{path: ./apps, suspend: true}"},
+		{"a Kustomization that says that it is not suspended", false, apps, kustomization("apps", "suspend: false", ""), "{suspend: true}"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -191,17 +192,32 @@ func TestPause_ofAnAppOfApps(t *testing.T) {
 	assert.True(t, did, "what is only added is left alone")
 }
 
-// Where Git says suspend: false, kustomize-controller would set it again.
+// Where Git says suspend: false, kustomize-controller would set it again, unless it
+// is told to leave the object alone.
 func TestPause_ofWhatGitDoesNotSuspend(t *testing.T) {
 	t.Parallel()
-	u := object(t, kustomization("apps", "suspend: false", ""))
-	u.SetManagedFields([]metav1.ManagedFieldsEntry{{
-		Manager: "kustomize-controller", Operation: metav1.ManagedFieldsOperationApply, APIVersion: "kustomize.toolkit.fluxcd.io/v1",
-		FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:spec":{"f:suspend":{}}}`)},
-	}})
-	assert.True(t, suspendInGit(u))
-	u.SetManagedFields(nil)
-	assert.False(t, suspendInGit(u))
+	const made = ", labels: {kustomize.toolkit.fluxcd.io/name: cluster, kustomize.toolkit.fluxcd.io/namespace: flux-system}"
+	for text, disabled := range map[string]string{
+		kustomization("apps", "suspend: false", made): reconcileDisabled,
+		kustomization("apps", "path: ./apps", made):   "",
+		kustomization("apps", "suspend: false", ""):   "",
+		kustomization("apps", "suspend: false", made+", annotations: {kustomize.toolkit.fluxcd.io/reconcile: enabled}"): "enabled",
+	} {
+		c := site(t, false, text)
+		before, err := apps.get(t.Context(), c)
+		require.NoError(t, err)
+		_, err = Pause(t.Context(), c, apps, "run-1")
+		require.NoError(t, err)
+		now, err := apps.get(t.Context(), c)
+		require.NoError(t, err)
+		assert.Equal(t, disabled, now.GetAnnotations()[reconcile], text)
+		_, err = Resume(t.Context(), c, apps, "")
+		require.NoError(t, err)
+		after, err := apps.get(t.Context(), c)
+		require.NoError(t, err)
+		assert.Equal(t, before.Object["spec"], after.Object["spec"], text)
+		assert.True(t, maps.Equal(before.GetAnnotations(), after.GetAnnotations()), text)
+	}
 }
 
 func TestMissing(t *testing.T) {

@@ -63,7 +63,8 @@ func Health(ctx context.Context, c client.Reader, o Object) (waitsFor string, er
 		return fmt.Sprintf("%s is %s and %s", o, orUnknown(sync), orUnknown(health)), nil
 	}
 	observed, _, _ := unstructured.NestedInt64(u.Object, "status", "observedGeneration")
-	handled := text("status", "lastHandledReconcileAt")
+	requested := u.GetAnnotations()[fluxRequested]
+	handled := requested == "" || requested == text("status", "lastHandledReconcileAt")
 	message := "it was not looked at yet"
 	conditions, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
 	for _, condition := range conditions {
@@ -71,7 +72,7 @@ func Health(ctx context.Context, c client.Reader, o Object) (waitsFor string, er
 		if m["type"] != "Ready" {
 			continue
 		}
-		if m["status"] == "True" && observed >= u.GetGeneration() && handled == u.GetAnnotations()[fluxRequested] {
+		if m["status"] == "True" && observed >= u.GetGeneration() && handled {
 			return "", nil
 		}
 		message, _ = m["message"].(string)

@@ -28,8 +28,9 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 )
 
-// FieldManager owns, in server-side apply, the fields of a standby's objects.
-const FieldManager = "kubectl-dr-standby"
+// FieldManager owns, in server-side apply, the fields of a standby's objects. Like
+// cluster.FieldManager it does not begin with kubectl.
+const FieldManager = "standby.kubectl-dr.io"
 
 // settle bounds waiting for what a cluster does by itself: serving a new kind, or
 // deleting an object that has finalizers.

@@ -32,8 +32,11 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// definitions are where modules keep their custom resource definitions.
-var definitions = []struct{ module, files string }{
+// definition is where a module keeps its custom resource definitions.
+type definition struct{ module, files string }
+
+// definitions are those of what is rewritten.
+var definitions = []definition{
 	{"github.com/traefik/traefik/v3@v3.7.13", "docs/content/reference/dynamic-configuration/traefik.io_*.yaml"},
 	{"sigs.k8s.io/gateway-api@v1.6.3", "config/crd/standard/*.yaml"},
 	{"github.com/cert-manager/cert-manager@v1.21.2", "deploy/crds/*.yaml"},
@@ -60,7 +63,7 @@ type cluster struct {
 func startCluster(t *testing.T) *cluster {
 	t.Helper()
 	c := startControlPlane(t, filepath.Join(t.TempDir(), "etcd"))
-	c.define(t)
+	c.define(t, definitions...)
 	return c
 }
 
@@ -204,8 +207,8 @@ func eventually(t *testing.T, timeout time.Duration, what string, try func(conte
 	require.NoError(t, err, what)
 }
 
-// define creates the definitions and waits until their kinds are served.
-func (c *cluster) define(t *testing.T) {
+// define creates definitions and waits until their kinds are served.
+func (c *cluster) define(t *testing.T, definitions ...definition) {
 	t.Helper()
 	crds := c.objects.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
 	var kinds []schema.GroupVersionKind

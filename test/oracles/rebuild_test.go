@@ -237,6 +237,20 @@ spec: {accessModes: [ReadWriteOnce], storageClassName: zfs, resources: {requests
 `
 )
 
+// startMemoryAgent starts an agent of node hassio over pools in memory, and returns
+// what has Velero use it. A dataset is "<name>=<bytes>".
+func startMemoryAgent(t *testing.T, datasets ...string) string {
+	t.Helper()
+	dir, address := t.TempDir(), freeAddress(t)
+	certs := exec.CommandContext(t.Context(), buildOwn(t, dir, "zfs-agent"), "certs", "--ca-dir="+dir, "--node=hassio", "--client=velero")
+	out, err := certs.CombinedOutput()
+	require.NoError(t, err, string(out))
+	start(t, buildIn(t, dir, "test", "memoryagent"), "--node=hassio", "--listen="+address, "--tls="+filepath.Join(dir, "hassio.pem"), "--datasets="+strings.Join(datasets, ","))
+	bundle, err := os.ReadFile(filepath.Join(dir, "velero.pem"))
+	require.NoError(t, err)
+	return fmt.Sprintf(claims, base64.StdEncoding.EncodeToString(bundle), address)
+}
+
 // TestKubernetes_bindsWhatIsRebuilt has the real controllers of volumes bind what a
 // rebuild makes: for claims that are not there, that have no volume, whose volume is
 // empty, and that were written to. The pools are in memory.
@@ -251,20 +265,12 @@ func TestKubernetes_bindsWhatIsRebuilt(t *testing.T) {
 	}
 	start(t, build(t, "kube-controller-manager")[0], "--kubeconfig="+c.kubeconfig, "--leader-elect=false", "--cert-dir="+t.TempDir(), "--secure-port=0",
 		"--controllers=persistentvolume-binder-controller,persistentvolumeclaim-protection-controller,persistentvolume-protection-controller")
-	dir, address := t.TempDir(), freeAddress(t)
-	certs := exec.CommandContext(t.Context(), buildOwn(t, dir, "zfs-agent"), "certs", "--ca-dir="+dir, "--node=hassio", "--client=velero")
-	out, err := certs.CombinedOutput()
-	require.NoError(t, err, string(out))
 	names := []string{"absent", "unbound", "empty", "written"}
 	var datasets []string
 	for _, name := range names {
 		datasets = append(datasets, "znvm/k3s/"+name+"=65536")
 	}
-	datasets = append(datasets, "znvm/k3s/git-empty=0", "znvm/k3s/git-written=4194304")
-	start(t, buildIn(t, dir, "test", "memoryagent"), "--node=hassio", "--listen="+address, "--tls="+filepath.Join(dir, "hassio.pem"), "--datasets="+strings.Join(datasets, ","))
-	bundle, err := os.ReadFile(filepath.Join(dir, "velero.pem"))
-	require.NoError(t, err)
-	v.create(t, fmt.Sprintf(claims, base64.StdEncoding.EncodeToString(bundle), address))
+	v.create(t, startMemoryAgent(t, append(datasets, "znvm/k3s/git-empty=0", "znvm/k3s/git-written=4194304")...))
 	for _, name := range names {
 		v.create(t, fmt.Sprintf(volume, name, name)+"---"+fmt.Sprintf(claim, name, ", volumeName: "+name))
 	}
@@ -308,6 +314,7 @@ func TestKubernetes_bindsWhatIsRebuilt(t *testing.T) {
 	require.Equal(t, "git-empty", bound("empty"))
 	require.Equal(t, "git-written", bound("written"))
 
+	dir := t.TempDir()
 	command, plan := buildOwn(t, dir, "kubectl-dr"), filepath.Join(dir, "plan.yaml")
 	require.NoError(t, os.WriteFile(plan, []byte(rebuildPlan), 0o600))
 	rebuild := func(args ...string) (string, error) {

@@ -21,9 +21,10 @@ const (
 	rootFile     = "root.img"
 )
 
-// hostTools are the programs that building and running machines needs on the
-// host, and the Debian packages that have them.
+// hostTools are the programs that building and running machines, and what is beside
+// them, needs on the host, and the Debian packages that have them.
 var hostTools = map[string]string{
+	"git":                "git",
 	"mmdebstrap":         "mmdebstrap",
 	"mke2fs":             "e2fsprogs",
 	"qemu-system-x86_64": "qemu-system-x86",

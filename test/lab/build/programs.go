@@ -21,6 +21,8 @@ type part struct {
 	module  string
 	tags    string
 	ldflags string
+	// tools are programs of the host, as in hostTools, that go with it.
+	tools []string
 	// programs are what the tools are called here, by what go build calls them.
 	programs map[string]string
 }
@@ -55,13 +57,23 @@ var parts = []part{
 	{name: objectStore, module: "github.com/versity/versitygw", programs: same("versitygw")},
 }
 
-// others are programs that no rig has: what judges restored objects.
+// others are programs that no rig has: what judges restored objects, or brings some
+// from Git.
 var others = []part{
 	{name: "cert-manager", module: "github.com/cert-manager/cert-manager", programs: same("cert-manager")},
 	{
 		name: "external-dns", module: "sigs.k8s.io/external-dns",
 		ldflags:  "-X sigs.k8s.io/external-dns/pkg/apis/externaldns.Version=VERSION",
 		programs: same("external-dns"),
+	},
+	{
+		name: "source-controller", module: "github.com/fluxcd/source-controller",
+		tools:    []string{"git"}, // to serve what it reads
+		programs: same("source-controller"),
+	},
+	{
+		name: "kustomize-controller", module: "github.com/fluxcd/kustomize-controller",
+		programs: same("kustomize-controller"),
 	},
 }
 
@@ -105,7 +117,7 @@ func (b *builder) programs(ctx context.Context) (map[string]string, error) {
 
 // Programs builds programs of upstreams alone, with everything else of the same
 // ones, and returns the file of each by name. Besides those of rigs they are
-// cert-manager, external-dns and named.
+// cert-manager, external-dns, Flux's controllers and named.
 func Programs(ctx context.Context, o Options, names ...string) (map[string]string, error) {
 	b, err := newBuilder(ctx, o)
 	if err != nil {
@@ -134,6 +146,9 @@ func Programs(ctx context.Context, o Options, names ...string) (map[string]strin
 }
 
 func (b *builder) part(ctx context.Context, p part) (map[string]string, error) {
+	if err := b.installTools(ctx, p.tools...); err != nil {
+		return nil, err
+	}
 	folder := filepath.Join(b.source, "parts", p.name)
 	mod, err := os.ReadFile(filepath.Join(folder, "go.mod"))
 	if err != nil {

@@ -49,6 +49,7 @@ func TestRebuild(t *testing.T) {
 	}
 	t.Run("after Git", testRebuildAfterGit)
 	t.Run("from a pool", testRebuildFromPool)
+	t.Run("by Flux", testRebuildByFlux)
 }
 
 func testRebuildBeforeGit(t *testing.T) {

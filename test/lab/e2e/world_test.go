@@ -20,7 +20,7 @@ var fleeting = []string{
 }
 
 // others are parts of the names that tests running beside this one use.
-var others = []string{"shop", "case-", "conformance-", "adoption-", "crashtest-", "snapshotter-", "scratch", "znvm/replica"}
+var others = []string{"shop", "case-", "conformance-", "adoption-", "crashtest-", "snapshotter-", "scratch", "znvm/replica", "flux-system", "fluxcd.io"}
 
 func look(t *testing.T) world {
 	t.Helper()
