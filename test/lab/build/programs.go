@@ -55,7 +55,8 @@ var parts = []part{
 	{name: objectStore, module: "github.com/versity/versitygw", programs: same("versitygw")},
 }
 
-// others are programs that no rig has: what judges restored objects.
+// others are programs that are built when asked for: what judges restored objects,
+// and what leads to Services in rigs with WordPress.
 var others = []part{
 	{name: "cert-manager", module: "github.com/cert-manager/cert-manager", programs: same("cert-manager")},
 	{
@@ -63,6 +64,14 @@ var others = []part{
 		ldflags:  "-X sigs.k8s.io/external-dns/pkg/apis/externaldns.Version=VERSION",
 		programs: same("external-dns"),
 	},
+	serviceProxy,
+}
+
+var serviceProxy = part{
+	name: "kube-proxy", module: "k8s.io/kubernetes",
+	ldflags: "-X k8s.io/component-base/version.gitVersion=VERSION" +
+		" -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=MINOR",
+	programs: same("kube-proxy"),
 }
 
 // own are this module's programs that run in guests, by package.
@@ -90,7 +99,11 @@ func (b *builder) programs(ctx context.Context) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range parts {
+	wanted := parts
+	if b.wordpress {
+		wanted = append(slices.Clone(parts), serviceProxy)
+	}
+	for _, p := range wanted {
 		if b.hostsOnly && p.name != objectStore {
 			continue
 		}
@@ -105,7 +118,7 @@ func (b *builder) programs(ctx context.Context) (map[string]string, error) {
 
 // Programs builds programs of upstreams alone, with everything else of the same
 // ones, and returns the file of each by name. Besides those of rigs they are
-// cert-manager, external-dns and named.
+// cert-manager, external-dns, kube-proxy and named.
 func Programs(ctx context.Context, o Options, names ...string) (map[string]string, error) {
 	b, err := newBuilder(ctx, o)
 	if err != nil {
