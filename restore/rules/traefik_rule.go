@@ -249,7 +249,11 @@ func (e *ruleEdit) visit(node *ruleNode, parent ruleOp, present map[string]bool)
 	case opCall:
 		e.call(node, parent, present)
 	case opOr, opGroup:
-		for _, kid := range node.kids {
+		for i, kid := range node.kids {
+			if node.op == opOr && e.repeats(kid, present) {
+				e.leaveOut(node.kids, i)
+				continue
+			}
 			e.visit(kid, node.op, present)
 		}
 	case opAnd, opNot:
@@ -257,6 +261,31 @@ func (e *ruleEdit) visit(node *ruleNode, parent ruleOp, present map[string]bool)
 			e.visit(kid, node.op, alternatives(kid))
 		}
 	}
+}
+
+// repeats reports whether a node is one host that becomes another which is present.
+// Expressions are not compared.
+func (e *ruleEdit) repeats(node *ruleNode, present map[string]bool) bool {
+	if node.op != opCall || !isHostMatcher(node.name) || len(node.args) != 1 || isExpression(node.name) {
+		return false
+	}
+	to, mode, ok := e.hosts.lookup(node.args[0].value)
+	if !ok || mode != HostReplace {
+		return false
+	}
+	key := alternative(node.name, to)
+	before := present[key]
+	present[key] = true
+	return before
+}
+
+// leaveOut cuts one of several alternatives, and what is between it and the next.
+func (e *ruleEdit) leaveOut(all []*ruleNode, i int) {
+	if i > 0 {
+		e.splices = append(e.splices, splice{all[i-1].end, all[i].end, ""})
+		return
+	}
+	e.splices = append(e.splices, splice{all[0].start, all[1].start, ""})
 }
 
 func (e *ruleEdit) call(node *ruleNode, parent ruleOp, present map[string]bool) {
@@ -325,6 +354,8 @@ func alternatives(node *ruleNode) map[string]bool {
 
 func alternative(matcher, host string) string { return strings.ToLower(matcher + " " + host) }
 
+func isExpression(matcher string) bool { return strings.HasSuffix(strings.ToLower(matcher), "regexp") }
+
 func isHostMatcher(name string) bool {
 	return slices.Contains([]string{"host", "hostheader", "hostsni", "hostregexp", "hostsniregexp"}, strings.ToLower(name))
 }
@@ -338,7 +369,7 @@ var (
 // an asterisk when it stands for every host below a domain, and is empty when it
 // stands for others; and how to write another host the same way.
 func readHost(matcher, value string) (host string, write func(string) string) {
-	if !strings.HasSuffix(strings.ToLower(matcher), "regexp") {
+	if !isExpression(matcher) {
 		return value, func(host string) string { return host }
 	}
 	every := ""

@@ -127,7 +127,12 @@ func wordpressImage(file string, packages *os.Root, base []image.Layer) error {
 	l.own("apache2.conf", "etc/apache2/apache2.conf", 0o644)
 	l.own("php.ini", "etc/php/8.2/apache2/php.ini", 0o644)
 	l.own("php.ini", "etc/php/8.2/cli/php.ini", 0o644)
-	l.files("usr/share/wordpress", "usr/src/wordpress", neededOfWordPress(packages))
+	// Many small files are slow under emulation: they are made once, on the volume.
+	site := newLayer(packages)
+	site.files("usr/share/wordpress", ".", neededOfWordPress(packages))
+	archive, err := site.tree.Layer()
+	l.err = errors.Join(l.err, site.err, err)
+	l.tree.File("usr/src/wordpress.tar", 0o644, archive)
 	l.own("wp-config.php", "usr/src/wp-config.php", 0o644)
 	l.own("wordpress.sh", "entrypoint", 0o755)
 	return l.write(file, image.WordPress, base)

@@ -4,7 +4,7 @@
 set -eu
 root=/var/www/html
 if [ ! -e "$root/wp-config.php" ]; then
-	cp -R /usr/src/wordpress/. "$root"
+	tar -xf /usr/src/wordpress.tar -C "$root"
 	chown -R www-data:www-data "$root"
 	# Its presence says that everything else is there.
 	cp /usr/src/wp-config.php "$root/wp-config.php"
