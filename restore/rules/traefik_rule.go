@@ -242,19 +242,25 @@ func (m hostMap) traefikRule(rule string) (string, error) {
 	return b.String() + rule[at:], nil
 }
 
-// visit rewrites the calls below a node. Present holds what the alternation
-// around the node matches already.
+// visit rewrites the calls below a node, and cuts alternatives that become what is
+// there already. Present holds what the alternation around the node matches.
 func (e *ruleEdit) visit(node *ruleNode, parent ruleOp, present map[string]bool) {
 	switch node.op {
 	case opCall:
 		e.call(node, parent, present)
 	case opOr, opGroup:
+		kept := 0
 		for i, kid := range node.kids {
-			if node.op == opOr && e.repeats(kid, present) {
-				e.leaveOut(node.kids, i)
-				continue
+			last := kept == 0 && i+1 == len(node.kids)
+			switch {
+			case node.op == opGroup || !e.repeats(kid, present) || last:
+				e.visit(kid, node.op, present)
+				kept++
+			case kept == 0:
+				e.splices = append(e.splices, splice{kid.start, node.kids[i+1].start, ""})
+			default:
+				e.splices = append(e.splices, splice{node.kids[i-1].end, kid.end, ""})
 			}
-			e.visit(kid, node.op, present)
 		}
 	case opAnd, opNot:
 		for _, kid := range node.kids {
@@ -277,15 +283,6 @@ func (e *ruleEdit) repeats(node *ruleNode, present map[string]bool) bool {
 	before := present[key]
 	present[key] = true
 	return before
-}
-
-// leaveOut cuts one of several alternatives, and what is between it and the next.
-func (e *ruleEdit) leaveOut(all []*ruleNode, i int) {
-	if i > 0 {
-		e.splices = append(e.splices, splice{all[i-1].end, all[i].end, ""})
-		return
-	}
-	e.splices = append(e.splices, splice{all[0].start, all[1].start, ""})
 }
 
 func (e *ruleEdit) call(node *ruleNode, parent ruleOp, present map[string]bool) {
