@@ -5,9 +5,11 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -175,6 +177,37 @@ func TestPlan_fitsTheManifests(t *testing.T) {
 	}
 }
 
+// TestReal_itsImagesAreThoseThatTheDemoReplaces reads the kustomization beside the
+// manifests, and the one that puts the rig's images in their place.
+func TestReal_itsImagesAreThoseThatTheDemoReplaces(t *testing.T) {
+	t.Parallel()
+	read := func(file string) (k struct {
+		Resources []string
+		Images    []struct{ Name string }
+	}) {
+		content, err := os.ReadFile(file)
+		require.NoError(t, err)
+		require.NoError(t, yaml.Unmarshal(content, &k))
+		return k
+	}
+	var used, replaced []string
+	for _, file := range read(filepath.Join("real", "kustomization.yaml")).Resources {
+		for _, obj := range objects(t, filepath.Join("real", file)) {
+			containers, _, err := unstructured.NestedSlice(obj.Object, "spec", "template", "spec", "containers")
+			require.NoError(t, err)
+			for _, c := range containers {
+				name, _, _ := strings.Cut(c.(map[string]any)["image"].(string), ":")
+				used = append(used, name)
+			}
+		}
+	}
+	for _, i := range read(filepath.Join("..", "..", "test", "lab", "demo", "wordpress", "kustomization.yaml")).Images {
+		replaced = append(replaced, i.Name)
+	}
+	assert.Equal(t, []string{"docker.io/library/mariadb", "docker.io/library/wordpress"}, used)
+	assert.Equal(t, used, replaced)
+}
+
 // TestHome_undoesTheFailover takes each object there and back. What is left of the
 // failover is that the way home starts workloads in waves too.
 func TestHome_undoesTheFailover(t *testing.T) {
@@ -194,8 +227,9 @@ func TestHome_undoesTheFailover(t *testing.T) {
 		want, err := (&rules.Profile{Rewrites: rules.Rewrites{State: rules.StateStandby}}).Apply(obj)
 		require.NoError(t, err)
 		for _, o := range []*unstructured.Unstructured{want.Object, home.Object} {
-			o.SetAnnotations(nil)
-			unstructured.RemoveNestedField(o.Object, "metadata", "annotations")
+			annotations := o.GetAnnotations()
+			maps.DeleteFunc(annotations, func(key, _ string) bool { return strings.HasPrefix(key, "kubectl-dr.io/") })
+			o.SetAnnotations(annotations)
 		}
 		assert.Equal(t, want.Object.Object, home.Object.Object, "%s %s", obj.GetKind(), obj.GetName())
 	}
