@@ -30,6 +30,10 @@ demo: build ## the whole story on real parts: back up, replicate, drill, lose th
 demo-rebuild: build ## another story: a cluster is lost, a fresh one comes up from Git, and gets what Git does not hold
 	$(BIN)/demo rebuild
 
+.PHONY: demo-wordpress
+demo-wordpress: build ## and another: a real WordPress on MariaDB is rehearsed, moves to the other site, and home again
+	$(BIN)/demo wordpress
+
 .PHONY: test
 test: lint unit oracles e2e ## lint, unit tests, others' verdicts, then everything on the rig
 
@@ -51,10 +55,11 @@ crash: ## break every step of replication in turn, on pools in memory
 	go test -race -count=1 -v ./zfssnap/crashtest -faults=0
 
 .PHONY: soak
-soak: build crash ## the crash matrix, external-dns over rewritten objects, Flux beside rebuilds, all end-to-end tests, then the whole story
+soak: build crash ## the crash matrix, external-dns over rewritten objects, Flux beside rebuilds, all end-to-end tests, then two whole stories
 	cd test/oracles && go test -tags soak -timeout 60m -run 'TestControllers|TestFlux' .
 	test/e2e/run -long
 	$(BIN)/demo
+	$(BIN)/demo wordpress
 
 .PHONY: bench
 bench: build ## speed on real OpenZFS beside what one would otherwise use, of a restore by a profile, and of a failover, with their bars

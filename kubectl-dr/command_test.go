@@ -397,6 +397,36 @@ func TestDrill_cleansUpWhenItFails(t *testing.T) {
 	}
 }
 
+// TestProbe_asksByTheNameThatTheProfileGives has a page that links to whom it is asked
+// as.
+func TestProbe_asksByTheNameThatTheProfileGives(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name, command, host string
+	}{
+		{"a drill by its own", "drill -f -", "vegard-drill.blog.example.org"},
+		{"a failover by production's, which is kept beside another", "failover -f - --disaster --accept-data-loss=10m --yes", "vegard.blog.example.org"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.profiles(`
+- {name: wordpress-drill, hosts: [{from: vegard.blog.example.org, to: vegard-drill.blog.example.org}]}
+- {name: wordpress-failover, hosts: [{from: vegard.blog.example.org, to: vegard-dr.blog.example.org, mode: add}]}
+`)
+			w.answer = func(rw http.ResponseWriter, r *http.Request) { fmt.Fprintf(rw, `<a href="https://%s/">`, r.Host) }
+			p := testPlan()
+			p.Spec.Probes[0].HTTP.Host = "vegard.blog.example.org"
+			p.Spec.Probes[0].HTTP.Expect.Contains = `href="https://$(HOST)/"`
+			w.plan(p)
+			got := w.run(t.Context(), strings.Fields(tt.command)...)
+			assert.Zero(t, got.code, got)
+			assert.Contains(t, got.out, "answered 200 ok as "+tt.host)
+		})
+	}
+}
+
 func TestDrill_keepsWhatItMadeWhenAsked(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -5,9 +5,11 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -35,11 +37,22 @@ func application(t *testing.T) []*unstructured.Unstructured {
 	t.Helper()
 	files, err := filepath.Glob("*.yaml")
 	require.NoError(t, err)
+	return objects(t, slices.DeleteFunc(files, func(file string) bool {
+		return slices.Contains([]string{"plan.yaml", "profiles.yaml", "zfsvolumes.yaml"}, file)
+	})...)
+}
+
+// real is application with the real programs.
+func real(t *testing.T) []*unstructured.Unstructured {
+	t.Helper()
+	stands := slices.DeleteFunc(application(t), func(obj *unstructured.Unstructured) bool { return obj.GetKind() == "Deployment" })
+	return append(stands, objects(t, filepath.Join("real", "db.yaml"), filepath.Join("real", "web.yaml"))...)
+}
+
+func objects(t *testing.T, files ...string) []*unstructured.Unstructured {
+	t.Helper()
 	var objects []*unstructured.Unstructured
 	for _, file := range files {
-		if slices.Contains([]string{"plan.yaml", "profiles.yaml", "zfsvolumes.yaml"}, file) {
-			continue
-		}
 		for _, doc := range documents(t, file) {
 			raw, err := yaml.YAMLToJSON(doc)
 			require.NoError(t, err)
@@ -52,11 +65,13 @@ func application(t *testing.T) []*unstructured.Unstructured {
 	return objects
 }
 
-func loadProfiles(t *testing.T) *rules.Set {
+func loadProfiles(t *testing.T) *rules.Set { return loadFrom(t, "profiles.yaml") }
+
+func loadFrom(t *testing.T, file string) *rules.Set {
 	t.Helper()
-	content, err := os.ReadFile("profiles.yaml")
+	content, err := os.ReadFile(file)
 	require.NoError(t, err)
-	set, err := rules.Load(map[string][]byte{"profiles.yaml": content}, expr.New())
+	set, err := rules.Load(map[string][]byte{file: content}, expr.New())
 	require.NoError(t, err)
 	return set
 }
@@ -100,7 +115,7 @@ func TestProfiles(t *testing.T) {
 func TestManifests_areWhatKubernetesAccepts(t *testing.T) {
 	t.Parallel()
 	set := loadProfiles(t)
-	for _, obj := range application(t) {
+	for _, obj := range append(application(t), real(t)...) {
 		gvk := obj.GroupVersionKind()
 		if !scheme.Scheme.Recognizes(gvk) {
 			assert.Equal(t, "traefik.io", gvk.Group)
@@ -126,26 +141,97 @@ func TestManifests_areWhatKubernetesAccepts(t *testing.T) {
 
 func TestPlan_fitsTheManifests(t *testing.T) {
 	t.Parallel()
-	content, err := os.ReadFile("plan.yaml")
-	require.NoError(t, err)
-	var p plan.RecoveryPlan
-	require.NoError(t, yaml.UnmarshalStrict(content, &p))
+	for _, tt := range []struct {
+		file    string
+		objects []*unstructured.Unstructured
+	}{{"plan.yaml", application(t)}, {filepath.Join("real", "plan.yaml"), real(t)}} {
+		t.Run(tt.file, func(t *testing.T) {
+			t.Parallel()
+			content, err := os.ReadFile(tt.file)
+			require.NoError(t, err)
+			var p plan.RecoveryPlan
+			require.NoError(t, yaml.UnmarshalStrict(content, &p))
+			assert.Empty(t, p.Lint())
+			assert.Equal(t, []string{p.Spec.Profiles.Drill, p.Spec.Profiles.Failover, p.Spec.Profiles.Rebuild}, loadProfiles(t).Names())
+			names := map[string]bool{}
+			for _, obj := range tt.objects {
+				names[obj.GetKind()+"/"+obj.GetName()] = true
+			}
+			workload := func(name string) { assert.True(t, names["D"+name[1:]], name) }
+			for _, wave := range p.Spec.Start {
+				for _, name := range wave.Workloads {
+					workload(name)
+				}
+			}
+			for _, probe := range p.Spec.Probes {
+				switch {
+				case probe.HTTP != nil:
+					assert.True(t, names["Service/"+probe.HTTP.Service], probe.Name)
+				case probe.SQL != nil:
+					workload(probe.SQL.Workload)
+				case probe.Exec != nil:
+					workload(probe.Exec.Workload)
+				}
+			}
+		})
+	}
+}
 
-	set := loadProfiles(t)
-	assert.Equal(t, []string{p.Spec.Profiles.Drill, p.Spec.Profiles.Failover, p.Spec.Profiles.Rebuild}, set.Names())
-	names := map[string]bool{}
-	for _, obj := range application(t) {
-		names[obj.GetKind()+"/"+obj.GetName()] = true
+// TestReal_itsImagesAreThoseThatTheDemoReplaces reads the kustomization beside the
+// manifests, and the one that puts the rig's images in their place.
+func TestReal_itsImagesAreThoseThatTheDemoReplaces(t *testing.T) {
+	t.Parallel()
+	read := func(file string) (k struct {
+		Resources []string
+		Images    []struct{ Name string }
+	}) {
+		content, err := os.ReadFile(file)
+		require.NoError(t, err)
+		require.NoError(t, yaml.Unmarshal(content, &k))
+		return k
 	}
-	for _, wave := range p.Spec.Start {
-		for _, workload := range wave.Workloads {
-			assert.True(t, names["D"+workload[1:]], workload)
+	var used, replaced []string
+	for _, file := range read(filepath.Join("real", "kustomization.yaml")).Resources {
+		for _, obj := range objects(t, filepath.Join("real", file)) {
+			containers, _, err := unstructured.NestedSlice(obj.Object, "spec", "template", "spec", "containers")
+			require.NoError(t, err)
+			for _, c := range containers {
+				name, _, _ := strings.Cut(c.(map[string]any)["image"].(string), ":")
+				used = append(used, name)
+			}
 		}
 	}
-	for _, probe := range p.Spec.Probes {
-		if probe.HTTP != nil {
-			assert.True(t, names["Service/"+probe.HTTP.Service], probe.Name)
+	for _, i := range read(filepath.Join("..", "..", "test", "lab", "demo", "wordpress", "kustomization.yaml")).Images {
+		replaced = append(replaced, i.Name)
+	}
+	assert.Equal(t, []string{"docker.io/library/mariadb", "docker.io/library/wordpress"}, used)
+	assert.Equal(t, used, replaced)
+}
+
+// TestHome_undoesTheFailover takes each object there and back. What is left of the
+// failover is that the way home starts workloads in waves too.
+func TestHome_undoesTheFailover(t *testing.T) {
+	t.Parallel()
+	there, err := loadProfiles(t).Profile("wordpress-failover")
+	require.NoError(t, err)
+	back, err := loadFrom(t, filepath.Join("real", "home.yaml")).Profile("wordpress-home")
+	require.NoError(t, err)
+	for _, obj := range real(t) {
+		if obj.GetKind() == "PersistentVolume" {
+			continue // a volume that was restored is another one
 		}
+		moved, err := there.Apply(obj)
+		require.NoError(t, err)
+		home, err := back.Apply(moved.Object)
+		require.NoError(t, err)
+		want, err := (&rules.Profile{Rewrites: rules.Rewrites{State: rules.StateStandby}}).Apply(obj)
+		require.NoError(t, err)
+		for _, o := range []*unstructured.Unstructured{want.Object, home.Object} {
+			annotations := o.GetAnnotations()
+			maps.DeleteFunc(annotations, func(key, _ string) bool { return strings.HasPrefix(key, "kubectl-dr.io/") })
+			o.SetAnnotations(annotations)
+		}
+		assert.Equal(t, want.Object.Object, home.Object.Object, "%s %s", obj.GetKind(), obj.GetName())
 	}
 }
 

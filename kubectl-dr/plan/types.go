@@ -245,14 +245,17 @@ type HTTPProbe struct {
 	Service string            `json:"service"`
 	Port    int32             `json:"port,omitempty"` // service port; the first when zero
 	Path    string            `json:"path,omitempty"`
-	Host    string            `json:"host,omitempty"` // Host header
+	// Host is the Host header as production has it. Where the profile of a run
+	// replaces that name, the one it puts in its place is asked for.
+	Host    string            `json:"host,omitempty"`
 	Headers map[string]string `json:"headers,omitempty"`
 	Expect  HTTPExpect        `json:"expect,omitempty"`
 }
 
 // HTTPExpect is what an HTTP answer must be.
 type HTTPExpect struct {
-	Status   int    `json:"status,omitempty"` // 200 when zero
+	Status int `json:"status,omitempty"` // 200 when zero
+	// Contains is in the answer. $(HOST) stands for the host that was asked for.
 	Contains string `json:"contains,omitempty"`
 }
 

@@ -193,8 +193,11 @@ func (p *Prober) http(ctx context.Context, probe *plan.HTTPProbe, namespace stri
 	if resp.StatusCode != status(probe.Expect) {
 		return "", fmt.Errorf("get %s from service %s: answered %s, want %d", path(probe), probe.Service, got, status(probe.Expect))
 	}
-	if !strings.Contains(string(body), probe.Expect.Contains) {
-		return "", fmt.Errorf("get %s from service %s: answered %s without %q in %d bytes", path(probe), probe.Service, got, probe.Expect.Contains, len(body))
+	if wanted := strings.ReplaceAll(probe.Expect.Contains, "$(HOST)", req.Host); !strings.Contains(string(body), wanted) {
+		return "", fmt.Errorf("get %s from service %s: answered %s without %q in %d bytes", path(probe), probe.Service, got, wanted, len(body))
+	}
+	if probe.Host != "" {
+		got += " as " + probe.Host
 	}
 	return fmt.Sprintf("answered %s, %d bytes", got, len(body)), nil
 }

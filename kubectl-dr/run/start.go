@@ -321,11 +321,34 @@ func (t *Target) Probes() []Step {
 			Name:  ProbeStep(p.Name),
 			About: probe.Describe(p),
 			Do: func(ctx context.Context) (string, error) {
+				p, err := t.named(ctx, p)
+				if err != nil {
+					return "", err
+				}
 				return t.Prober.Probe(ctx, p, t.Run.Spec.PlanSpec.Source.Namespaces, t.Namespace)
 			},
 		})
 	}
 	return steps
+}
+
+// named returns a probe that asks for a host by the name which the run's profile gives
+// it.
+func (t *Target) named(ctx context.Context, p plan.Probe) (plan.Probe, error) {
+	if p.HTTP == nil || p.HTTP.Host == "" || t.profile() == "" {
+		return p, nil
+	}
+	set, err := t.Cluster.Profiles(ctx)
+	if err != nil {
+		return p, err
+	}
+	rewrites, err := set.Profile(t.profile())
+	if err != nil {
+		return p, err
+	}
+	p.HTTP = p.HTTP.DeepCopy()
+	p.HTTP.Host = rewrites.Host(p.HTTP.Host)
+	return p, nil
 }
 
 // ProbeStep is the name of a probe's step.

@@ -119,6 +119,17 @@ func Hosts(obj *unstructured.Unstructured) ([]string, error) {
 	return hosts, nil
 }
 
+// Host returns what an application answers to under the profile, that answered to host:
+// another name where the profile's own mapping replaces it, the same where it adds one
+// or has none.
+func (p *Profile) Host(host string) string {
+	to, mode, ok := newEdit(p, &unstructured.Unstructured{}).hosts(&p.Rewrites).lookup(host)
+	if !ok || mode == HostAdd {
+		return host
+	}
+	return to
+}
+
 // Forms of writing hosts alone.
 var (
 	formListener = &form{"element", func(e *edit, m mapper, at path) error {

@@ -38,3 +38,27 @@ func TestHosts(t *testing.T) {
 		"spec": map[string]any{"routes": []any{map[string]any{"match": "Host("}}}}})
 	require.ErrorContains(t, err, "read the hosts of IngressRoute")
 }
+
+func TestProfile_Host(t *testing.T) {
+	t.Parallel()
+	set, err := Load(map[string][]byte{"p.yaml": []byte(`apiVersion: rewrite.kubectl-dr.io/v1alpha1
+kind: RewriteProfiles
+profiles:
+- name: drill
+  hosts:
+  - {from: "*.example.org", to: "*.drill.example.org"}
+  - {from: added.example.org, to: added-dr.example.org, mode: add}
+- name: plain
+`)}, nil)
+	require.NoError(t, err)
+	drill, err := set.Profile("drill")
+	require.NoError(t, err)
+	plain, err := set.Profile("plain")
+	require.NoError(t, err)
+	assert.Equal(t, "blog.drill.example.org", drill.Host("blog.example.org"))
+	assert.Equal(t, "blog.drill.example.org", drill.Host("blog.drill.example.org"), "once")
+	assert.Equal(t, "added.example.org", drill.Host("added.example.org"), "it keeps the name it had")
+	assert.Equal(t, "blog.example.com", drill.Host("blog.example.com"))
+	assert.Equal(t, "", drill.Host(""))
+	assert.Equal(t, "blog.example.org", plain.Host("blog.example.org"))
+}

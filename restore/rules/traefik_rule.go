@@ -242,21 +242,47 @@ func (m hostMap) traefikRule(rule string) (string, error) {
 	return b.String() + rule[at:], nil
 }
 
-// visit rewrites the calls below a node. Present holds what the alternation
-// around the node matches already.
+// visit rewrites the calls below a node, and cuts alternatives that become what is
+// there already. Present holds what the alternation around the node matches.
 func (e *ruleEdit) visit(node *ruleNode, parent ruleOp, present map[string]bool) {
 	switch node.op {
 	case opCall:
 		e.call(node, parent, present)
 	case opOr, opGroup:
-		for _, kid := range node.kids {
-			e.visit(kid, node.op, present)
+		kept := 0
+		for i, kid := range node.kids {
+			last := kept == 0 && i+1 == len(node.kids)
+			switch {
+			case node.op == opGroup || !e.repeats(kid, present) || last:
+				e.visit(kid, node.op, present)
+				kept++
+			case kept == 0:
+				e.splices = append(e.splices, splice{kid.start, node.kids[i+1].start, ""})
+			default:
+				e.splices = append(e.splices, splice{node.kids[i-1].end, kid.end, ""})
+			}
 		}
 	case opAnd, opNot:
 		for _, kid := range node.kids {
 			e.visit(kid, node.op, alternatives(kid))
 		}
 	}
+}
+
+// repeats reports whether a node is one host that becomes another which is present.
+// Expressions are not compared.
+func (e *ruleEdit) repeats(node *ruleNode, present map[string]bool) bool {
+	if node.op != opCall || !isHostMatcher(node.name) || len(node.args) != 1 || isExpression(node.name) {
+		return false
+	}
+	to, mode, ok := e.hosts.lookup(node.args[0].value)
+	if !ok || mode != HostReplace {
+		return false
+	}
+	key := alternative(node.name, to)
+	before := present[key]
+	present[key] = true
+	return before
 }
 
 func (e *ruleEdit) call(node *ruleNode, parent ruleOp, present map[string]bool) {
@@ -325,6 +351,8 @@ func alternatives(node *ruleNode) map[string]bool {
 
 func alternative(matcher, host string) string { return strings.ToLower(matcher + " " + host) }
 
+func isExpression(matcher string) bool { return strings.HasSuffix(strings.ToLower(matcher), "regexp") }
+
 func isHostMatcher(name string) bool {
 	return slices.Contains([]string{"host", "hostheader", "hostsni", "hostregexp", "hostsniregexp"}, strings.ToLower(name))
 }
@@ -338,7 +366,7 @@ var (
 // an asterisk when it stands for every host below a domain, and is empty when it
 // stands for others; and how to write another host the same way.
 func readHost(matcher, value string) (host string, write func(string) string) {
-	if !strings.HasSuffix(strings.ToLower(matcher), "regexp") {
+	if !isExpression(matcher) {
 		return value, func(host string) string { return host }
 	}
 	every := ""

@@ -73,6 +73,7 @@ func TestCommand_noRig(t *testing.T) {
 		{"env fails", []string{"env"}, "", "", "no rig"},
 		{"stop fails", []string{"stop", "primary"}, "", "", "no rig"},
 		{"a rig has no other number of nodes", []string{"up", "--nodes=3"}, "", "", "2 Kubernetes nodes or none"},
+		{"hosts alone run no WordPress", []string{"up", "--nodes=0", "--wordpress"}, "", "", "hosts without Kubernetes run no pods"},
 		{"exec wants a command", []string{"exec", "hassio"}, "", "", "at least 2 arg"},
 	}
 	for _, tt := range tests {

@@ -27,6 +27,9 @@ type Options struct {
 	// HostsOnly leaves out everything but the object store, the kernel and a root
 	// file system for machines with OpenZFS and no Kubernetes.
 	HostsOnly bool
+	// WordPress adds what nodes need to run one: its images, and kube-proxy, by which
+	// it reaches its database.
+	WordPress bool
 	// Tell receives a line when a step has begun or ended that takes time; nil
 	// means nobody asks. It may be called from several goroutines at once.
 	Tell func(step, what string)
@@ -41,12 +44,12 @@ type Set struct {
 }
 
 // Bin is the file of a program: etcd, kube-apiserver, kube-controller-manager,
-// kube-scheduler, kubectl, velero, velero-plugin-for-aws or versitygw. Asking
-// for one that wasn't built is a mistake of the caller.
+// kube-scheduler, kubectl, velero, velero-plugin-for-aws or versitygw; kube-proxy
+// with WordPress. Asking for one that wasn't built is a mistake of the caller.
 func (s *Set) Bin(name string) string { return lookUp(s.programs, "program", name) }
 
 // Image is the tar file of a container image that nodes can import: pause or
-// busybox. Their references are in package image.
+// busybox, and those of WordPress with it. Their references are in package image.
 func (s *Set) Image(name string) string { return lookUp(s.images, "image", name) }
 
 func lookUp(files map[string]string, kind, name string) string {
@@ -100,6 +103,13 @@ func Ensure(ctx context.Context, o Options) (*Set, error) {
 		if set.images, err = b.images(ctx, packages, programs); err != nil {
 			return nil, err
 		}
+	}
+	if o.WordPress {
+		images, err := b.wordpressImages(ctx, set.Image("busybox"))
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(set.images, images)
 	}
 	return &set, nil
 }

@@ -21,10 +21,11 @@ type builder struct {
 	source    string
 	goVersion string
 	hostsOnly bool
+	wordpress bool
 }
 
 func newBuilder(ctx context.Context, o Options) (*builder, error) {
-	b := &builder{source: o.Source, hostsOnly: o.HostsOnly}
+	b := &builder{source: o.Source, hostsOnly: o.HostsOnly, wordpress: o.WordPress}
 	b.dir, b.tell = o.Cache, o.Tell
 	if b.tell == nil {
 		b.tell = func(string, string) {}

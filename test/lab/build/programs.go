@@ -57,8 +57,8 @@ var parts = []part{
 	{name: objectStore, module: "github.com/versity/versitygw", programs: same("versitygw")},
 }
 
-// others are programs that no rig has: what judges restored objects, or brings some
-// from Git.
+// others are programs that are built when asked for: what judges restored objects or
+// brings some from Git, and what leads to Services in rigs with WordPress.
 var others = []part{
 	{name: "cert-manager", module: "github.com/cert-manager/cert-manager", programs: same("cert-manager")},
 	{
@@ -75,6 +75,14 @@ var others = []part{
 		name: "kustomize-controller", module: "github.com/fluxcd/kustomize-controller",
 		programs: same("kustomize-controller"),
 	},
+	serviceProxy,
+}
+
+var serviceProxy = part{
+	name: "kube-proxy", module: "k8s.io/kubernetes",
+	ldflags: "-X k8s.io/component-base/version.gitVersion=VERSION" +
+		" -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=MINOR",
+	programs: same("kube-proxy"),
 }
 
 // own are this module's programs that run in guests, by package.
@@ -102,7 +110,11 @@ func (b *builder) programs(ctx context.Context) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range parts {
+	wanted := parts
+	if b.wordpress {
+		wanted = append(slices.Clone(parts), serviceProxy)
+	}
+	for _, p := range wanted {
 		if b.hostsOnly && p.name != objectStore {
 			continue
 		}
@@ -117,7 +129,7 @@ func (b *builder) programs(ctx context.Context) (map[string]string, error) {
 
 // Programs builds programs of upstreams alone, with everything else of the same
 // ones, and returns the file of each by name. Besides those of rigs they are
-// cert-manager, external-dns, Flux's controllers and named.
+// cert-manager, external-dns, Flux's controllers, kube-proxy and named.
 func Programs(ctx context.Context, o Options, names ...string) (map[string]string, error) {
 	b, err := newBuilder(ctx, o)
 	if err != nil {

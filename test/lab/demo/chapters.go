@@ -8,6 +8,7 @@ import (
 
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,8 +26,14 @@ const (
 type demo struct {
 	*story
 	rig     string
+	up      []string // what lab up is told besides
 	backups []string // names, in the order they were taken
 	sums    string   // checksums of the files in the last snapshot, both volumes
+
+	// Of the blog.
+	pictures []picture
+	newest   string // the title of its newest post
+	posts    string // how many there are, and their checksum
 }
 
 func (d *demo) kubectl(ctx context.Context, site string, args ...string) (string, error) {
@@ -38,7 +45,7 @@ func (d *demo) node(ctx context.Context, node string, argv ...string) (string, e
 }
 
 func (d *demo) bringUp(ctx context.Context) error {
-	if err := d.useRig(ctx, d.rig); err != nil {
+	if err := d.useRig(ctx, d.rig, d.up...); err != nil {
 		return err
 	}
 	_, _, err := d.show(ctx, "kubectl", "--context", "primary", "get", "nodes", "-o", "wide")
@@ -52,7 +59,10 @@ func (d *demo) bringUp(ctx context.Context) error {
 // example is a file of examples/wordpress.
 func example(name string) string { return filepath.Join("examples", "wordpress", name) }
 
-func (d *demo) install(ctx context.Context) error {
+// deploy makes the schedule, tells the recovery cluster of the plan, a file of
+// examples/wordpress, and starts the application, whose workloads are what kubectl
+// apply is told to.
+func (d *demo) deploy(ctx context.Context, plan string, workloads ...[]string) error {
 	d.say("The schedule is made with the application, and paused until its data is in. Velero")
 	d.say("looks at schedules once a minute, so this one means a backup every minute.")
 	if _, code, err := d.show(ctx, "velero", "--kubecontext", "primary", "schedule", "create", schedule, "--paused",
@@ -60,7 +70,7 @@ func (d *demo) install(ctx context.Context) error {
 		return errors.Join(err, d.must(code == 0, "velero accepts the schedule"))
 	}
 	d.say("The recovery cluster gets the plan, and the profiles that rewrite what is restored.")
-	for _, file := range []string{"profiles.yaml", "plan.yaml"} {
+	for _, file := range []string{"profiles.yaml", plan} {
 		if _, code, err := d.show(ctx, "kubectl", "--context", "dr", "apply", "-f", example(file)); err != nil || code != 0 {
 			return errors.Join(err, d.must(code == 0, "%s is accepted by the recovery cluster", file))
 		}
@@ -70,17 +80,27 @@ func (d *demo) install(ctx context.Context) error {
 			return err
 		}
 	}
+	var objects [][]string
 	for _, file := range []string{
-		"namespace.yaml", "config.yaml", "volumes.yaml", "zfsvolumes.yaml", "claims.yaml",
-		"db.yaml", "web.yaml", "traffic.yaml", "ingressroute.yaml",
+		"namespace.yaml", "config.yaml", "volumes.yaml", "zfsvolumes.yaml", "claims.yaml", "traffic.yaml", "ingressroute.yaml",
 	} {
-		if _, err := d.kubectl(ctx, "primary", "apply", "-f", example(file)); err != nil {
+		objects = append(objects, []string{"-f", example(file)})
+	}
+	for _, what := range slices.Concat(objects, workloads) {
+		if _, err := d.kubectl(ctx, "primary", append([]string{"apply"}, what...)...); err != nil {
 			return err
 		}
 	}
 	if _, code, err := d.show(ctx, "kubectl", "--context", "primary", "-n", namespace, "wait", "--for=condition=Available",
 		"deployment", "--all", "--timeout=5m"); err != nil || code != 0 {
 		return errors.Join(err, d.must(code == 0, "the application runs at the primary site"))
+	}
+	return nil
+}
+
+func (d *demo) install(ctx context.Context) error {
+	if err := d.deploy(ctx, "plan.yaml", []string{"-f", example("db.yaml")}, []string{"-f", example("web.yaml")}); err != nil {
+		return err
 	}
 	d.say("Real files go into both volumes.")
 	if err := d.write(ctx, "deployment/wordpress", "/var/www/html/uploads-1.bin", 24); err != nil {
@@ -271,35 +291,41 @@ func (d *demo) measure(ctx context.Context) error {
 }
 
 func (d *demo) drill(ctx context.Context) error {
+	_, err := d.rehearse(ctx)
+	return err
+}
+
+// rehearse drills while a backup is taken, and returns what the drill said.
+func (d *demo) rehearse(ctx context.Context) (string, error) {
 	before, err := d.leftovers(ctx)
 	if err != nil {
-		return err
+		return "", err
 	}
 	d.say("One more backup is asked for, which is replicated meanwhile. The schedule is paused,")
 	d.say("so that this is the last one.")
 	if _, code, err := d.show(ctx, "velero", "--kubecontext", "primary", "schedule", "pause", schedule); err != nil || code != 0 {
-		return errors.Join(err, d.must(code == 0, "velero pauses the schedule"))
+		return "", errors.Join(err, d.must(code == 0, "velero pauses the schedule"))
 	}
 	asked := time.Now()
 	if _, code, err := d.show(ctx, "velero", "--kubecontext", "primary", "backup", "create", "--from-schedule", schedule); err != nil || code != 0 {
-		return errors.Join(err, d.must(code == 0, "velero starts a backup"))
+		return "", errors.Join(err, d.must(code == 0, "velero starts a backup"))
 	}
-	_, code, err := d.show(ctx, "kubectl", "dr", "--context", "dr", "drill", "wordpress")
+	out, code, err := d.show(ctx, "kubectl", "dr", "--context", "dr", "drill", "wordpress")
 	if err != nil {
-		return err
+		return "", err
 	}
 	if err := d.must(code == 0, "the drill passed (exit status %d)", code); err != nil {
-		return err
+		return "", err
 	}
 	after, err := d.leftovers(ctx)
 	if err != nil {
-		return err
+		return "", err
 	}
 	d.claim(before == after, "no namespace, volume, clone or hold of the drill is left")
 	if before != after {
 		d.say("before:\n%s\nafter:\n%s", before, after)
 	}
-	return d.nextBackup(ctx, asked)
+	return out, d.nextBackup(ctx, asked)
 }
 
 // leftovers lists what a drill could leave at the recovery site.
@@ -442,7 +468,7 @@ func (d *demo) report(ctx context.Context) error {
 		return err
 	}
 	met := func(b *bool) bool { return b != nil && *b }
-	d.claim(run.Status.Phase == "Passed", "the failover's run is %s", run.Status.Phase)
+	d.claim(run.Status.Phase == "Passed", "run %s is %s", run.Metadata.Name, run.Status.Phase)
 	d.claim(met(run.Status.RPOMet), "measured RPO %s meets the objective", run.Status.RPO)
 	d.claim(met(run.Status.RTOMet), "measured RTO %s meets the objective", run.Status.RTO)
 	return nil

@@ -31,8 +31,10 @@ func main() {
 	switch args := flag.Args(); {
 	case len(args) == 1 && args[0] == "rebuild":
 		chapters = d.rebuildChapters()
+	case len(args) == 1 && args[0] == "wordpress":
+		chapters = d.wordpressChapters()
 	case len(args) > 0:
-		fmt.Fprintf(os.Stderr, "error: there is no story %q; want none, or rebuild\n", strings.Join(args, " "))
+		fmt.Fprintf(os.Stderr, "error: there is no story %q; want none, rebuild or wordpress\n", strings.Join(args, " "))
 		os.Exit(1)
 	}
 	err := d.tell(ctx, chapters)
@@ -87,7 +89,7 @@ func (d *demo) tell(ctx context.Context, chapters []chapter) error {
 }
 
 // useRig makes the rig's programs and kubeconfigs those of every command.
-func (s *story) useRig(ctx context.Context, rig string) error {
+func (s *story) useRig(ctx context.Context, rig string, more ...string) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -100,7 +102,7 @@ func (s *story) useRig(ctx context.Context, rig string) error {
 	if _, _, err := s.show(ctx, "lab", "down", "--name", rig); err != nil {
 		return err
 	}
-	if _, code, err := s.show(ctx, "lab", "up", "--name", rig); err != nil || code != 0 {
+	if _, code, err := s.show(ctx, append([]string{"lab", "up", "--name", rig}, more...)...); err != nil || code != 0 {
 		return errors.Join(err, fmt.Errorf("lab up: exit status %d", code))
 	}
 	lines, err := s.output(ctx, "lab", "env", "--name", rig)

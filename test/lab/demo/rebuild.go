@@ -16,7 +16,7 @@ kind: PersistentVolume
 metadata: {name: pvc-of-git}
 spec:
   accessModes: [ReadWriteOnce]
-  capacity: {storage: 64Mi}
+  capacity: {storage: 1Gi}
   claimRef: {apiVersion: v1, kind: PersistentVolumeClaim, namespace: wordpress, name: wordpress-db}
   csi: {driver: zfs.csi.openebs.io, fsType: zfs, volumeHandle: pvc-of-git, volumeAttributes: {openebs.io/poolname: backup/znvm/k3s}}
   nodeAffinity:
@@ -29,7 +29,7 @@ spec:
 apiVersion: zfs.openebs.io/v1
 kind: ZFSVolume
 metadata: {name: pvc-of-git, namespace: openebs, labels: {kubernetes.io/nodename: remote}}
-spec: {capacity: "67108864", fsType: zfs, ownerNodeID: remote, poolName: backup/znvm/k3s, quotaType: quota, volumeType: DATASET}
+spec: {capacity: "1073741824", fsType: zfs, ownerNodeID: remote, poolName: backup/znvm/k3s, quotaType: quota, volumeType: DATASET}
 status: {state: Ready}
 ---
 apiVersion: v1
@@ -37,7 +37,7 @@ kind: PersistentVolumeClaim
 metadata: {name: wordpress-db, namespace: wordpress}
 spec:
   accessModes: [ReadWriteOnce]
-  resources: {requests: {storage: 64Mi}}
+  resources: {requests: {storage: 1Gi}}
   storageClassName: zfs-storage-znvm-dr
   volumeName: pvc-of-git
 ---
@@ -46,7 +46,7 @@ kind: PersistentVolumeClaim
 metadata: {name: wordpress-html, namespace: wordpress}
 spec:
   accessModes: [ReadWriteOnce]
-  resources: {requests: {storage: 128Mi}}
+  resources: {requests: {storage: 2Gi}}
   storageClassName: zfs-storage-nas-dr
 `
 

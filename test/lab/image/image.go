@@ -8,14 +8,23 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path"
 )
 
 // The images that every node has.
 const (
 	Pause   = "docker.io/local/pause:1"
 	Busybox = "docker.io/local/busybox:1"
+)
+
+// The images of rigs with WordPress.
+const (
+	MariaDB   = "docker.io/local/mariadb:1"
+	WordPress = "docker.io/local/wordpress:1"
 )
 
 // Config is how a container of the image is run, in the words of an image's
@@ -82,6 +91,34 @@ func Build(w io.Writer, ref string, config Config, layers ...Layer) error {
 		return fmt.Errorf("write image %s: %w", ref, err)
 	}
 	return t.Close()
+}
+
+// Layers returns those of an image that Build has written to a file, for others to
+// stand on: what containers share is kept once.
+func Layers(file string) ([]Layer, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var layers []Layer
+	for r := tar.NewReader(f); ; {
+		header, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return layers, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read image %s: %w", file, err)
+		}
+		if path.Base(header.Name) != "layer.tar" {
+			continue
+		}
+		data, err := io.ReadAll(r)
+		if err != nil {
+			return nil, fmt.Errorf("read image %s: %w", file, err)
+		}
+		layers = append(layers, data)
+	}
 }
 
 func digest(data []byte) string {

@@ -5,6 +5,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -41,6 +43,19 @@ func TestBuild_IsWhatImportersExpect(t *testing.T) {
 		"config": {"Entrypoint": ["/bin/hello"], "Env": ["PATH=/bin"]},
 		"rootfs": {"type": "layers", "diff_ids": ["sha256:`+id+`", "sha256:`+id+`"]}}`, string(files[manifest[0].Config]))
 	assert.Equal(t, "program", string(unpack(t, files[id+"/layer.tar"])["bin/hello"]))
+}
+
+func TestLayers_AreThoseOfTheImage(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "hello.tar")
+	var out bytes.Buffer
+	require.NoError(t, Build(&out, "docker.io/local/hello:1", Config{}, Layer("below"), Layer("above")))
+	require.NoError(t, os.WriteFile(file, out.Bytes(), 0o600))
+	layers, err := Layers(file)
+	require.NoError(t, err)
+	assert.Equal(t, []Layer{Layer("below"), Layer("above")}, layers)
+	_, err = Layers(file + ".gone")
+	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
 func TestTree_Layer_ReturnsTheFirstError(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/kubectl-dr/kubectl-dr/test/lab/build"
 	"github.com/kubectl-dr/kubectl-dr/test/lab/guest/guestcfg"
 	"github.com/kubectl-dr/kubectl-dr/test/lab/proc"
 	"github.com/kubectl-dr/kubectl-dr/test/lab/vm"
@@ -131,13 +132,22 @@ func (r *Rig) addKubelet(m *vm.Machine, n node) {
 	m.Files["pki/kubelet.crt"] = r.PKI().Cert("kubelet-" + n.name)
 	m.Files["pki/kubelet.key"] = r.PKI().Key("kubelet-" + n.name)
 	m.Guest.Services = append(m.Guest.Services, guestcfg.Containerd())
-	for _, name := range []string{"pause", "busybox"} {
+	images := []string{"pause", "busybox"}
+	if r.state.WordPress {
+		images = append(images, build.WordPress...)
+	}
+	for _, name := range images {
 		file := path.Join("images", name+".tar")
 		m.Files[file] = r.set.Image(name)
 		m.Guest.Services = append(m.Guest.Services, guestcfg.ImportImage(config(file)))
 	}
 	m.Guest.Services = append(m.Guest.Services, guestcfg.ZFSNode(n.name),
 		guestcfg.Kubelet(n.name, nodeAddress, config("kubelet.yaml"), config("kubeconfig.yaml")))
+	if r.state.WordPress {
+		m.Files["bin/kube-proxy"] = r.set.Bin("kube-proxy")
+		m.Files["kube-proxy.yaml"] = r.in("config", n.name, "kube-proxy.yaml")
+		m.Guest.Services = append(m.Guest.Services, guestcfg.KubeProxy(config("bin/kube-proxy"), n.name, n.podSubnet(), config("kube-proxy.yaml")))
+	}
 }
 
 // writeNodeFiles writes what machine gives to the guest.
@@ -182,14 +192,17 @@ func (r *Rig) writeNodeFiles(n node) error {
 		// A guest is small on purpose.
 		"evictionHard": object{"memory.available": "20Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
 	})
-	kubeconfigData, err := kubeconfig(r.PKI(), access{
-		context: n.site, pair: "kubelet-" + n.name,
-		server: fmt.Sprintf("https://%s:%d", vm.HostAddress, r.port(n.site+"/apiserver")),
-	})
-	if err == nil {
-		err = replaceFile(r.in("config", n.name, "kubeconfig.yaml"), kubeconfigData, 0o600)
+	reach := func(name, pair string) error {
+		data, err := kubeconfig(r.PKI(), access{
+			context: n.site, pair: pair,
+			server: fmt.Sprintf("https://%s:%d", vm.HostAddress, r.port(n.site+"/apiserver")),
+		})
+		if err != nil {
+			return err
+		}
+		return replaceFile(r.in("config", n.name, name), data, 0o600)
 	}
-	return errors.Join(agent, archive, kubelet, err)
+	return errors.Join(agent, archive, kubelet, reach("kubeconfig.yaml", "kubelet-"+n.name), reach("kube-proxy.yaml", "kube-proxy"))
 }
 
 // machinePart is the node's machine with all that runs in it.

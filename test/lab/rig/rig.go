@@ -33,6 +33,8 @@ type Options struct {
 	// Light leaves out Kubernetes: only the two ZFS hosts with their agents, and
 	// the object store.
 	Light bool
+	// WordPress gives the nodes what it takes to run one; see build.Options.
+	WordPress bool
 	// Plugin and Agent are the product's binaries under test; one that isn't
 	// there is left out with a warning.
 	Plugin, Agent string
@@ -110,12 +112,12 @@ func Up(ctx context.Context, o Options) (*Rig, error) {
 func (r *Rig) prepare(o Options) error {
 	s, err := readState(r.Paths)
 	if errors.Is(err, ErrNoRig) {
-		s, err = &state{Name: o.Name, Light: o.Light, Processes: map[string]proc.ID{}}, nil
+		s, err = &state{Name: o.Name, Light: o.Light, WordPress: o.WordPress, Processes: map[string]proc.ID{}}, nil
 	}
 	if err != nil {
 		return err
 	}
-	if s.Light != o.Light {
+	if s.Light != o.Light || o.WordPress && !s.WordPress {
 		return fmt.Errorf("rig %s exists in another form; take it down first", o.Name)
 	}
 	if s.Ports, err = choosePorts(portNames(), s.Ports); err != nil {
@@ -152,7 +154,7 @@ func (r *Rig) prepare(o Options) error {
 // Environment says.
 func (r *Rig) ensureSet(ctx context.Context) error {
 	var err error
-	r.set, err = build.Ensure(ctx, build.Options{HostsOnly: r.state.Light, Tell: r.progress.tell})
+	r.set, err = build.Ensure(ctx, build.Options{HostsOnly: r.state.Light, WordPress: r.state.WordPress, Tell: r.progress.tell})
 	if err != nil || r.state.Light {
 		return err
 	}

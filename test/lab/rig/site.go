@@ -63,6 +63,7 @@ func subjects() (map[string]pki.Subject, pki.Subject) {
 			"127.0.0.1", vm.HostAddress, "10.0.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"}},
 		"controller-manager": {CommonName: "system:kube-controller-manager"},
 		"scheduler":          {CommonName: "system:kube-scheduler"},
+		"kube-proxy":         {CommonName: "system:kube-proxy"},
 		"kubelet-client":     {CommonName: "kube-apiserver-kubelet-client", Organizations: []string{"system:masters"}},
 		"velero":             {CommonName: "velero"},
 		"kubectl-dr":         {CommonName: "kubectl-dr"},

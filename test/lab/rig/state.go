@@ -26,6 +26,8 @@ type state struct {
 	Name string `json:"name"`
 	// Light rigs have no Kubernetes.
 	Light bool `json:"light"`
+	// WordPress rigs have nodes that can run one.
+	WordPress bool `json:"wordpress,omitempty"`
 	// Ports are chosen once, so that kubeconfigs and certificates stay valid.
 	Ports map[string]int `json:"ports"`
 	// Processes are those started last, by part.

@@ -37,6 +37,16 @@ func Kubelet(name, nodeIP, config, kubeconfig string) Service {
 	}
 }
 
+// KubeProxy leads the addresses of Services to pods, those of the node's own among
+// them. Limits of the kernel stay as they are.
+func KubeProxy(program, name, podSubnet, kubeconfig string) Service {
+	return Service{
+		Name: "kube-proxy",
+		Argv: []string{program, "--kubeconfig=" + kubeconfig, "--hostname-override=" + name, "--cluster-cidr=" + podSubnet,
+			"--proxy-mode=iptables", "--conntrack-max-per-core=0"},
+	}
+}
+
 // ZFSNode stands in for the node part of OpenEBS ZFS-LocalPV: it mounts the
 // datasets of volumes of the driver zfs.csi.openebs.io for kubelet.
 func ZFSNode(node string) Service {
