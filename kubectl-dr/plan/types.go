@@ -242,9 +242,9 @@ type Probe struct {
 // HTTPProbe gets a path from a ready pod behind a Service, through the API
 // server's port forwarding.
 type HTTPProbe struct {
-	Service string            `json:"service"`
-	Port    int32             `json:"port,omitempty"` // service port; the first when zero
-	Path    string            `json:"path,omitempty"`
+	Service string `json:"service"`
+	Port    int32  `json:"port,omitempty"` // service port; the first when zero
+	Path    string `json:"path,omitempty"`
 	// Host is the Host header as production has it. Where the profile of a run
 	// replaces that name, the one it puts in its place is asked for.
 	Host    string            `json:"host,omitempty"`
