@@ -208,8 +208,12 @@ func (r *Rig) writeNodeFiles(n node) error {
 // machinePart is the node's machine with all that runs in it.
 func (r *Rig) machinePart(n node) part {
 	m := r.machine(n)
+	within := readyAfter
+	if r.state.WordPress {
+		within = importAfter
+	}
 	return part{
-		name: n.name, port: m.SSHPort, log: m.Console(), abrupt: true,
+		name: n.name, port: m.SSHPort, log: m.Console(), abrupt: true, within: within,
 		start: func(ctx context.Context) (proc.ID, error) {
 			if !r.hasAgent() {
 				r.progress.tell("warning", fmt.Sprintf("no agent %q: %s runs without it", r.state.Agent, n.name))

@@ -1,6 +1,7 @@
 package rig
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -19,6 +20,9 @@ import (
 const (
 	stopGrace  = 15 * time.Second
 	readyAfter = 3 * time.Minute
+	// importAfter is for machines that import large images, which is slow under
+	// emulation.
+	importAfter = 8 * time.Minute
 )
 
 // part is a process of the rig.
@@ -30,8 +34,10 @@ type part struct {
 	log string
 	// start starts it; the rig has made sure that it isn't running.
 	start func(context.Context) (proc.ID, error)
-	// ready is asked until it returns nil.
-	ready func(context.Context) error
+	// ready is asked until it returns nil, for as long as within says; readyAfter
+	// when it is zero.
+	ready  func(context.Context) error
+	within time.Duration
 	// renew, when set, says that what runs is out of date and must be started anew.
 	renew func() (bool, error)
 	// abrupt parts are stopped as a power cut would.
@@ -107,7 +113,8 @@ func (r *Rig) ensure(ctx context.Context, p part) (string, error) {
 // await waits until the part is ready; a process that ends meanwhile is an
 // error at once.
 func (r *Rig) await(ctx context.Context, p part, id proc.ID) error {
-	ctx, cancel := context.WithTimeout(ctx, readyAfter)
+	within := cmp.Or(p.within, readyAfter)
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	var last error
 	ready := proc.Poll(ctx, 100*time.Millisecond, func() bool {
@@ -122,7 +129,7 @@ func (r *Rig) await(ctx context.Context, p part, id proc.ID) error {
 	case ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return ctx.Err()
 	}
-	return fmt.Errorf("not ready after %s: %w (see %s)", readyAfter, last, p.log)
+	return fmt.Errorf("not ready after %s: %w (see %s)", within, last, p.log)
 }
 
 func probe(ctx context.Context, p part) error {
