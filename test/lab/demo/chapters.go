@@ -63,8 +63,7 @@ func example(name string) string { return filepath.Join("examples", "wordpress",
 // examples/wordpress, and starts the application, whose workloads are what kubectl
 // apply is told to.
 func (d *demo) deploy(ctx context.Context, plan string, workloads ...[]string) error {
-	d.say("The schedule is made with the application, and paused until its data is in. Velero")
-	d.say("looks at schedules once a minute, so this one means a backup every minute.")
+	d.say("The schedule is made with the application, and paused until its data is in.")
 	if _, code, err := d.show(ctx, "velero", "--kubecontext", "primary", "schedule", "create", schedule, "--paused",
 		"--schedule", "@every 5s", "--include-namespaces", namespace, "--volume-snapshot-locations", "zfs"); err != nil || code != 0 {
 		return errors.Join(err, d.must(code == 0, "velero accepts the schedule"))
@@ -130,6 +129,16 @@ func (d *demo) firstBackup(ctx context.Context) error {
 	after := time.Now()
 	if _, code, err := d.show(ctx, "velero", "--kubecontext", "primary", "schedule", "unpause", schedule); err != nil || code != 0 {
 		return errors.Join(err, d.must(code == 0, "velero starts the schedule"))
+	}
+	if err := d.eventually(ctx, 2*time.Minute, "the schedule begins a backup", func(ctx context.Context) (bool, string) {
+		out, err := d.kubectl(ctx, "primary", "-n", "velero", "get", "backups.velero.io", "-l", "velero.io/schedule-name="+schedule, "-o", "name")
+		return out != "", fmt.Sprint(err)
+	}); err != nil {
+		return err
+	}
+	d.say("That is one. The others come when the story needs them.")
+	if _, code, err := d.show(ctx, "velero", "--kubecontext", "primary", "schedule", "pause", schedule); err != nil || code != 0 {
+		return errors.Join(err, d.must(code == 0, "velero pauses the schedule"))
 	}
 	return d.nextBackup(ctx, after)
 }
@@ -208,7 +217,7 @@ func (d *demo) secondBackup(ctx context.Context) error {
 	if err := d.post(ctx, 1); err != nil {
 		return err
 	}
-	d.say("Nobody has to wait for the schedule's next run: the same backup can be asked for.")
+	d.say("The backup that the schedule would make can be asked for.")
 	after := time.Now()
 	if _, code, err := d.show(ctx, "velero", "--kubecontext", "primary", "backup", "create", "--from-schedule", schedule); err != nil || code != 0 {
 		return errors.Join(err, d.must(code == 0, "velero starts a backup"))
@@ -301,11 +310,7 @@ func (d *demo) rehearse(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	d.say("One more backup is asked for, which is replicated meanwhile. The schedule is paused,")
-	d.say("so that this is the last one.")
-	if _, code, err := d.show(ctx, "velero", "--kubecontext", "primary", "schedule", "pause", schedule); err != nil || code != 0 {
-		return "", errors.Join(err, d.must(code == 0, "velero pauses the schedule"))
-	}
+	d.say("One more backup is asked for, which is replicated meanwhile. It is the last one.")
 	asked := time.Now()
 	if _, code, err := d.show(ctx, "velero", "--kubecontext", "primary", "backup", "create", "--from-schedule", schedule); err != nil || code != 0 {
 		return "", errors.Join(err, d.must(code == 0, "velero starts a backup"))
