@@ -20,6 +20,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/kubectl-dr/kubectl-dr/test/lab/beside"
 )
 
 // backedUp are the kinds that a backup of a namespace with certificates has, in
@@ -47,7 +49,7 @@ var (
 // testCertManager runs cert-manager's own controllers over what is restored from
 // a namespace where they issued certificates.
 func testCertManager(t *testing.T, c *cluster) {
-	start(t, build(t, "cert-manager")[0], "--kubeconfig="+c.kubeconfig, "--cluster-resource-namespace=default")
+	beside.Start(t, nil, build(t, "cert-manager")[0], "--kubeconfig="+c.kubeconfig, "--cluster-resource-namespace=default")
 	require.NoError(t, c.accepts(t.Context(), namespace("certified")))
 	for _, name := range []string{"ca", "ca-staging"} {
 		require.NoError(t, c.accepts(t.Context(), authority(t, name)))
@@ -140,7 +142,7 @@ func (c *cluster) list(t *testing.T, kind schema.GroupVersionKind, namespace str
 // ready, and returns what their Secrets hold.
 func (c *cluster) certificates(t *testing.T, namespace string, names ...string) map[string]*x509.Certificate {
 	t.Helper()
-	eventually(t, startTimeout, "certificates in "+namespace, func(context.Context) error {
+	beside.Eventually(t, startTimeout, "certificates in "+namespace, func(context.Context) error {
 		var ready []string
 		for _, obj := range c.list(t, certificates, namespace) {
 			if holds(obj, "Ready") && !holds(obj, "Issuing") {

@@ -7,7 +7,6 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
-	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"net"
@@ -16,7 +15,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -30,6 +28,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
 	"sigs.k8s.io/yaml"
+
+	"github.com/kubectl-dr/kubectl-dr/test/lab/beside"
 )
 
 // definition is where a module keeps its custom resource definitions.
@@ -73,17 +73,17 @@ func startControlPlane(t *testing.T, data string) *cluster {
 	t.Helper()
 	programs := build(t, "etcd", "kube-apiserver")
 	dir := t.TempDir()
-	etcd, peers, port := "http://"+freeAddress(t), "http://"+freeAddress(t), freeAddress(t)
+	etcd, peers, port := "http://"+beside.Address(t), "http://"+beside.Address(t), beside.Address(t)
 	key, token := filepath.Join(dir, "key.pem"), rand.Text()
 	writeKey(t, key)
 	tokens := filepath.Join(dir, "tokens.csv")
 	require.NoError(t, os.WriteFile(tokens, fmt.Appendf(nil, "%s,admin,1,system:masters\n", token), 0o600))
-	start(t, programs[0], "--data-dir="+data, "--unsafe-no-fsync",
+	beside.Start(t, nil, programs[0], "--data-dir="+data, "--unsafe-no-fsync",
 		"--listen-client-urls="+etcd, "--advertise-client-urls="+etcd,
 		"--listen-peer-urls="+peers, "--initial-advertise-peer-urls="+peers, "--initial-cluster=default="+peers)
 	_, number, err := net.SplitHostPort(port)
 	require.NoError(t, err)
-	start(t, programs[1], "--etcd-servers="+etcd, "--bind-address=127.0.0.1", "--secure-port="+number, "--cert-dir="+dir,
+	beside.Start(t, nil, programs[1], "--etcd-servers="+etcd, "--bind-address=127.0.0.1", "--secure-port="+number, "--cert-dir="+dir,
 		"--token-auth-file="+tokens, "--authorization-mode=RBAC",
 		"--service-account-key-file="+key, "--service-account-signing-key-file="+key,
 		"--service-account-issuer=https://kubernetes.default.svc",
@@ -104,7 +104,7 @@ contexts: [{name: test, context: {cluster: test, user: admin}}]
 clusters: [{name: test, cluster: {server: %q, certificate-authority: %q, tls-server-name: kubernetes}}]
 users: [{name: admin, user: {token: %q}}]
 `, config.Host, config.CAFile, token), 0o600))
-	eventually(t, startTimeout, "the server is ready", func(ctx context.Context) error {
+	beside.Eventually(t, startTimeout, "the server is ready", func(ctx context.Context) error {
 		if c.discovery, err = discovery.NewDiscoveryClientForConfig(config); err != nil {
 			return err
 		}
@@ -145,41 +145,6 @@ func buildIn(t *testing.T, dir, folder, name string) string {
 	return filepath.Join(dir, name)
 }
 
-// start starts a program that ends with the test. What it said is shown when the
-// test fails.
-func start(t *testing.T, program string, args ...string) {
-	t.Helper()
-	startIn(t, nil, program, args...)
-}
-
-// startIn is start with further environment variables.
-func startIn(t *testing.T, env []string, program string, args ...string) {
-	t.Helper()
-	var said bytes.Buffer
-	cmd := exec.Command(program, args...)
-	cmd.Env = append(os.Environ(), env...)
-	cmd.Stdout, cmd.Stderr = &said, &said
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() {
-		require.NoError(t, cmd.Process.Kill())
-		_ = cmd.Wait() // it was killed
-		if t.Failed() {
-			lines := strings.Split(said.String(), "\n")
-			t.Logf("%s said last:\n%s", filepath.Base(program), strings.Join(lines[max(0, len(lines)-30):], "\n"))
-		}
-	})
-}
-
-// freeAddress is one on this machine that nothing listens on.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // writeKey writes a key for tokens of service accounts.
 func writeKey(t *testing.T, file string) {
 	t.Helper()
@@ -190,34 +155,13 @@ func writeKey(t *testing.T, file string) {
 	require.NoError(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), 0o600))
 }
 
-// eventually tries until there is no error.
-func eventually(t *testing.T, timeout time.Duration, what string, try func(context.Context) error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), timeout)
-	defer cancel()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	var err error
-	for ctx.Err() == nil {
-		if err = try(ctx); err == nil {
-			return
-		}
-		<-tick.C
-	}
-	require.NoError(t, err, what)
-}
-
 // define creates definitions and waits until their kinds are served.
 func (c *cluster) define(t *testing.T, definitions ...definition) {
 	t.Helper()
 	crds := c.objects.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
 	var kinds []schema.GroupVersionKind
 	for _, d := range definitions {
-		out, err := exec.CommandContext(t.Context(), "go", "mod", "download", "-json", d.module).Output()
-		require.NoError(t, err, d.module)
-		var module struct{ Dir string }
-		require.NoError(t, json.Unmarshal(out, &module))
-		files, err := filepath.Glob(filepath.Join(module.Dir, d.files))
+		files, err := filepath.Glob(filepath.Join(beside.Module(t, d.module), d.files))
 		require.NoError(t, err)
 		require.NotEmpty(t, files, "%s has no %s", d.module, d.files)
 		for _, file := range files {
@@ -231,7 +175,7 @@ func (c *cluster) define(t *testing.T, definitions ...definition) {
 			}
 		}
 	}
-	eventually(t, startTimeout, "the definitions are served", func(context.Context) error {
+	beside.Eventually(t, startTimeout, "the definitions are served", func(context.Context) error {
 		resources, err := restmapper.GetAPIGroupResources(c.discovery)
 		if err != nil {
 			return err
@@ -244,6 +188,24 @@ func (c *cluster) define(t *testing.T, definitions ...definition) {
 		}
 		return nil
 	})
+}
+
+// knowsPlans gives the cluster the definitions of plans and runs.
+func (c *cluster) knowsPlans(t *testing.T) {
+	t.Helper()
+	for _, file := range []string{"recoveryplans", "recoveryruns"} {
+		for _, crd := range readObjects(t, filepath.Join("..", "..", "examples", "crds", "kubectl-dr.io_"+file+".yaml")) {
+			require.NoError(t, c.accepts(t.Context(), crd))
+		}
+	}
+}
+
+// bindVolumes starts Kubernetes' own controllers of volumes, and further ones.
+func (c *cluster) bindVolumes(t *testing.T, more ...string) {
+	t.Helper()
+	controllers := append([]string{"persistentvolume-binder-controller", "persistentvolumeclaim-protection-controller", "persistentvolume-protection-controller"}, more...)
+	beside.Start(t, nil, build(t, "kube-controller-manager")[0], "--kubeconfig="+c.kubeconfig, "--leader-elect=false", "--cert-dir="+t.TempDir(), "--secure-port=0",
+		"--kube-api-qps=1000", "--kube-api-burst=2000", "--controllers="+strings.Join(controllers, ","))
 }
 
 // servedKinds are those that a definition defines.

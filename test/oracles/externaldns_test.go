@@ -23,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/kubectl-dr/kubectl-dr/restore/rules"
+	"github.com/kubectl-dr/kubectl-dr/test/lab/beside"
 )
 
 const (
@@ -62,14 +63,14 @@ func startNameServer(t *testing.T) *nameServer {
 	t.Helper()
 	program := build(t, "named")[0]
 	dir := t.TempDir()
-	_, port, err := net.SplitHostPort(freeAddress(t))
+	_, port, err := net.SplitHostPort(beside.Address(t))
 	require.NoError(t, err)
 	s := &nameServer{port: port, secret: base64.StdEncoding.EncodeToString([]byte(rand.Text()))}
 	config := filepath.Join(dir, "named.conf")
 	require.NoError(t, os.WriteFile(config, fmt.Appendf(nil, nameServerConfig, dir, port, s.secret), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "zone"), []byte(emptyZone), 0o600))
-	start(t, program, "-g", "-c", config)
-	eventually(t, startTimeout, "the name server is ready", func(context.Context) error {
+	beside.Start(t, nil, program, "-g", "-c", config)
+	beside.Eventually(t, startTimeout, "the name server is ready", func(context.Context) error {
 		_, err := s.published()
 		return err
 	})
@@ -134,7 +135,7 @@ func (s *nameServer) published() (map[string]string, error) {
 func (s *nameServer) synchronise(t *testing.T, c *cluster, namespace, owner string, more ...string) {
 	t.Helper()
 	args := append([]string{
-		"--once", "--policy=sync", "--kubeconfig=" + c.kubeconfig, "--namespace=" + namespace, "--metrics-address=" + freeAddress(t),
+		"--once", "--policy=sync", "--kubeconfig=" + c.kubeconfig, "--namespace=" + namespace, "--metrics-address=" + beside.Address(t),
 		"--source=service", "--source=ingress", "--source=traefik-proxy", "--source=crd", "--source=gateway-httproute",
 		"--source=istio-gateway", "--source=openshift-route",
 		"--registry=txt", "--txt-owner-id=" + owner,

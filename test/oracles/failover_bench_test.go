@@ -4,12 +4,8 @@ package oracles
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -23,7 +19,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
-	"sigs.k8s.io/yaml"
+
+	"github.com/kubectl-dr/kubectl-dr/test/lab/beside"
 )
 
 const failoverPlan = `
@@ -96,41 +93,26 @@ func TestFailover_takesHardlyLonger(t *testing.T) {
 // protected is an application that Velero has backed up, with pools in memory.
 type protected struct {
 	*velero
-	command, plan string
+	dr func(args ...string) (string, error)
 }
 
 func startProtected(t *testing.T, volumes, objects int) *protected {
 	t.Helper()
 	c := startCluster(t)
 	v := startVelero(t, c, "--client-qps=1000", "--client-burst=1000")
-	for _, file := range []string{"recoveryplans", "recoveryruns"} {
-		for _, crd := range readObjects(t, filepath.Join("..", "..", "examples", "crds", "kubectl-dr.io_"+file+".yaml")) {
-			require.NoError(t, c.accepts(t.Context(), crd))
-		}
-	}
-	start(t, build(t, "kube-controller-manager")[0], "--kubeconfig="+c.kubeconfig, "--leader-elect=false", "--cert-dir="+t.TempDir(), "--secure-port=0",
-		"--kube-api-qps=1000", "--kube-api-burst=2000",
-		"--controllers=persistentvolume-binder-controller,persistentvolumeclaim-protection-controller,persistentvolume-protection-controller,"+
-			"deployment-controller,replicaset-controller,namespace-controller,garbage-collector-controller")
-	dir, address := t.TempDir(), freeAddress(t)
-	certs := exec.CommandContext(t.Context(), buildOwn(t, dir, "zfs-agent"), "certs", "--ca-dir="+dir, "--node=hassio", "--client=velero")
-	out, err := certs.CombinedOutput()
-	require.NoError(t, err, string(out))
+	c.bindVolumes(t, "deployment-controller", "replicaset-controller", "namespace-controller", "garbage-collector-controller")
 	var datasets, workloads []string
 	for i := range volumes {
 		datasets = append(datasets, fmt.Sprintf("znvm/k3s/v%d=65536", i))
 		workloads = append(workloads, fmt.Sprintf("deployment/v%d", i))
 	}
-	start(t, buildIn(t, dir, "test", "memoryagent"), "--node=hassio", "--listen="+address, "--tls="+filepath.Join(dir, "hassio.pem"), "--datasets="+strings.Join(datasets, ","))
-	bundle, err := os.ReadFile(filepath.Join(dir, "velero.pem"))
-	require.NoError(t, err)
-	v.create(t, fmt.Sprintf(claims, base64.StdEncoding.EncodeToString(bundle), address))
+	v.create(t, startMemoryAgent(t, datasets...))
 	c.keepPodsReady(t)
 
 	var creating errgroup.Group
 	creating.SetLimit(16)
 	add := func(text string) {
-		for _, obj := range parsed(t, text) {
+		for _, obj := range readText(t, text) {
 			creating.Go(func() error { return c.accepts(t.Context(), obj) })
 		}
 	}
@@ -143,7 +125,7 @@ func startProtected(t *testing.T, volumes, objects int) *protected {
 		add(fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c%d, namespace: web}\ndata: {url: www.example.org}\n", i))
 	}
 	require.NoError(t, creating.Wait())
-	eventually(t, veleroTimeout, "all claims are bound", func(ctx context.Context) error {
+	beside.Eventually(t, veleroTimeout, "all claims are bound", func(ctx context.Context) error {
 		list, err := c.objects.Resource(schema.GroupVersionResource{Version: "v1", Resource: "persistentvolumeclaims"}).Namespace("web").List(ctx, metav1.ListOptions{})
 		for _, one := range list.Items {
 			if phase, _, _ := unstructured.NestedString(one.Object, "status", "phase"); phase != "Bound" {
@@ -152,27 +134,13 @@ func startProtected(t *testing.T, volumes, objects int) *protected {
 		}
 		return err
 	})
-	_, err = c.objects.Resource(schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}).Namespace("velero").
+	_, err := c.objects.Resource(schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}).Namespace("velero").
 		Create(t.Context(), configMapOfProfiles(t, profileHeading+"  state: standby\n  hosts: [{from: www.example.org, to: www.dr.example.org}]\n  hostsIn: {configMaps: [\"*\"]}\n"), metav1.CreateOptions{})
 	require.NoError(t, err)
 	v.create(t, claimsBackup)
 	v.until(t, "backups", "web-1", "Completed")
 
-	p := &protected{velero: v, command: buildOwn(t, dir, "kubectl-dr"), plan: filepath.Join(dir, "plan.yaml")}
-	require.NoError(t, os.WriteFile(p.plan, fmt.Appendf(nil, failoverPlan, strings.Join(workloads[:min(len(workloads), 5)], ", ")), 0o600))
-	return p
-}
-
-// parsed are the objects of a text.
-func parsed(t *testing.T, text string) []*unstructured.Unstructured {
-	t.Helper()
-	var all []*unstructured.Unstructured
-	for one := range strings.SplitSeq(text, "\n---") {
-		obj := &unstructured.Unstructured{}
-		require.NoError(t, yaml.Unmarshal([]byte(one), obj))
-		all = append(all, obj)
-	}
-	return all
+	return &protected{velero: v, dr: drFor(t, c, fmt.Sprintf(failoverPlan, strings.Join(workloads[:min(len(workloads), 5)], ", ")))}
 }
 
 // keepPodsReady stands for the nodes.
@@ -205,7 +173,7 @@ func (p *protected) lose(t *testing.T) {
 	all := p.objects.Resource(volumes)
 	require.NoError(t, namespaces.Delete(t.Context(), "web", metav1.DeleteOptions{}))
 	gone := func(what string, of dynamic.ResourceInterface, o metav1.ListOptions) {
-		eventually(t, veleroTimeout, what+" are gone", func(ctx context.Context) error {
+		beside.Eventually(t, veleroTimeout, what+" are gone", func(ctx context.Context) error {
 			list, err := of.List(ctx, o)
 			if err == nil && len(list.Items) > 0 {
 				err = fmt.Errorf("%d are there", len(list.Items))
@@ -230,8 +198,9 @@ type outcome struct {
 func (p *protected) failOver(t *testing.T) (time.Duration, outcome) {
 	t.Helper()
 	began := time.Now()
-	said := p.dr(t, "failover", "-f", p.plan, "--disaster", "--accept-data-loss=24h", "--sync-timeout=0", "--yes", "-o", "json")
+	said, err := p.dr("failover", "--disaster", "--accept-data-loss=24h", "--sync-timeout=0", "--yes", "-o", "json")
 	took := time.Since(began)
+	require.NoError(t, err)
 	var r struct{ Status outcome }
 	require.NoError(t, json.Unmarshal([]byte(said), &r), said)
 	list, err := p.objects.Resource(deployments).Namespace("web").List(t.Context(), metav1.ListOptions{})
@@ -241,17 +210,6 @@ func (p *protected) failOver(t *testing.T) (time.Duration, outcome) {
 		assert.EqualValues(t, 1, ready, d.GetName())
 	}
 	return took, r.Status
-}
-
-// dr runs the command and returns what it prints.
-func (p *protected) dr(t *testing.T, args ...string) string {
-	t.Helper()
-	var progress strings.Builder
-	cmd := exec.CommandContext(t.Context(), p.command, append(args, "--kubeconfig", p.kubeconfig)...)
-	cmd.Stderr = &progress
-	out, err := cmd.Output()
-	require.NoError(t, err, "%s\n%s", out, progress.String())
-	return string(out)
 }
 
 // between is the time from one timestamp of an object's status to another.

@@ -6,9 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -39,31 +36,6 @@ func startFlux(t *testing.T, c *cluster) *flux.Flux {
 		programs[flux.Programs[i]] = program
 	}
 	return flux.Start(t, c.kubeconfig, programs)
-}
-
-// drFor returns kubectl dr for a plan and a cluster.
-func drFor(t *testing.T, c *cluster, text string) func(args ...string) (string, error) {
-	t.Helper()
-	for _, file := range []string{"recoveryplans", "recoveryruns"} {
-		for _, crd := range readObjects(t, filepath.Join("..", "..", "examples", "crds", "kubectl-dr.io_"+file+".yaml")) {
-			require.NoError(t, c.accepts(t.Context(), crd))
-		}
-	}
-	dir := t.TempDir()
-	command, plan := buildOwn(t, dir, "kubectl-dr"), filepath.Join(dir, "plan.yaml")
-	require.NoError(t, os.WriteFile(plan, []byte(text), 0o600))
-	return func(args ...string) (string, error) {
-		t.Helper()
-		cmd := exec.CommandContext(t.Context(), command, append(args, "-f", plan, "--kubeconfig", c.kubeconfig)...)
-		var said strings.Builder
-		cmd.Stderr = &said
-		out, err := cmd.Output()
-		t.Logf("kubectl dr %s\n%s%s", args, said.String(), out)
-		if err != nil {
-			err = fmt.Errorf("%w: %s", err, said.String())
-		}
-		return string(out), err
-	}
 }
 
 // settings are how Kustomizations are set, without what asks Flux to look at them.
@@ -179,8 +151,7 @@ func TestFlux_getsWhatGitDoesNotHold(t *testing.T) {
 	v := startVelero(t, c)
 	f := startFlux(t, c)
 	dr := drFor(t, c, rebuildPlan+strings.Replace(fluxPlan, ", {kind: Kustomization, name: more}", "", 1))
-	start(t, build(t, "kube-controller-manager")[0], "--kubeconfig="+c.kubeconfig, "--leader-elect=false", "--cert-dir="+t.TempDir(), "--secure-port=0",
-		"--controllers=persistentvolume-binder-controller,persistentvolumeclaim-protection-controller,persistentvolume-protection-controller")
+	c.bindVolumes(t)
 	v.create(t, startMemoryAgent(t, "znvm/k3s/data=65536", "znvm/k3s/git-empty=0"))
 	v.create(t, fmt.Sprintf(volume, "data", "data"))
 	const apps = "kustomization/apps"

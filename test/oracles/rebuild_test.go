@@ -16,6 +16,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/kubectl-dr/kubectl-dr/test/lab/beside"
 )
 
 const (
@@ -85,6 +87,27 @@ spec:
 `
 )
 
+// drFor returns kubectl dr for a plan and a cluster.
+func drFor(t *testing.T, c *cluster, text string) func(args ...string) (string, error) {
+	t.Helper()
+	c.knowsPlans(t)
+	dir := t.TempDir()
+	command, plan := buildOwn(t, dir, "kubectl-dr"), filepath.Join(dir, "plan.yaml")
+	require.NoError(t, os.WriteFile(plan, []byte(text), 0o600))
+	return func(args ...string) (string, error) {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), command, append(args, "-f", plan, "--kubeconfig", c.kubeconfig)...)
+		var said strings.Builder
+		cmd.Stderr = &said
+		out, err := cmd.Output()
+		t.Logf("kubectl dr %s\n%s%s", args, said.String(), out)
+		if err != nil {
+			err = fmt.Errorf("%w: %s", err, said.String())
+		}
+		return string(out), err
+	}
+}
+
 // TestVelero_restoresWhatGitDoesNotOwn rebuilds an application's objects with the
 // command, a real Velero with the plugin, and a real API server: what nothing in Git
 // owns comes back, and what Git owns is left to it, there or not.
@@ -92,23 +115,14 @@ func TestVelero_restoresWhatGitDoesNotOwn(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t)
 	v := startVelero(t, c)
-	for _, file := range []string{"recoveryplans", "recoveryruns"} {
-		for _, crd := range readObjects(t, filepath.Join("..", "..", "examples", "crds", "kubectl-dr.io_"+file+".yaml")) {
-			require.NoError(t, c.accepts(t.Context(), crd))
-		}
-	}
 	v.create(t, rebuilt)
 	v.until(t, "backups", "web-1", "Completed")
-	dir := t.TempDir()
-	command, plan := buildOwn(t, dir, "kubectl-dr"), filepath.Join(dir, "plan.yaml")
-	require.NoError(t, os.WriteFile(plan, []byte(rebuildPlan), 0o600))
+	dr := drFor(t, c, rebuildPlan)
 	rebuild := func(args ...string) string {
 		t.Helper()
-		cmd := exec.CommandContext(t.Context(), command, append([]string{"rebuild", "-f", plan, "--kubeconfig", c.kubeconfig}, args...)...)
-		out, err := cmd.CombinedOutput()
-		t.Logf("kubectl dr rebuild %s\n%s", args, out)
+		out, err := dr(append([]string{"rebuild"}, args...)...)
 		require.NoError(t, err)
-		return string(out)
+		return out
 	}
 
 	// Everything but the Namespace goes, which nobody here would empty; Git comes back
@@ -241,11 +255,11 @@ spec: {accessModes: [ReadWriteOnce], storageClassName: zfs, resources: {requests
 // what has Velero use it. A dataset is "<name>=<bytes>".
 func startMemoryAgent(t *testing.T, datasets ...string) string {
 	t.Helper()
-	dir, address := t.TempDir(), freeAddress(t)
+	dir, address := t.TempDir(), beside.Address(t)
 	certs := exec.CommandContext(t.Context(), buildOwn(t, dir, "zfs-agent"), "certs", "--ca-dir="+dir, "--node=hassio", "--client=velero")
 	out, err := certs.CombinedOutput()
 	require.NoError(t, err, string(out))
-	start(t, buildIn(t, dir, "test", "memoryagent"), "--node=hassio", "--listen="+address, "--tls="+filepath.Join(dir, "hassio.pem"), "--datasets="+strings.Join(datasets, ","))
+	beside.Start(t, nil, buildIn(t, dir, "test", "memoryagent"), "--node=hassio", "--listen="+address, "--tls="+filepath.Join(dir, "hassio.pem"), "--datasets="+strings.Join(datasets, ","))
 	bundle, err := os.ReadFile(filepath.Join(dir, "velero.pem"))
 	require.NoError(t, err)
 	return fmt.Sprintf(claims, base64.StdEncoding.EncodeToString(bundle), address)
@@ -258,13 +272,7 @@ func TestKubernetes_bindsWhatIsRebuilt(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t)
 	v := startVelero(t, c)
-	for _, file := range []string{"recoveryplans", "recoveryruns"} {
-		for _, crd := range readObjects(t, filepath.Join("..", "..", "examples", "crds", "kubectl-dr.io_"+file+".yaml")) {
-			require.NoError(t, c.accepts(t.Context(), crd))
-		}
-	}
-	start(t, build(t, "kube-controller-manager")[0], "--kubeconfig="+c.kubeconfig, "--leader-elect=false", "--cert-dir="+t.TempDir(), "--secure-port=0",
-		"--controllers=persistentvolume-binder-controller,persistentvolumeclaim-protection-controller,persistentvolume-protection-controller")
+	c.bindVolumes(t)
 	names := []string{"absent", "unbound", "empty", "written"}
 	var datasets []string
 	for _, name := range names {
@@ -278,7 +286,7 @@ func TestKubernetes_bindsWhatIsRebuilt(t *testing.T) {
 	bound := func(name string) string {
 		t.Helper()
 		var volume string
-		eventually(t, startTimeout, name+" is bound", func(ctx context.Context) error {
+		beside.Eventually(t, startTimeout, name+" is bound", func(ctx context.Context) error {
 			obj, err := claimsOf.Get(ctx, name, metav1.GetOptions{})
 			if err != nil {
 				return err
@@ -300,7 +308,7 @@ func TestKubernetes_bindsWhatIsRebuilt(t *testing.T) {
 	volumes := c.objects.Resource(schema.GroupVersionResource{Version: "v1", Resource: "persistentvolumes"})
 	for _, name := range names {
 		require.NoError(t, claimsOf.Delete(t.Context(), name, metav1.DeleteOptions{}))
-		eventually(t, startTimeout, name+" is gone", func(ctx context.Context) error {
+		beside.Eventually(t, startTimeout, name+" is gone", func(ctx context.Context) error {
 			if _, err := claimsOf.Get(ctx, name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 				return fmt.Errorf("it is there: %v", err)
 			}
@@ -314,21 +322,13 @@ func TestKubernetes_bindsWhatIsRebuilt(t *testing.T) {
 	require.Equal(t, "git-empty", bound("empty"))
 	require.Equal(t, "git-written", bound("written"))
 
-	dir := t.TempDir()
-	command, plan := buildOwn(t, dir, "kubectl-dr"), filepath.Join(dir, "plan.yaml")
-	require.NoError(t, os.WriteFile(plan, []byte(rebuildPlan), 0o600))
-	rebuild := func(args ...string) (string, error) {
-		cmd := exec.CommandContext(t.Context(), command, append([]string{"rebuild", "-f", plan, "--kubeconfig", c.kubeconfig, "--yes"}, args...)...)
-		out, err := cmd.CombinedOutput()
-		t.Logf("kubectl dr rebuild %s\n%s", args, out)
-		return string(out), err
-	}
-	said, err := rebuild()
-	require.Error(t, err)
-	assert.Contains(t, said, "claims that may hold data are not overwritten: web/written (4.0 MiB were written to it)")
+	dr := drFor(t, c, rebuildPlan)
+	rebuild := func(args ...string) (string, error) { return dr(append([]string{"rebuild", "--yes"}, args...)...) }
+	_, err := rebuild()
+	require.ErrorContains(t, err, "claims that may hold data are not overwritten: web/written (4.0 MiB were written to it)")
 	assert.Equal(t, "git-empty", bound("empty"), "nothing has begun")
 
-	said, err = rebuild("--replace-claim=web/written")
+	said, err := rebuild("--replace-claim=web/written")
 	require.NoError(t, err)
 	assert.Contains(t, said, "web/written as hassio:znvm/k3s/git-written@dr-kept-")
 	for _, name := range names {

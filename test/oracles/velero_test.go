@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,6 +20,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/yaml"
+
+	"github.com/kubectl-dr/kubectl-dr/test/lab/beside"
 )
 
 const veleroObjects = `
@@ -52,7 +53,7 @@ type velero struct {
 func startVelero(t *testing.T, c *cluster, args ...string) *velero {
 	t.Helper()
 	programs := build(t, "velero", "velero-plugin-for-aws", "versitygw")
-	dir, s3, metrics, secret := t.TempDir(), freeAddress(t), freeAddress(t), rand.Text()
+	dir, s3, metrics, secret := t.TempDir(), beside.Address(t), beside.Address(t), rand.Text()
 	v := &velero{cluster: c, bucket: filepath.Join(dir, "s3", "velero")}
 	plugins := filepath.Join(dir, "plugins")
 	require.NoError(t, os.MkdirAll(v.bucket, 0o700))
@@ -65,26 +66,16 @@ func startVelero(t *testing.T, c *cluster, args ...string) *velero {
 
 	credentials := filepath.Join(dir, "s3-credentials")
 	require.NoError(t, os.WriteFile(credentials, fmt.Appendf(nil, "[default]\naws_access_key_id = lab\naws_secret_access_key = %s\n", secret), 0o600))
-	startIn(t, []string{"ROOT_ACCESS_KEY=lab", "ROOT_SECRET_KEY=" + secret}, programs[2], "--port="+s3, "posix", filepath.Join(dir, "s3"))
+	beside.Start(t, []string{"ROOT_ACCESS_KEY=lab", "ROOT_SECRET_KEY=" + secret}, programs[2], "--port="+s3, "posix", filepath.Join(dir, "s3"))
 	v.create(t, fmt.Sprintf(veleroObjects, s3))
-	startIn(t, []string{
+	beside.Start(t, []string{
 		"KUBECONFIG=" + c.kubeconfig, "VELERO_NAMESPACE=velero", "AWS_SHARED_CREDENTIALS_FILE=" + credentials,
 		"AWS_EC2_METADATA_DISABLED=true", "HOME=" + home, "TMPDIR=" + home,
 	}, programs[0], append([]string{
 		"server", "--namespace=velero", "--plugin-dir=" + plugins, "--metrics-address=" + metrics, "--profiler-address=",
 		"--store-validation-frequency=5s",
 	}, args...)...)
-	eventually(t, startTimeout, "velero is ready", func(ctx context.Context) error {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+metrics+"/metrics", nil)
-		if err != nil {
-			return err
-		}
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			return err
-		}
-		return resp.Body.Close()
-	})
+	beside.Answers(t, startTimeout, "velero is ready", "http://"+metrics+"/metrics")
 	v.until(t, "backupstoragelocations", "default", "Available")
 	return v
 }
@@ -103,7 +94,7 @@ func (v *velero) create(t *testing.T, objects string) {
 func (v *velero) until(t *testing.T, resource, name string, phases ...string) (obj *unstructured.Unstructured) {
 	t.Helper()
 	of := v.objects.Resource(schema.GroupVersionResource{Group: "velero.io", Version: "v1", Resource: resource}).Namespace("velero")
-	eventually(t, veleroTimeout, name, func(ctx context.Context) (err error) {
+	beside.Eventually(t, veleroTimeout, name, func(ctx context.Context) (err error) {
 		if obj, err = of.Get(ctx, name, metav1.GetOptions{}); err != nil {
 			return err
 		}

@@ -481,7 +481,9 @@ func (c *Client) snapshotByProgram(ctx context.Context, names []string, props ma
 	args := snapshotProgramArgs(names, props)
 	res, err := c.Runner.Run(ctx, Cmd{Args: args, Stdin: strings.NewReader(SnapshotProgram)})
 	if err = result(args, res, err); err != nil {
-		c.unprivileged.CompareAndSwap(false, errors.Is(err, ErrPermission))
+		if errors.Is(err, ErrPermission) {
+			c.unprivileged.Store(true)
+		}
 		return nil, err
 	}
 	return parseTaken(res.Stdout, names)

@@ -4,25 +4,18 @@ package flux
 
 import (
 	"bytes"
-	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"net"
-	"net/http"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/kubectl-dr/kubectl-dr/test/lab/proc"
+	"github.com/kubectl-dr/kubectl-dr/test/lab/beside"
 )
 
 // Namespace is where Flux has its own objects.
@@ -49,11 +42,7 @@ func Start(t *testing.T, kubeconfig string, programs map[string]string) *Flux {
 	t.Helper()
 	f := &Flux{Git: newGit(t), kubectl: []string{programs["kubectl"], "--kubeconfig", kubeconfig}}
 	for _, module := range definitions {
-		out, err := exec.CommandContext(t.Context(), "go", "mod", "download", "-json", module).Output()
-		require.NoError(t, err, module)
-		var downloaded struct{ Dir string }
-		require.NoError(t, json.Unmarshal(out, &downloaded))
-		folder := filepath.Join(downloaded.Dir, "config", "crd", "bases")
+		folder := filepath.Join(beside.Module(t, module), "config", "crd", "bases")
 		f.Kubectl(t, "create", "-f", folder)
 		f.Kubectl(t, "wait", "-f", folder, "--for=condition=Established", "--timeout="+patience.String())
 	}
@@ -68,37 +57,15 @@ metadata: {name: fleet, namespace: %[1]s}
 spec: {url: %q, ref: {branch: main}, interval: 1h, timeout: 1m}
 `, Namespace, f.URL))
 
-	storage, files := freeAddress(t), t.TempDir()
+	storage, files := beside.Address(t), t.TempDir()
 	for name, args := range map[string][]string{
 		"source-controller":    {"--storage-path=" + files, "--storage-addr=" + storage, "--storage-adv-addr=" + storage},
 		"kustomize-controller": {"--requeue-dependency=1s"},
 	} {
-		health := freeAddress(t)
-		var said bytes.Buffer
-		cmd := exec.Command(programs[name], append(args, "--metrics-addr=0", "--health-addr="+health)...)
-		cmd.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig, "RUNTIME_NAMESPACE="+Namespace, "TMPDIR="+t.TempDir())
-		cmd.Stdout, cmd.Stderr = &said, &said
-		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		require.NoError(t, cmd.Start())
-		t.Cleanup(func() {
-			require.NoError(t, cmd.Process.Kill())
-			_ = cmd.Wait() // it was killed
-			if t.Failed() {
-				lines := strings.Split(said.String(), "\n")
-				t.Logf("%s said last:\n%s", name, strings.Join(lines[max(0, len(lines)-30):], "\n"))
-			}
-		})
-		until(t, name+" is ready", func(ctx context.Context) error {
-			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+health+"/readyz", nil)
-			if err != nil {
-				return err
-			}
-			resp, err := http.DefaultClient.Do(req)
-			if err != nil {
-				return err
-			}
-			return resp.Body.Close()
-		})
+		health := beside.Address(t)
+		beside.Start(t, []string{"KUBECONFIG=" + kubeconfig, "RUNTIME_NAMESPACE=" + Namespace, "TMPDIR=" + t.TempDir()},
+			programs[name], append(args, "--metrics-addr=0", "--health-addr="+health)...)
+		beside.Answers(t, patience, name+" is ready", "http://"+health+"/readyz")
 	}
 	return f
 }
@@ -192,25 +159,6 @@ func (f *Flux) Owned(t *testing.T, kustomizations ...string) map[string]string {
 		}
 	}
 	return owned
-}
-
-// until tries until there is no error.
-func until(t *testing.T, what string, try func(context.Context) error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	err := errors.New("it was not tried")
-	proc.Poll(ctx, 100*time.Millisecond, func() bool { err = try(ctx); return err == nil })
-	require.NoError(t, err, what)
-}
-
-// freeAddress is one on this machine that nothing listens on.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // output runs a command that has to succeed.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"strings"
+	"time"
 
 	"sigs.k8s.io/yaml"
 
@@ -202,13 +203,17 @@ func (r *Rig) writeNodeFiles(n node) error {
 		}
 		return replaceFile(r.in("config", n.name, name), data, 0o600)
 	}
-	return errors.Join(agent, archive, kubelet, reach("kubeconfig.yaml", "kubelet-"+n.name), reach("kube-proxy.yaml", "kube-proxy"))
+	errs := []error{agent, archive, kubelet, reach("kubeconfig.yaml", "kubelet-"+n.name)}
+	if r.state.WordPress {
+		errs = append(errs, reach("kube-proxy.yaml", "kube-proxy"))
+	}
+	return errors.Join(errs...)
 }
 
 // machinePart is the node's machine with all that runs in it.
 func (r *Rig) machinePart(n node) part {
 	m := r.machine(n)
-	within := readyAfter
+	var within time.Duration
 	if r.state.WordPress {
 		within = importAfter
 	}
