@@ -478,7 +478,7 @@ func (s *suite) awaitProcess(vs vsv1.VolumeSnapshotter, pv *unstructured.Unstruc
 	require.Eventually(s, func() bool {
 		_, err := vs.GetVolumeID(pv)
 		return err == nil
-	}, 2*time.Minute, 10*time.Millisecond)
+	}, 2*time.Minute, 100*time.Millisecond)
 }
 
 // killProcesses returns when they are gone. It is called from other goroutines too,
@@ -508,7 +508,7 @@ func (s *suite) killProcesses() {
 		assert.Eventually(s, func() bool {
 			_, err := os.Readlink(exe)
 			return err != nil
-		}, time.Minute, time.Millisecond)
+		}, time.Minute, 10*time.Millisecond)
 	}
 	assert.NotEmpty(s, killed, "there was a process of %s", s.Binary)
 }

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"testing"
 	"text/tabwriter"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -120,7 +119,7 @@ func (c *chain) fail(t *testing.T, f fault) {
 		tr, err := c.source.client.GetTransfer(t.Context(), &agentpb.GetTransferRequest{Id: id})
 		return err == nil && tr.GetState() == agentpb.Transfer_FAILED
 	}
-	require.Eventually(t, ended, c.patience, 2*time.Millisecond)
+	require.Eventually(t, ended, c.patience, c.pause)
 	if f.What != both {
 		// A failure is reported once.
 		tr, err := c.source.client.Replicate(t.Context(), c.request())

@@ -93,7 +93,7 @@ func (memory) faults(s took) []fault { return faults(s) }
 
 func (memory) world(t *testing.T) *world {
 	t.Helper()
-	w := &world{patience: 2 * time.Minute, size: 32 << 10}
+	w := &world{patience: 2 * time.Minute, pause: 2 * time.Millisecond, size: 32 << 10}
 	log := slog.New(slog.NewTextHandler(output(t), nil))
 	side := func(node, pool, root string) *side {
 		p := zfstest.NewPool(pool)
@@ -145,7 +145,7 @@ func (p *pools) world(t *testing.T) *world { return p.worldOn(t, p.source, p.tar
 func (p *pools) worldOn(t *testing.T, source, target string) *world {
 	t.Helper()
 	dir := t.TempDir()
-	w := &world{patience: 5 * time.Minute, size: 2 << 20}
+	w := &world{patience: 5 * time.Minute, pause: 200 * time.Millisecond, size: 2 << 20}
 	client := zfs.New()
 	id := fmt.Sprintf("crashtest-%08x", rand.Uint32())
 	side := func(node, pool, name string) *side {

@@ -48,7 +48,7 @@ func TestPoolInTrouble(t *testing.T) {
 			require.Eventually(t, func() bool {
 				tr, err = c.source.client.GetTransfer(t.Context(), &agentpb.GetTransferRequest{Id: tr.GetId()})
 				return assert.NoError(t, err) && p.seen(t, w, tr)
-			}, c.patience, 10*time.Millisecond)
+			}, c.patience, c.pause)
 			if failed := agent.TransferError(tr); failed != nil {
 				require.ErrorIs(t, failed, p.cause)
 				// It is reported once.

@@ -75,6 +75,7 @@ type world struct {
 	source, target *side
 	link           *agenttest.Link
 	patience       time.Duration // for what must come about
+	pause          time.Duration // between two looks at it
 	size           int           // of a file
 
 	mu       sync.Mutex
@@ -253,7 +254,7 @@ func (c *chain) do(t *testing.T, s *side, what string, call func(ctx context.Con
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), c.patience)
 	defer cancel()
-	tick := time.NewTicker(2 * time.Millisecond)
+	tick := time.NewTicker(c.pause)
 	defer tick.Stop()
 	failures := 0
 	for {
@@ -332,7 +333,7 @@ func (c *chain) untilHeld(t *testing.T, v *agentpb.Version) {
 		hs, err := c.source.zfs.Holds(t.Context(), v.GetDataset()+"@"+v.GetName())
 		hit, _ := c.wasHit()
 		return err == nil && (hit || !due) && slices.ContainsFunc(hs, func(h zfs.Hold) bool { return h.Tag == backupHold })
-	}, c.patience, time.Millisecond, "%s is not held, or not broken", v.GetName())
+	}, c.patience, c.pause, "%s is not held, or not broken", v.GetName())
 }
 
 func (c *chain) request() *agentpb.ReplicateRequest {

@@ -190,8 +190,9 @@ func (r *Rig) writeNodeFiles(n node) error {
 		"failSwapOn":                false,
 		"makeIPTablesUtilChains":    false,
 		"nodeStatusUpdateFrequency": "5s",
-		// A guest is small on purpose.
-		"evictionHard": object{"memory.available": "20Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+		// A guest is small on purpose, and what pods use is not looked at.
+		"evictionHard":                  object{"memory.available": "0%", "nodefs.available": "0%", "nodefs.inodesFree": "0%", "imagefs.available": "0%", "imagefs.inodesFree": "0%"},
+		"localStorageCapacityIsolation": false,
 	})
 	reach := func(name, pair string) error {
 		data, err := kubeconfig(r.PKI(), access{

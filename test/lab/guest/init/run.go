@@ -92,8 +92,11 @@ func mountSystem() error {
 const containerdConfig = `version = 3
 [plugins.'io.containerd.cri.v1.images']
   snapshotter = 'overlayfs'
+  stats_collect_period = 3600
   [plugins.'io.containerd.cri.v1.images'.pinned_images]
     sandbox = 'docker.io/local/pause:1'
+[plugins.'io.containerd.cri.v1.runtime']
+  stats_collect_period = '1h'
 [plugins.'io.containerd.cri.v1.runtime'.cni]
   bin_dirs = ['/usr/lib/cni']
   conf_dir = '/etc/cni/net.d'
