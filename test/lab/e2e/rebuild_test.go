@@ -44,9 +44,6 @@ func newProtected(t *testing.T, name string) (a app, plan, backup string) {
 func TestRebuild(t *testing.T) {
 	t.Parallel()
 	t.Run("before Git", testRebuildBeforeGit)
-	if testing.Short() {
-		return
-	}
 	t.Run("after Git", testRebuildAfterGit)
 	t.Run("from a pool", testRebuildFromPool)
 	t.Run("by Flux", testRebuildByFlux)

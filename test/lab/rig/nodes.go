@@ -180,19 +180,20 @@ func (r *Rig) writeNodeFiles(n node) error {
 			"anonymous": object{"enabled": false}, "webhook": object{"enabled": true},
 			"x509": object{"clientCAFile": config("pki/ca.crt")},
 		},
-		"authorization":             object{"mode": "Webhook"},
-		"tlsCertFile":               config("pki/kubelet.crt"),
-		"tlsPrivateKeyFile":         config("pki/kubelet.key"),
-		"port":                      r.port(n.name + "/kubelet"),
-		"cgroupDriver":              "cgroupfs",
-		"containerRuntimeEndpoint":  "unix:///run/containerd/containerd.sock",
-		"resolvConf":                "/etc/resolv.conf",
-		"failSwapOn":                false,
-		"makeIPTablesUtilChains":    false,
-		"nodeStatusUpdateFrequency": "5s",
-		// A guest is small on purpose, and what pods use is not looked at.
+		"authorization":            object{"mode": "Webhook"},
+		"tlsCertFile":              config("pki/kubelet.crt"),
+		"tlsPrivateKeyFile":        config("pki/kubelet.key"),
+		"port":                     r.port(n.name + "/kubelet"),
+		"cgroupDriver":             "cgroupfs",
+		"containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
+		"resolvConf":               "/etc/resolv.conf",
+		"failSwapOn":               false,
+		"makeIPTablesUtilChains":   false,
+		// A guest is small on purpose, and what pods use is neither looked at nor bounded.
 		"evictionHard":                  object{"memory.available": "0%", "nodefs.available": "0%", "nodefs.inodesFree": "0%", "imagefs.available": "0%", "imagefs.inodesFree": "0%"},
 		"localStorageCapacityIsolation": false,
+		"cgroupsPerQOS":                 false,
+		"enforceNodeAllocatable":        []string{},
 	})
 	reach := func(name, pair string) error {
 		data, err := kubeconfig(r.PKI(), access{
