@@ -44,7 +44,7 @@ unit: ## unit tests alone; they need no rig
 
 .PHONY: oracles
 oracles: ## rewritten objects before Traefik's router and a real kube-apiserver, Velero and cert-manager, which are built first
-	cd test/oracles && go test -timeout 40m ./...
+	cd test/oracles && go test -parallel 4 -timeout 40m ./...
 
 .PHONY: e2e
 e2e: build ## end-to-end tests on a rig of their own
