@@ -76,9 +76,9 @@ type AgentClient interface {
 	// pool. Idempotent: a group that has snapshots of that name already, with the
 	// same io.kubectl-dr:backup property, is left as it is. A group that cannot be
 	// of one instant, because it spans pools or is there in part, is refused
-	// unless allow_skew is set. The hold is placed while the answer is under way,
-	// until it succeeds; what the end of the agent leaves unheld is held when it
-	// starts again.
+	// unless allow_skew is set. The hold is placed after the answer, together with
+	// those of snapshots that follow at once, until it succeeds; what the end of the
+	// agent leaves unheld is held when it starts again.
 	CreateSnapshots(ctx context.Context, in *CreateSnapshotsRequest, opts ...grpc.CallOption) (*CreateSnapshotsResponse, error)
 	// DestroySnapshot destroys a snapshot that is ours, after releasing our holds
 	// on it; the bookmark that the next incremental starts from is kept. A
@@ -441,9 +441,9 @@ type AgentServer interface {
 	// pool. Idempotent: a group that has snapshots of that name already, with the
 	// same io.kubectl-dr:backup property, is left as it is. A group that cannot be
 	// of one instant, because it spans pools or is there in part, is refused
-	// unless allow_skew is set. The hold is placed while the answer is under way,
-	// until it succeeds; what the end of the agent leaves unheld is held when it
-	// starts again.
+	// unless allow_skew is set. The hold is placed after the answer, together with
+	// those of snapshots that follow at once, until it succeeds; what the end of the
+	// agent leaves unheld is held when it starts again.
 	CreateSnapshots(context.Context, *CreateSnapshotsRequest) (*CreateSnapshotsResponse, error)
 	// DestroySnapshot destroys a snapshot that is ours, after releasing our holds
 	// on it; the bookmark that the next incremental starts from is kept. A
