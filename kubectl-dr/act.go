@@ -737,15 +737,15 @@ func (f *moveFlags) confirm(ctx context.Context, e *env, r *plan.RecoveryRun, st
 	for i, step := range steps {
 		fmt.Fprintf(e.ErrOut, "%2d. %s: %s\n", i+1, step.Name, step.About)
 	}
-	return e.confirm(ctx, r.Spec.Plan)
+	return e.confirm(ctx, "plan", r.Spec.Plan)
 }
 
-// confirm asks for the plan's name.
-func (e *env) confirm(ctx context.Context, name string) error {
+// confirm asks for the name of what is acted on.
+func (e *env) confirm(ctx context.Context, what, name string) error {
 	if !e.interactive() {
 		return hint.Errorf("add --yes to begin without being asked", "there is no terminal to ask on")
 	}
-	fmt.Fprintf(e.ErrOut, "Type the plan's name to begin: ")
+	fmt.Fprintf(e.ErrOut, "Type the %s's name to begin: ", what)
 	answer := make(chan string, 1)
 	go func() {
 		line, _ := bufio.NewReader(e.In).ReadString('\n')
@@ -756,7 +756,7 @@ func (e *env) confirm(ctx context.Context, name string) error {
 		return context.Cause(ctx)
 	case got := <-answer:
 		if got != name {
-			return fmt.Errorf("not begun: %q is not the plan's name", got)
+			return fmt.Errorf("not begun: %q is not the %s's name", got, what)
 		}
 	}
 	return nil

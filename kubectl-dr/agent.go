@@ -20,6 +20,7 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/certs"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/check"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/forget"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/rpo"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/run"
@@ -37,7 +38,7 @@ func newCmdAgent(e *env, g *globalFlags) *cobra.Command {
 		Long: `Look after the agents on the ZFS hosts that the VolumeSnapshotLocations of the
 recovery cluster name, those of the source too.` + exitStatus,
 	}
-	c.AddCommand(newCmdAgentDoctor(e, g), newCmdAgentHolds(e, g), newCmdAgentCerts(e, g))
+	c.AddCommand(newCmdAgentDoctor(e, g), newCmdAgentHolds(e, g), newCmdAgentForget(e, g), newCmdAgentCerts(e, g))
 	return c
 }
 
@@ -109,13 +110,8 @@ func (e *env) examined(replies []cluster.Reply[*agentpb.DoctorResponse]) *report
 	return r
 }
 
-const (
-	// holdsTimeout bounds looking at all holds of a host; replicas are asked.
-	holdsTimeout = 2 * time.Minute
-	// backupGrace is how long a backup may take to be known here: while it runs
-	// it is known at the source alone.
-	backupGrace = 24 * time.Hour
-)
+// holdsTimeout bounds looking at all holds of a host; replicas are asked.
+const holdsTimeout = 2 * time.Minute
 
 type holdsFlags struct {
 	*nodeFlags
@@ -139,7 +135,8 @@ what lies below it: who placed each, for what, and whether it is
 --reap releases the dead ones: those whose lease is over, those of a run that is
 over, and those of replication when every replica has a newer snapshot. What the
 next increment may start from is never released, nor is a hold of somebody else.
-A backup that Velero does not know is shown; its hold is not released.` + exitStatus,
+A backup that Velero does not know is shown; its hold is not released:
+kubectl dr agent forget destroys the snapshots of one.` + exitStatus,
 		Example: `  # Who holds snapshots, everywhere?
   kubectl dr agent holds
 
@@ -209,7 +206,7 @@ func (f *holdsFlags) holds(ctx context.Context, e *env, s *site, dataset string)
 		for _, h := range reply.Said.GetHolds() {
 			item := hold(reply.Node, h)
 			name, ofBackup := strings.CutPrefix(item.Owner, holds.OwnerBackup)
-			if ofBackup && !slices.Contains(backups, name) && e.now().Sub(item.Placed.Time) > backupGrace {
+			if ofBackup && !slices.Contains(backups, name) && e.now().Sub(item.Placed.Time) > forget.MinAge {
 				item.State, item.Reason = string(holds.Orphan), "Velero here has no backup of that name"
 			}
 			if f.reap && !item.Dead {

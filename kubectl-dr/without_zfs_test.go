@@ -128,6 +128,7 @@ func TestWithoutZFS_whatIsMissing(t *testing.T) {
 			w.edit("snap-0123456789abcdef0", zfssnap.SnapshotID{Node: "hassio", Dataset: "znvm/data", Snapshot: "dr-b", GUID: 1}.String())
 		}, 1, []string{"volume wordpress/wordpress-db: look for a copy of znvm/data@dr-b: no VolumeSnapshotLocation of provider kubectl-dr.io/zfs"}},
 		{"agents' holds", plan.MethodDataUpload, "agent holds", nil, 1, []string{"no VolumeSnapshotLocation of provider kubectl-dr.io/zfs"}},
+		{"agents' snapshots", plan.MethodDataUpload, "agent forget x", nil, 1, []string{"no VolumeSnapshotLocation of provider kubectl-dr.io/zfs"}},
 		{"a drill whose profile drops the pods", plan.MethodPodVolumeBackup, "drill", nil, 2, []string{
 			"wordpress/wordpress-db, wordpress/wordpress-html would come back empty: its files are restored into its pod, which profile wordpress-drill drops",
 		}},

@@ -68,12 +68,14 @@ type world struct {
 	t        *testing.T
 	recovery *cluster.Cluster
 	source   *cluster.Cluster
+	agents   map[string]cluster.Agent     // in the place of those of the two hosts that follow
 	host     *host                        // remote, at the recovery site
 	old      *host                        // hassio, at the source
 	volumes  map[string]map[string]string // the dataset of a claim, by node
 	backups  map[string][]zfssnap.SnapshotID
 	files    files
 	archive  string      // that the location names
+	external bool        // another tool replicates
 	kept     plan.Method // how Velero keeps volumes at a site without ZFS; "" is ours
 	skips    string      // why backups there leave volumes out
 	web      *httptest.Server
@@ -763,6 +765,9 @@ func newHost(w *world, node string) *host {
 
 // Agent plays the agents of both sides.
 func (w *world) Agent(node string) (cluster.Agent, error) {
+	if a, ok := w.agents[node]; ok {
+		return a, nil
+	}
 	for _, h := range []*host{w.host, w.old} {
 		if h.node == node && !h.absent {
 			return h, nil
@@ -899,6 +904,13 @@ func (h *host) SetProperties(_ context.Context, req *agentpb.SetPropertiesReques
 	return &agentpb.Dataset{Name: req.GetDataset()}, nil
 }
 
+func (h *host) ListBackup(context.Context, *agentpb.ListBackupRequest, ...grpc.CallOption) (*agentpb.ListBackupResponse, error) {
+	if h.old {
+		return nil, status.Error(codes.Unimplemented, "unknown method ListBackup")
+	}
+	return &agentpb.ListBackupResponse{}, h.up()
+}
+
 func (h *host) ListHolds(_ context.Context, req *agentpb.ListHoldsRequest, _ ...grpc.CallOption) (*agentpb.ListHoldsResponse, error) {
 	if err := h.up(); err != nil {
 		return nil, err
@@ -994,6 +1006,9 @@ func (w *world) run(ctx context.Context, args ...string) outcome {
 			Agents: map[string]string{"hassio": "127.0.0.1:31001", "remote": "127.0.0.1:31002"}, Target: "remote", TargetPrefix: "backup/replica", RestoreNode: "remote",
 			RestoreParents: map[string]string{"znvm/k3s": "backup/znvm/k3s"}, FailbackTarget: "hassio", FailbackPrefix: "replica",
 			Archive: w.archive,
+		}
+		if w.external {
+			loc.Replication, loc.FailbackTarget, loc.FailbackPrefix = zfssnap.ReplicationExternal, "", ""
 		}
 		if w.kept != "" {
 			return &cluster.Storage{}, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -63,7 +64,7 @@ func (s *Snapshotter) DeleteSnapshot(snapshotID string) error {
 	if err != nil {
 		return err
 	}
-	return site.delete(context.Background(), id, s.Log)
+	return site.deleteLogged(context.Background(), id, s.Log)
 }
 
 // DeleteBackedUp deletes what there is of a volume's snapshot that was taken for
@@ -75,27 +76,40 @@ func (s *Site) DeleteBackedUp(ctx context.Context, vol VolumeID, snapshot string
 	if err != nil || v == nil {
 		return err
 	}
-	return s.delete(ctx, snapshotID(vol.Node, v), log)
+	return s.deleteLogged(ctx, snapshotID(vol.Node, v), log)
 }
 
-func (s *Site) delete(ctx context.Context, id SnapshotID, log logrus.FieldLogger) error {
-	at, ok := s.Destination(id.Node, id.Dataset)
-	var err error
-	if ok && s.External() {
-		err = s.deleteForTool(ctx, id)
-	} else {
-		err = s.destroySnapshot(ctx, id.Node, id.Dataset, id)
+func (s *Site) deleteLogged(ctx context.Context, id SnapshotID, log logrus.FieldLogger) error {
+	left, err := s.Delete(ctx, id)
+	for _, err := range left {
+		log.WithError(err).Warn("not all copies of deleted snapshots are gone")
 	}
-	if err != nil {
-		return err
+	return err
+}
+
+// Delete is DeleteSnapshot of one that the location leads to. What it had to leave
+// elsewhere is told and does not fail it.
+func (s *Site) Delete(ctx context.Context, id SnapshotID) (left []error, err error) {
+	if err := s.toolNeeds(ctx, id); err != nil {
+		return nil, fmt.Errorf("delete %s: %w", id.Name(), err)
 	}
+	if err := s.destroySnapshot(ctx, id.Node, id.Dataset, id); err != nil {
+		return nil, err
+	}
+	at, _ := s.Destination(id.Node, id.Dataset)
 	for _, k := range s.keepers(id, at) {
-		log := log.WithFields(logrus.Fields{k.kind: k.name, "dataset": k.dataset})
-		if err := s.deleteCopies(ctx, id, k, log); err != nil {
-			log.WithError(err).WithField("guid", id.GUID).Warn("copy of a deleted snapshot stays, and that is not remembered")
-		}
+		left = append(left, s.deleteCopies(ctx, id, k)...)
 	}
-	return nil
+	return left, nil
+}
+
+// Stays says what of a snapshot Delete would leave, and why: the snapshot itself,
+// or its copy on the target. nil is for what would go, and what is not there.
+func (s *Site) Stays(ctx context.Context, id SnapshotID) (itself, copied error) {
+	if at, ok := s.Destination(id.Node, id.Dataset); ok && !s.External() {
+		_, copied = s.copyOf(ctx, id, at)
+	}
+	return s.toolNeeds(ctx, id), copied
 }
 
 // keeper is what has copies of a dataset's snapshots.
@@ -124,11 +138,12 @@ func (s *Site) keepers(id SnapshotID, at Destination) []keeper {
 }
 
 // deleteCopies deletes a keeper's copy of a deleted snapshot, and those that
-// earlier deletions had to leave. What has to stay now is remembered.
-func (s *Site) deleteCopies(ctx context.Context, id SnapshotID, k keeper, log logrus.FieldLogger) error {
+// earlier deletions had to leave. What has to stay now is remembered, and told.
+func (s *Site) deleteCopies(ctx context.Context, id SnapshotID, k keeper) (left []error) {
+	where := fmt.Sprintf("%s on %s %s", k.dataset, k.kind, k.name)
 	remembered, err := s.expired(ctx, id, k)
 	if err != nil {
-		log.WithError(err).Warn("copies of snapshots that were deleted before are left for the next deletion")
+		left = append(left, fmt.Errorf("copies in %s of snapshots that were deleted before are left for the next deletion: %w", where, err))
 	}
 	// Its own first: when nobody answers, the others can wait.
 	others := slices.DeleteFunc(slices.Clone(remembered), func(guid uint64) bool { return guid == id.GUID })
@@ -139,7 +154,7 @@ func (s *Site) deleteCopies(ctx context.Context, id SnapshotID, k keeper, log lo
 		prop := k.property + strconv.FormatUint(guid, 10)
 		known, err := slices.Contains(remembered, guid), stays[guid]
 		if err != nil && !(known && Unreachable(err)) {
-			log.WithError(err).WithField("guid", guid).Warn("copy of a deleted snapshot stays")
+			left = append(left, fmt.Errorf("copy with guid %d in %s stays: %w", guid, where, err))
 		}
 		switch {
 		case err == nil && known:
@@ -149,15 +164,15 @@ func (s *Site) deleteCopies(ctx context.Context, id SnapshotID, k keeper, log lo
 		}
 	}
 	if len(change) == 0 {
-		return nil
+		return left
 	}
 	_, err = call(ctx, s, id.Node, "remember copies to delete of "+id.Dataset, func(ctx context.Context, a Agent) (*agentpb.Dataset, error) {
 		return a.SetProperties(ctx, &agentpb.SetPropertiesRequest{Dataset: id.Dataset, Properties: change})
 	})
-	if isNotFound(err) {
-		return nil // nothing to remember it by
+	if err != nil && !absent(err) { // else there is nothing to remember it by
+		left = append(left, fmt.Errorf("what stays in %s is not remembered: %w", where, err))
 	}
-	return err
+	return left
 }
 
 // expired lists by guid the deleted snapshots of a dataset whose copies are
@@ -166,7 +181,7 @@ func (s *Site) expired(ctx context.Context, id SnapshotID, k keeper) ([]uint64, 
 	ds, err := call(ctx, s, id.Node, "look at "+id.Dataset, func(ctx context.Context, a Agent) (*agentpb.Dataset, error) {
 		return a.ResolveDataset(ctx, byName(id.Dataset))
 	})
-	if isNotFound(err) {
+	if absent(err) {
 		return nil, nil
 	}
 	var guids []uint64
@@ -204,23 +219,42 @@ func (s *Site) deleteReplicated(ctx context.Context, id SnapshotID, guids []uint
 }
 
 func (s *Site) deleteCopy(ctx context.Context, id SnapshotID, at Destination) error {
-	copies, err := s.versions(ctx, at.Node, at.Dataset)
-	if err != nil {
+	copied, err := s.copyOf(ctx, id, at)
+	if err != nil || copied == nil {
 		return err
-	}
-	source, err := s.versions(ctx, id.Node, id.Dataset)
-	if err != nil {
-		return err
-	}
-	copied := onTarget(copies, id.GUID)
-	switch {
-	case copied == nil:
-		return nil
-	case chainNeeds(id.GUID, source, copies):
-		return errChainNeeds
 	}
 	id.Snapshot = copied.GetName()
 	return s.destroySnapshot(ctx, at.Node, at.Dataset, id)
+}
+
+// copyOf finds the target's copy of a snapshot, nil for none. It is an error when
+// that has to stay.
+func (s *Site) copyOf(ctx context.Context, id SnapshotID, at Destination) (*agentpb.Version, error) {
+	copies, err := s.versions(ctx, at.Node, at.Dataset)
+	if err != nil {
+		return nil, err
+	}
+	source, err := s.versions(ctx, id.Node, id.Dataset)
+	if err != nil && !absent(err) {
+		return nil, err
+	}
+	copied := onTarget(copies, id.GUID)
+	if copied != nil && chainNeeds(id.GUID, source, copies) && !s.gone(ctx, id.Volume()) {
+		return nil, errChainNeeds
+	}
+	return copied, nil
+}
+
+// gone reports whether a volume is no more, so that nothing will be sent that
+// builds on its copies. One on a pool that is not imported looks the same: what
+// the volume lay in has to be there.
+func (s *Site) gone(ctx context.Context, vol VolumeID) bool {
+	look := func(dataset string) error {
+		_, err := s.dataset(ctx, vol.Node, "look at "+dataset, byName(dataset))
+		return err
+	}
+	err := look(vol.Dataset)
+	return errors.Is(err, errNodeGone) || isNotFound(err) && look(path.Dir(vol.Dataset)) == nil
 }
 
 // deleteArchived deletes the archive's restore points, all at once: of a chain
@@ -276,8 +310,11 @@ func (s *Site) destroySnapshot(ctx context.Context, node, dataset string, id Sna
 	_, err := call(ctx, s, node, fmt.Sprintf("destroy %s@%s", dataset, id.Snapshot), func(ctx context.Context, a Agent) (*agentpb.DestroySnapshotResponse, error) {
 		return a.DestroySnapshot(ctx, &agentpb.DestroySnapshotRequest{Dataset: dataset, Name: id.Snapshot, Guid: id.GUID})
 	})
-	if isNotFound(err) {
+	if absent(err) {
 		return nil
 	}
 	return err
 }
+
+// absent reports whether there is no such thing, or its node is gone.
+func absent(err error) bool { return isNotFound(err) || errors.Is(err, errNodeGone) }

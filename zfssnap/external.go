@@ -107,21 +107,24 @@ func (s *Site) find(ctx context.Context, vol VolumeID, versions []*agentpb.Versi
 	return found, err
 }
 
-// deleteForTool deletes a snapshot at its source, unless it is the newest that
-// both sides have. Without that one the tool that replicates could send no
+// toolNeeds returns an error for a snapshot that is the newest which both sides
+// have, where another tool replicates. Without that one the tool could send no
 // increment, or would have to roll back the copy, which fails when a volume was
 // cloned from it. Copies are the tool's own.
-func (s *Site) deleteForTool(ctx context.Context, id SnapshotID) error {
+func (s *Site) toolNeeds(ctx context.Context, id SnapshotID) error {
+	if _, ok := s.Destination(id.Node, id.Dataset); !ok || !s.External() {
+		return nil
+	}
 	older, want, newer, err := s.around(ctx, id.Volume(), func(v *agentpb.Version) bool { return v.GetGuid() == id.GUID })
 	if err != nil || want == nil {
 		return err
 	}
 	newest, err := s.find(ctx, id.Volume(), append(append(newer, want), older...))
 	if err != nil {
-		return fmt.Errorf("delete %s: see what the tool that replicates needs: %w", id.Name(), err)
+		return fmt.Errorf("see what the tool that replicates needs: %w", err)
 	}
 	if newest.GetGuid() == id.GUID {
-		return fmt.Errorf("delete %s: %w: node %s has nothing newer of it; it can go once a newer snapshot has been replicated", id.Name(), ErrToolNeeds, s.Target)
+		return fmt.Errorf("%w: node %s has nothing newer of it; it can go once a newer snapshot has been replicated", ErrToolNeeds, s.Target)
 	}
-	return s.destroySnapshot(ctx, id.Node, id.Dataset, id)
+	return nil
 }

@@ -119,6 +119,12 @@ const maxSnapshotName = 64
 // backups, also for one that has the name of an earlier one. A name that has to
 // be shortened or altered ends in a hash.
 func SnapshotName(backup string, uid types.UID) string {
+	return SnapshotStem(backup) + ShortUID(uid)
+}
+
+// SnapshotStem returns what the names of the snapshots of all backups of a name
+// begin with; the rest is ShortUID.
+func SnapshotStem(backup string) string {
 	clean := strings.Map(func(r rune) rune {
 		switch {
 		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '-', r == '_', r == '.':
@@ -126,20 +132,24 @@ func SnapshotName(backup string, uid types.UID) string {
 		}
 		return '_'
 	}, backup)
-	const uidLength = 8
+	const room = maxSnapshotName - names.UIDLength
+	name := names.SnapshotPrefix + clean
+	if clean == backup && len(name)+len("-") <= room {
+		return name + "-"
+	}
+	sum := sha256.Sum256([]byte(backup))
+	hash := "-" + hex.EncodeToString(sum[:6]) + "-"
+	return name[:min(len(name), room-len(hash))] + hash
+}
+
+// ShortUID returns what of a backup's uid is in the names of its snapshots.
+func ShortUID(uid types.UID) string {
 	short := strings.ReplaceAll(string(uid), "-", "")
-	if len(short) < uidLength || strings.ContainsFunc(short, func(r rune) bool { return !strings.ContainsRune("0123456789abcdef", r) }) {
+	if len(short) < names.UIDLength || strings.ContainsFunc(short, func(r rune) bool { return !strings.ContainsRune("0123456789abcdef", r) }) {
 		sum := sha256.Sum256([]byte(uid))
 		short = hex.EncodeToString(sum[:])
 	}
-	suffix := "-" + short[:uidLength]
-	name := names.SnapshotPrefix + clean
-	if clean == backup && len(name)+len(suffix) <= maxSnapshotName {
-		return name + suffix
-	}
-	sum := sha256.Sum256([]byte(backup))
-	suffix = "-" + hex.EncodeToString(sum[:6]) + suffix
-	return name[:min(len(name), maxSnapshotName-len(suffix))] + suffix
+	return short[:names.UIDLength]
 }
 
 // BackupOf returns the backup that a snapshot's name belongs to; false when it is

@@ -8,6 +8,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
 )
 
 func TestVolumeID_roundTrip(t *testing.T) {
@@ -60,6 +62,16 @@ func TestSnapshotName(t *testing.T) {
 	assert.NotEqual(t, SnapshotName("a@b", uid), SnapshotName("a_b", uid))
 	assert.NotEqual(t, SnapshotName("zurück", uid), SnapshotName("zuruck", uid))
 	assert.NotContains(t, SnapshotName("a@b/c#d", uid), "@")
+
+	for _, backup := range []string{"a", "wordpress-20260101030000", "a@b", long} {
+		uid, ok := names.UIDOf(SnapshotName(backup, uid), SnapshotStem(backup))
+		assert.True(t, ok)
+		assert.Equal(t, "0f1e2d3c", uid)
+	}
+	for _, other := range []string{"dr-ab-0f1e2d3c", "dr-a-b-0f1e2d3c", "dr-a-0f1e2d3", "dr-a-0f1e2d3g", "dr-a-0F1E2D3C", "0f1e2d3c"} {
+		_, ok := names.UIDOf(other, SnapshotStem("a"))
+		assert.False(t, ok, other)
+	}
 
 	for _, backup := range []string{"wordpress-20260101030000", "a.b", "x-0123456789ab"} {
 		got, ok := BackupOf(SnapshotName(backup, uid))

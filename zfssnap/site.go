@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,6 +25,10 @@ const callTimeout = 2 * time.Minute
 // Site is a location with its agents and the cluster whose volumes it keeps.
 type Site struct {
 	Location
+	// Gone are nodes that are lost for good: nothing is there, and nothing will be
+	// sent from there. They are not asked.
+	Gone []string
+
 	agents Agents
 	kube   func() (client.Client, error)
 }
@@ -33,8 +38,14 @@ func NewSite(loc Location, agents Agents, kube client.Client) *Site {
 	return &Site{Location: loc, agents: agents, kube: func() (client.Client, error) { return kube, nil }}
 }
 
+// errNodeGone is the answer of a node that is one of Site.Gone.
+var errNodeGone = errors.New("the node is gone for good")
+
 // Agent returns the agent of a node, or a *NoAgentError.
 func (s *Site) Agent(node string) (Agent, error) {
+	if slices.Contains(s.Gone, node) {
+		return nil, errNodeGone
+	}
 	if _, ok := s.Agents[node]; !ok {
 		return nil, &NoAgentError{Node: node}
 	}

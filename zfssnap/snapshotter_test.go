@@ -2,6 +2,7 @@ package zfssnap
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -294,6 +295,58 @@ func TestSnapshotter_DeleteSnapshot_triesAgainWhatHadToStay(t *testing.T) {
 	delete(source.datasets, volDataset)
 	target.down = true
 	remove("d", 4)
+}
+
+// Copies that the two sides might yet be brought together by are of no use when
+// nothing can be sent any more.
+func TestSite_Delete_whereNothingIsLeftToSend(t *testing.T) {
+	t.Parallel()
+	const replica = "backup/replica/" + volDataset
+	tests := []struct {
+		name   string
+		change func(w *world)
+		stays  string
+	}{
+		{"the volume is there", func(*world) {}, "it is the newest that both sides know"},
+		{"the volume is gone", func(w *world) {
+			source := w.agents["hassio"]
+			delete(source.datasets, volDataset)
+			source.datasets["znvm/k3s"] = filesystem("znvm/k3s")
+		}, ""},
+		{"its pool is not imported", func(w *world) { clear(w.agents["hassio"].datasets) }, "it is the newest that both sides know"},
+		{"its node does not answer", func(w *world) { w.agents["hassio"].down = true }, "on node hassio: rpc error"},
+		{"its node is gone for good", func(w *world) {
+			w.agents["hassio"].down = true
+			w.snap.current.Gone = []string{"hassio"}
+		}, ""},
+		{"nobody knows its node", func(w *world) { delete(w.snap.current.Agents, "hassio") }, `no agent is known on node "hassio"`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, primaryConfig())
+			target := w.agents["remote"]
+			target.datasets[replica] = filesystem(replica)
+			target.add(replica, 1, "a")
+			target.add(replica, 2, "b")
+			tt.change(w)
+			id := SnapshotID{Node: "hassio", Dataset: volDataset, Snapshot: "a", GUID: 1}
+
+			itself, copied := w.snap.current.Stays(t.Context(), id)
+			require.NoError(t, itself)
+			left, err := w.snap.current.Delete(t.Context(), id)
+			if tt.stays == "" {
+				require.NoError(t, copied)
+				require.NoError(t, err)
+				assert.Empty(t, left)
+				assert.Equal(t, []string{"b"}, target.names(replica))
+				return
+			}
+			require.ErrorContains(t, copied, tt.stays)
+			require.ErrorContains(t, errors.Join(append(left, err)...), tt.stays)
+			assert.Equal(t, []string{"a", "b"}, target.names(replica))
+		})
+	}
 }
 
 func TestSnapshotter_DeleteSnapshot_identifiers(t *testing.T) {

@@ -118,7 +118,7 @@ func (o *serveOptions) run(ctx context.Context, log *slog.Logger) error {
 	server := &agent.Server{
 		Node: o.node, Bundle: bundle, Policy: policy, Log: log, PoolTransfers: o.poolTransfers, OnTransfer: metrics.transfer,
 		OnHang: metrics.hang, Archives: archives, Bandwidth: bandwidth, StallTimeout: o.stallTimeout,
-		ReapEvery: o.reapEvery, HoldEvery: time.Second, ClockSynchronized: clockSynchronized, Delegated: os.Geteuid() != 0,
+		ReapEvery: o.reapEvery, HoldAfter: time.Second, ClockSynchronized: clockSynchronized, Delegated: os.Geteuid() != 0,
 	}
 	if server.ZFS, err = hostZFS(o.hostRoot); err != nil {
 		return err

@@ -30,6 +30,7 @@ type Agent interface {
 	ListArchived(context.Context, *agentpb.ListArchivedRequest, ...grpc.CallOption) (*agentpb.ListArchivedResponse, error)
 	ListDatasets(context.Context, *agentpb.ListDatasetsRequest, ...grpc.CallOption) (*agentpb.ListDatasetsResponse, error)
 	DestroyVolume(context.Context, *agentpb.DestroyVolumeRequest, ...grpc.CallOption) (*agentpb.DestroyVolumeResponse, error)
+	ListBackup(context.Context, *agentpb.ListBackupRequest, ...grpc.CallOption) (*agentpb.ListBackupResponse, error)
 	ListHolds(context.Context, *agentpb.ListHoldsRequest, ...grpc.CallOption) (*agentpb.ListHoldsResponse, error)
 	ReapHolds(context.Context, *agentpb.ListHoldsRequest, ...grpc.CallOption) (*agentpb.ListHoldsResponse, error)
 	Doctor(context.Context, *agentpb.DoctorRequest, ...grpc.CallOption) (*agentpb.DoctorResponse, error)
@@ -297,6 +298,19 @@ func (s *Storage) Find(ctx context.Context, id zfssnap.SnapshotID) (Copy, error)
 		return Copy{}, fmt.Errorf("look for a copy of %s: %w", id.Name(), errors.Join(errs...))
 	}
 	return Copy{}, fmt.Errorf("%w of %s (guid %d, looked on node %s)", ErrNoCopy, id.Name(), id.GUID, strings.Join(asked, ", "))
+}
+
+// Archived lists the restore points that an archive has of a node's dataset, as the
+// agent there reaches it.
+func (s *Storage) Archived(ctx context.Context, node, archive, dataset string) ([]*agentpb.ArchivedSnapshot, error) {
+	l, err := s.location(node)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := call(ctx, l, node, agentTimeout, func(ctx context.Context, a Agent) (*agentpb.ListArchivedResponse, error) {
+		return a.ListArchived(ctx, &agentpb.ListArchivedRequest{Archive: archive, Node: node, Dataset: dataset})
+	})
+	return resp.GetSnapshots(), err
 }
 
 // leading are the locations that lead to copies of a snapshot. On the way back it

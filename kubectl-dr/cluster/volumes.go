@@ -23,7 +23,8 @@ type makers struct{ Agents }
 
 func (m makers) Agent(node string) (zfssnap.Agent, error) { return m.Agents.Agent(node) }
 
-func (l Location) site(c client.Client) *zfssnap.Site {
+// Site is the location with its agents, beside a cluster.
+func (l Location) Site(c client.Client) *zfssnap.Site {
 	return zfssnap.NewSite(l.Location, makers{l.Agents}, c)
 }
 
@@ -49,7 +50,7 @@ func (s *Storage) Make(ctx context.Context, c client.Client, from Origin, run st
 	if err != nil {
 		return nil, err
 	}
-	site := l.site(c)
+	site := l.Site(c)
 	id, err := site.MakeVolume(ctx, from.Snapshot, from.VolumeType, &velerov1api.Restore{
 		ObjectMeta: metav1.ObjectMeta{Name: run, UID: uid, Labels: map[string]string{zfssnap.LabelRun: run}},
 	})
@@ -78,7 +79,7 @@ func (s *Storage) locationFor(ctx context.Context, id zfssnap.SnapshotID) (Locat
 func (s *Storage) Locate(ctx context.Context, c client.Client, pv *unstructured.Unstructured) (zfssnap.VolumeID, bool, error) {
 	var errs []error
 	for _, l := range s.Locations {
-		id, ours, err := l.site(c).Locate(ctx, pv)
+		id, ours, err := l.Site(c).Locate(ctx, pv)
 		if ours {
 			return id, true, nil
 		}

@@ -47,6 +47,8 @@ func Print(w io.Writer, obj runtime.Object, opts TableOptions) error {
 		p.version(o)
 	case *Holds:
 		p.holds(o)
+	case *Forgotten:
+		p.forgotten(o)
 	case *Certificates:
 		p.certificates(o)
 	case *Bundle:
@@ -354,6 +356,18 @@ func (p *printer) holds(h *Holds) {
 		rows = append(rows, []any{i.Node, i.Snapshot, i.Tag, or(i.Owner), Age(h.At.Sub(i.Placed.Time)), i.State, or(why), or(i.result()), or(i.By), at(i.Until)})
 	}
 	p.table([]string{"NODE", "SNAPSHOT", "TAG", "OWNER", "AGE", "STATE", "WHY", "RESULT", "by", "until"}, rows)
+}
+
+func (p *printer) forgotten(f *Forgotten) {
+	rows := [][]any{}
+	for _, s := range f.Snapshots {
+		where := s.Node
+		if s.Archive != "" {
+			where = "archive " + s.Archive
+		}
+		rows = append(rows, []any{where, s.Snapshot, s.UID, Age(f.At.Sub(s.Taken.Time)), Bytes(s.Used), s.State, or(s.Reason), or(s.CopyOf), s.GUID})
+	}
+	p.table([]string{"NODE", "SNAPSHOT", "UID", "AGE", "USED", "STATE", "WHY", "copy of", "guid"}, rows)
 }
 
 func (p *printer) certificates(c *Certificates) {

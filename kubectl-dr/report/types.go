@@ -517,6 +517,37 @@ type Hold struct {
 	Error    string `json:"error,omitempty"`
 }
 
+// Forgotten lists the snapshots of a backup that Velero does not know, with their
+// copies, and what becomes of each.
+//
+// +kubebuilder:object:root=true
+type Forgotten struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	At        metav1.Time         `json:"at"`
+	Snapshots []ForgottenSnapshot `json:"snapshots"`
+}
+
+// ForgottenSnapshot is a snapshot, a copy of one, or a restore point in an archive.
+type ForgottenSnapshot struct {
+	Node string `json:"node"`
+	// Archive has it, and the node reaches that.
+	Archive  string `json:"archive,omitempty"`
+	Snapshot string `json:"snapshot"`
+	GUID     string `json:"guid"`
+	// UID is what of the backup's uid is in the snapshot's name.
+	UID string `json:"uid"`
+	// CopyOf is the snapshot that it is a copy of, "node:dataset@snapshot".
+	CopyOf string      `json:"copyOf,omitempty"`
+	Taken  metav1.Time `json:"taken"`
+	// Used are the bytes that are freed with it alone.
+	Used int64 `json:"used"`
+	// State is known, kept, blocked, to destroy, later or destroyed.
+	State  string `json:"state"`
+	Reason string `json:"reason,omitempty"`
+}
+
 // Certificates says which TLS bundles were issued, and where they are. There are
 // no keys in it.
 //

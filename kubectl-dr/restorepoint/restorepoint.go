@@ -361,6 +361,25 @@ const (
 	NotTaking = "it takes no snapshots"
 )
 
+// Recorded returns the snapshots of ours that Velero has on record for a backup,
+// of volumes in any namespace. None where object storage has no list of them.
+func Recorded(ctx context.Context, files cluster.Files, backup string) ([]zfssnap.SnapshotID, error) {
+	infos, err := cluster.ReadJSON[[]volumeInfo](ctx, files, velerov1api.DownloadTargetKindBackupVolumeInfos, backup)
+	if errors.Is(err, cluster.ErrNoFile) {
+		return nil, nil
+	}
+	var recorded []zfssnap.SnapshotID
+	for _, info := range infos {
+		if info.NativeSnapshot == nil {
+			continue
+		}
+		if id, err := zfssnap.ParseSnapshotID(info.NativeSnapshot.SnapshotHandle); err == nil {
+			recorded = append(recorded, id)
+		}
+	}
+	return recorded, err
+}
+
 func (f *Finder) point(ctx context.Context, source plan.Source, b *velerov1api.Backup) (Point, error) {
 	p := Point{Backup: b.Name, CompletedAt: completion(*b), StartedAt: b.CreationTimestamp.Time}
 	if b.Status.StartTimestamp != nil {

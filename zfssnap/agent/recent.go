@@ -138,6 +138,7 @@ var looks = map[string]bool{
 	agentpb.Agent_ListDatasets_FullMethodName:   true,
 	agentpb.Agent_ListVersions_FullMethodName:   true,
 	agentpb.Agent_FindSnapshot_FullMethodName:   true,
+	agentpb.Agent_ListBackup_FullMethodName:     true,
 	agentpb.Agent_ListHolds_FullMethodName:      true,
 	agentpb.Agent_ListArchived_FullMethodName:   true,
 	agentpb.Agent_ReceiveState_FullMethodName:   true,

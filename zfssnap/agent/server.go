@@ -77,9 +77,10 @@ type Server struct {
 	// ReapEvery is how often dead holds are looked for and released; 0 for
 	// never.
 	ReapEvery time.Duration
-	// HoldEvery is how often the snapshots that were taken meanwhile are held, by one
-	// command: a backup takes them one after the other. 0 holds each at once.
-	HoldEvery time.Duration
+	// HoldAfter is for how long a snapshot that was taken waits for others, to be held
+	// with them by one command: a backup takes them one after the other. It waits ten
+	// times as long at most. 0 holds each at once.
+	HoldAfter time.Duration
 	// ConnectionAge is after how long a connection is made anew, so that
 	// certificates are looked at again; an hour by default. A call under way is
 	// not cut off.

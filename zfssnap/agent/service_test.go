@@ -204,6 +204,46 @@ func TestCreateSnapshots_answersBeforeTheHold(t *testing.T) {
 	assert.EqualValues(t, 3, tries.Load(), "a hold that fails is tried again")
 }
 
+func TestCreateSnapshots_areHeldTogether(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	req := &agentpb.CreateSnapshotsRequest{Name: "dr-b1", Hold: zfssnap.HoldTag("backup"), Properties: map[string]string{zfssnap.PropBackup: "b1"}}
+	for i := range 100 {
+		dataset := fmt.Sprintf("znvm/v%d", i)
+		require.NoError(t, w.hassio.zfs.Create(t.Context(), dataset, zfs.CreateOptions{}))
+		req.Datasets = append(req.Datasets, dataset)
+	}
+	_, err := w.client.CreateSnapshots(t.Context(), req)
+	require.NoError(t, err)
+	for _, dataset := range req.Datasets {
+		w.hassio.untilHeld(t, dataset+"@dr-b1", zfssnap.HoldTag("backup"))
+	}
+	var held []int
+	for _, c := range w.hassio.pool.Commands() {
+		if c[1] == "hold" {
+			held = append(held, len(c)-3)
+		}
+	}
+	assert.ElementsMatch(t, []int{64, 36}, held)
+}
+
+// One that somebody has destroyed keeps no other from being held.
+func TestCreateSnapshots_areHeldAlthoughOneIsGone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	require.NoError(t, w.hassio.zfs.Create(t.Context(), "znvm/other", zfs.CreateOptions{}))
+	gone := source + "@dr-b1"
+	w.hassio.during("hold", sync.OnceValue(func() error {
+		return w.hassio.zfs.DestroySnapshots(t.Context(), source, []string{"dr-b1"}, false)
+	}))
+	_, err := w.client.CreateSnapshots(t.Context(), &agentpb.CreateSnapshotsRequest{
+		Datasets: []string{source, "znvm/other"}, Name: "dr-b1", Hold: zfssnap.HoldTag("backup"), Properties: map[string]string{zfssnap.PropBackup: "b1"},
+	})
+	require.NoError(t, err)
+	w.hassio.untilHeld(t, "znvm/other@dr-b1", zfssnap.HoldTag("backup"))
+	assert.NotContains(t, w.hassio.pool.Names(), gone)
+}
+
 func TestServe_holdsWhatWasLeftUnheld(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -377,7 +417,7 @@ func TestDestroySnapshot_beforeItIsHeld(t *testing.T) {
 func TestDestroySnapshot_whileItsHoldWaitsForOthers(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.hassio.restart(t, func(s *agent.Server) { s.HoldEvery = time.Hour })
+	w.hassio.restart(t, func(s *agent.Server) { s.HoldAfter = time.Hour })
 	resp, err := w.client.CreateSnapshots(t.Context(), &agentpb.CreateSnapshotsRequest{
 		Datasets: []string{source}, Name: "dr-b1", Hold: zfssnap.HoldTag("backup"), Properties: map[string]string{zfssnap.PropBackup: "b1"},
 	})
@@ -391,7 +431,7 @@ func TestDestroySnapshot_whileItsHoldWaitsForOthers(t *testing.T) {
 		Datasets: []string{source}, Name: "dr-b2", Hold: zfssnap.HoldTag("backup"), Properties: map[string]string{zfssnap.PropBackup: "b2"},
 	})
 	require.NoError(t, err)
-	w.hassio.restart(t, func(s *agent.Server) { s.HoldEvery = 10 * time.Millisecond })
+	w.hassio.restart(t, func(s *agent.Server) { s.HoldAfter = 10 * time.Millisecond })
 	w.hassio.untilHeld(t, source+"@dr-b2", zfssnap.HoldTag("backup"))
 }
 

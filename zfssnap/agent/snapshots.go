@@ -98,40 +98,80 @@ func (s *Server) CreateSnapshots(ctx context.Context, req *agentpb.CreateSnapsho
 // next start. Replication does not rely on it: it places its own hold before it
 // sends.
 func (s *Server) keep(tag string, snapshots []string) {
-	begun := make([]*holding, 0, len(snapshots))
-	for _, name := range snapshots {
-		begun = append(begun, s.holdings.begin(s.transfers.ctx, name))
+	if s.holdings.begin(s.transfers.ctx, tag, snapshots, s.Clock()) {
+		s.background.Go(func() { s.place(tag) })
 	}
-	s.background.Go(func() {
-		var wg sync.WaitGroup
-		for _, h := range begun {
-			wg.Go(func() {
-				defer s.holdings.end(h)
-				s.holdAtLast(h.ctx, tag, h.snapshot)
-			})
+}
+
+// place holds what keep was given under a tag, by one command for what is taken
+// within HoldAfter of one another.
+func (s *Server) place(tag string) {
+	due := s.holdings.due(tag, s.HoldAfter)
+	for wait := due.Sub(s.Clock()); wait > 0; wait = due.Sub(s.Clock()) {
+		select {
+		case <-time.After(wait):
+			due = s.holdings.due(tag, s.HoldAfter)
+		case <-s.transfers.ctx.Done():
+			due = time.Time{}
 		}
-		wg.Wait()
-	})
+	}
+	byPool := map[string][]*holding{}
+	for _, h := range s.holdings.take(tag) {
+		pool := zfs.Pool(h.snapshot)
+		byPool[pool] = append(byPool[pool], h)
+	}
+	var wg sync.WaitGroup
+	for _, of := range byPool {
+		for some := range slices.Chunk(of, maxHeldTogether) {
+			wg.Go(func() { s.holdTogether(tag, some) })
+		}
+	}
+	wg.Wait()
+}
+
+// holdTogether holds snapshots of one pool by one command, and each by itself when
+// that fails.
+func (s *Server) holdTogether(tag string, held []*holding) {
+	var names []string
+	for _, h := range held {
+		if h.ctx.Err() == nil {
+			names = append(names, h.snapshot)
+		}
+	}
+	err := s.hold(s.transfers.ctx, tag, names...)
+	var wg sync.WaitGroup
+	for _, h := range held {
+		wg.Go(func() {
+			defer s.holdings.end(h)
+			if err != nil {
+				s.holdAtLast(h.ctx, tag, h.snapshot)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// hold places holds that are not given up once it has begun with them.
+func (s *Server) hold(ctx context.Context, tag string, snapshots ...string) error {
+	if len(snapshots) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	defer cancel()
+	err := s.ZFS.Hold(ctx, tag, snapshots...)
+	if err == nil {
+		s.Log.Debug("snapshots held", "snapshots", snapshots, "tag", tag)
+	}
+	return err
 }
 
 // holdAtLast holds a snapshot unless it is gone, or ctx ends before.
 func (s *Server) holdAtLast(ctx context.Context, tag, name string) {
 	log := s.Log.With("snapshot", name, "tag", tag)
-	if now := s.Clock(); s.HoldEvery > 0 {
-		select {
-		case <-time.After(now.Truncate(s.HoldEvery).Add(s.HoldEvery).Sub(now)):
-		case <-ctx.Done():
-			return
-		}
-	}
 	for n := 1; ctx.Err() == nil; n++ {
-		// A hold that is being placed is not given up.
-		placing, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
-		err := s.ZFS.Hold(placing, tag, name)
-		cancel()
+		err := s.hold(ctx, tag, name)
 		switch {
 		case err == nil:
-			log.Debug("snapshot held")
 			return
 		case errors.Is(err, ErrNotFound):
 			log.Error("snapshot was destroyed before it was held", "error", err)
@@ -157,10 +197,26 @@ func (s *Server) keepUnheld() {
 	s.keep(names.HoldTag("backup"), unheld)
 }
 
+const (
+	// maxHeldTogether bounds how many snapshots one command holds: for each of them
+	// it waits for the pool to sync.
+	maxHeldTogether = 64
+	// holdWithin is how many times HoldAfter a snapshot waits at most for others to be
+	// held with.
+	holdWithin = 10
+)
+
 // holdings are the holds that keep has yet to place.
 type holdings struct {
 	mu         sync.Mutex
 	bySnapshot map[string][]*holding
+	waiting    map[string]*waiting // by tag
+}
+
+// waiting are the holds that one command is to place.
+type waiting struct {
+	holdings    []*holding
+	first, last time.Time // when they began to wait
 }
 
 type holding struct {
@@ -168,23 +224,68 @@ type holding struct {
 	ctx      context.Context
 	stop     context.CancelFunc
 	ended    chan struct{}
+	// among is what it waits with, nil once it is being placed.
+	among *waiting
 }
 
-func (hs *holdings) begin(ctx context.Context, snapshot string) *holding {
-	h := &holding{snapshot: snapshot, ended: make(chan struct{})}
-	h.ctx, h.stop = context.WithCancel(ctx)
+// begin has holds wait to be placed, and reports whether they are the first ones:
+// then somebody has to see to it.
+func (hs *holdings) begin(ctx context.Context, tag string, snapshots []string, now time.Time) bool {
+	if len(snapshots) == 0 {
+		return false
+	}
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
 	if hs.bySnapshot == nil {
-		hs.bySnapshot = map[string][]*holding{}
+		hs.bySnapshot, hs.waiting = map[string][]*holding{}, map[string]*waiting{}
 	}
-	hs.bySnapshot[snapshot] = append(hs.bySnapshot[snapshot], h)
-	return h
+	w, more := hs.waiting[tag]
+	if !more {
+		w = &waiting{first: now}
+		hs.waiting[tag] = w
+	}
+	w.last = now
+	for _, name := range snapshots {
+		h := &holding{snapshot: name, ended: make(chan struct{}), among: w}
+		h.ctx, h.stop = context.WithCancel(ctx)
+		w.holdings = append(w.holdings, h)
+		hs.bySnapshot[name] = append(hs.bySnapshot[name], h)
+	}
+	return !more
+}
+
+// due is when those that wait are to be placed: when no more have come for some
+// time, and in any case after a multiple of that.
+func (hs *holdings) due(tag string, after time.Duration) time.Time {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	w := hs.waiting[tag]
+	due, latest := w.last.Add(after), w.first.Add(holdWithin*after)
+	if due.After(latest) {
+		return latest
+	}
+	return due
+}
+
+// take returns those that wait, which wait no more.
+func (hs *holdings) take(tag string) []*holding {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	w := hs.waiting[tag]
+	delete(hs.waiting, tag)
+	for _, h := range w.holdings {
+		h.among = nil
+	}
+	return w.holdings
 }
 
 func (hs *holdings) end(h *holding) {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
+	hs.drop(h)
+}
+
+func (hs *holdings) drop(h *holding) {
 	h.stop()
 	close(h.ended)
 	hs.bySnapshot[h.snapshot] = slices.DeleteFunc(hs.bySnapshot[h.snapshot], func(x *holding) bool { return x == h })
@@ -198,9 +299,15 @@ func (hs *holdings) end(h *holding) {
 func (hs *holdings) stop(ctx context.Context, snapshot string) error {
 	hs.mu.Lock()
 	under := slices.Clone(hs.bySnapshot[snapshot])
-	hs.mu.Unlock()
 	for _, h := range under {
 		h.stop()
+		if w := h.among; w != nil {
+			w.holdings = slices.DeleteFunc(w.holdings, func(x *holding) bool { return x == h })
+			hs.drop(h)
+		}
+	}
+	hs.mu.Unlock()
+	for _, h := range under {
 		select {
 		case <-h.ended:
 		case <-ctx.Done():

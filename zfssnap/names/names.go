@@ -3,6 +3,8 @@
 // the agent need not link what talks to Kubernetes.
 package names
 
+import "strings"
+
 // Domain is the DNS domain under which every name this project gives to
 // Kubernetes or Velero objects lies: plugin names, labels, annotations and
 // API groups.
@@ -72,6 +74,16 @@ const (
 
 // SnapshotPrefix begins the name of every snapshot that is taken for a backup.
 const SnapshotPrefix = "dr-"
+
+// UIDLength is how many digits of its backup's uid such a name ends in.
+const UIDLength = 8
+
+// UIDOf returns what a snapshot's name ends in when it is a prefix and digits of a
+// uid; false for any other.
+func UIDOf(snapshot, prefix string) (uid string, ok bool) {
+	uid, ok = strings.CutPrefix(snapshot, prefix)
+	return uid, ok && len(uid) == UIDLength && strings.Trim(uid, "0123456789abcdef") == ""
+}
 
 // Purposes of holds.
 const (

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -97,10 +98,10 @@ func (e Exec) Run(ctx context.Context, c Cmd) (Result, error) {
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = killGrace
 
-	stdout := &gate{w: c.Stdout}
+	stdout, outBuffer := &gate{w: c.Stdout}, streamBuffer
 	var collected bytes.Buffer
 	if c.Stdout == nil {
-		stdout.w = &collected
+		stdout.w, outBuffer = &collected, textBuffer
 	}
 	tail := &bounded{max: maxStderr}
 	stderr := &gate{w: tail}
@@ -115,6 +116,10 @@ func (e Exec) Run(ctx context.Context, c Cmd) (Result, error) {
 	}
 	cmd.Stdout = out.w
 	var in pipe
+	inBuffer := streamBuffer
+	if _, text := c.Stdin.(*strings.Reader); text {
+		inBuffer = textBuffer
+	}
 	if c.Stdin != nil {
 		if in, err = newPipe(); err != nil {
 			out.close()
@@ -130,11 +135,13 @@ func (e Exec) Run(ctx context.Context, c Cmd) (Result, error) {
 	if c.Stdout != nil {
 		out.widen()
 	}
-	in.widen()
+	if inBuffer == streamBuffer {
+		in.widen()
+	}
 	out.w.Close()
 	copied, fed := make(chan error, 1), make(chan error, 1)
 	go func() {
-		err := copyStream(stdout, out.r)
+		err := copyStream(stdout, out.r, outBuffer)
 		// When the writer failed, the command gets a broken pipe.
 		out.r.Close()
 		copied <- err
@@ -142,7 +149,7 @@ func (e Exec) Run(ctx context.Context, c Cmd) (Result, error) {
 	if c.Stdin != nil {
 		in.r.Close()
 		go func() {
-			fed <- copyStream(in.w, c.Stdin)
+			fed <- copyStream(in.w, c.Stdin, inBuffer)
 			in.w.Close()
 		}()
 	}
@@ -200,17 +207,20 @@ func newPipe() (pipe, error) {
 	return pipe{r, w}, err
 }
 
-// streamBuffer is what is moved at a time, and what a pipe with a stream holds:
-// with little in between, whoever reads and whoever writes wait in turns.
+// streamBuffer is what is moved at a time, and pipeSize what a pipe with a stream
+// holds: with little in between, whoever reads and whoever writes wait in turns.
+// textBuffer is for lists and programs, which are many and short: large buffers
+// would be most of what they cost here.
 const (
 	streamBuffer = 256 << 10
 	pipeSize     = 1 << 20
+	textBuffer   = 8 << 10
 )
 
 // copyStream hides what else its arguments can do: a copy in the kernel is not
 // possible here, and copies in small pieces would be made instead.
-func copyStream(w io.Writer, r io.Reader) error {
-	_, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, make([]byte, streamBuffer))
+func copyStream(w io.Writer, r io.Reader, buffer int) error {
+	_, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, make([]byte, buffer))
 	return err
 }
 

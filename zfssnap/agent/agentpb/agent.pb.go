@@ -77,7 +77,7 @@ func (x Transfer_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Transfer_State.Descriptor instead.
 func (Transfer_State) EnumDescriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{33, 0}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{36, 0}
 }
 
 type InfoRequest struct {
@@ -1042,6 +1042,171 @@ func (x *FindSnapshotRequest) GetOrGuids() []uint64 {
 	return nil
 }
 
+type ListBackupRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the names begin with; the rest of each is a short uid.
+	Prefix        string `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBackupRequest) Reset() {
+	*x = ListBackupRequest{}
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBackupRequest) ProtoMessage() {}
+
+func (x *ListBackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBackupRequest.ProtoReflect.Descriptor instead.
+func (*ListBackupRequest) Descriptor() ([]byte, []int) {
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ListBackupRequest) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+type ListBackupResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Snapshots     []*BackupSnapshot      `protobuf:"bytes,1,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBackupResponse) Reset() {
+	*x = ListBackupResponse{}
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBackupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBackupResponse) ProtoMessage() {}
+
+func (x *ListBackupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBackupResponse.ProtoReflect.Descriptor instead.
+func (*ListBackupResponse) Descriptor() ([]byte, []int) {
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ListBackupResponse) GetSnapshots() []*BackupSnapshot {
+	if x != nil {
+		return x.Snapshots
+	}
+	return nil
+}
+
+type BackupSnapshot struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       *Version               `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"` // with the properties that are set on it here
+	Source        string                 `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`   // "node:dataset" that its dataset is the replica of
+	Fenced        string                 `protobuf:"bytes,3,opt,name=fenced,proto3" json:"fenced,omitempty"`   // who fenced its dataset
+	Keeping       []*Dependent           `protobuf:"bytes,4,rep,name=keeping,proto3" json:"keeping,omitempty"` // holds and clones
+	Going         bool                   `protobuf:"varint,5,opt,name=going,proto3" json:"going,omitempty"`    // it is destroyed when nothing keeps it any more
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupSnapshot) Reset() {
+	*x = BackupSnapshot{}
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupSnapshot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupSnapshot) ProtoMessage() {}
+
+func (x *BackupSnapshot) ProtoReflect() protoreflect.Message {
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupSnapshot.ProtoReflect.Descriptor instead.
+func (*BackupSnapshot) Descriptor() ([]byte, []int) {
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *BackupSnapshot) GetVersion() *Version {
+	if x != nil {
+		return x.Version
+	}
+	return nil
+}
+
+func (x *BackupSnapshot) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *BackupSnapshot) GetFenced() string {
+	if x != nil {
+		return x.Fenced
+	}
+	return ""
+}
+
+func (x *BackupSnapshot) GetKeeping() []*Dependent {
+	if x != nil {
+		return x.Keeping
+	}
+	return nil
+}
+
+func (x *BackupSnapshot) GetGoing() bool {
+	if x != nil {
+		return x.Going
+	}
+	return false
+}
+
 type CreateSnapshotsRequest struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Datasets   []string               `protobuf:"bytes,1,rep,name=datasets,proto3" json:"datasets,omitempty"`
@@ -1056,7 +1221,7 @@ type CreateSnapshotsRequest struct {
 
 func (x *CreateSnapshotsRequest) Reset() {
 	*x = CreateSnapshotsRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[14]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1068,7 +1233,7 @@ func (x *CreateSnapshotsRequest) String() string {
 func (*CreateSnapshotsRequest) ProtoMessage() {}
 
 func (x *CreateSnapshotsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[14]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1081,7 +1246,7 @@ func (x *CreateSnapshotsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSnapshotsRequest.ProtoReflect.Descriptor instead.
 func (*CreateSnapshotsRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{14}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CreateSnapshotsRequest) GetDatasets() []string {
@@ -1132,7 +1297,7 @@ type CreateSnapshotsResponse struct {
 
 func (x *CreateSnapshotsResponse) Reset() {
 	*x = CreateSnapshotsResponse{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[15]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1144,7 +1309,7 @@ func (x *CreateSnapshotsResponse) String() string {
 func (*CreateSnapshotsResponse) ProtoMessage() {}
 
 func (x *CreateSnapshotsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[15]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1157,7 +1322,7 @@ func (x *CreateSnapshotsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSnapshotsResponse.ProtoReflect.Descriptor instead.
 func (*CreateSnapshotsResponse) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{15}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CreateSnapshotsResponse) GetSnapshots() []*Version {
@@ -1192,7 +1357,7 @@ type DestroySnapshotRequest struct {
 
 func (x *DestroySnapshotRequest) Reset() {
 	*x = DestroySnapshotRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[16]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1204,7 +1369,7 @@ func (x *DestroySnapshotRequest) String() string {
 func (*DestroySnapshotRequest) ProtoMessage() {}
 
 func (x *DestroySnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[16]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1217,7 +1382,7 @@ func (x *DestroySnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroySnapshotRequest.ProtoReflect.Descriptor instead.
 func (*DestroySnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{16}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DestroySnapshotRequest) GetDataset() string {
@@ -1253,7 +1418,7 @@ type DestroySnapshotResponse struct {
 
 func (x *DestroySnapshotResponse) Reset() {
 	*x = DestroySnapshotResponse{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[17]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1265,7 +1430,7 @@ func (x *DestroySnapshotResponse) String() string {
 func (*DestroySnapshotResponse) ProtoMessage() {}
 
 func (x *DestroySnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[17]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1278,7 +1443,7 @@ func (x *DestroySnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroySnapshotResponse.ProtoReflect.Descriptor instead.
 func (*DestroySnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{17}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DestroySnapshotResponse) GetExisted() bool {
@@ -1316,7 +1481,7 @@ type HoldRequest struct {
 
 func (x *HoldRequest) Reset() {
 	*x = HoldRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[18]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1328,7 +1493,7 @@ func (x *HoldRequest) String() string {
 func (*HoldRequest) ProtoMessage() {}
 
 func (x *HoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[18]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1341,7 +1506,7 @@ func (x *HoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
 func (*HoldRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{18}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *HoldRequest) GetSnapshot() string {
@@ -1387,7 +1552,7 @@ type HoldResponse struct {
 
 func (x *HoldResponse) Reset() {
 	*x = HoldResponse{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[19]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1399,7 +1564,7 @@ func (x *HoldResponse) String() string {
 func (*HoldResponse) ProtoMessage() {}
 
 func (x *HoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[19]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1412,7 +1577,7 @@ func (x *HoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
 func (*HoldResponse) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{19}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{22}
 }
 
 type ListHoldsRequest struct {
@@ -1426,7 +1591,7 @@ type ListHoldsRequest struct {
 
 func (x *ListHoldsRequest) Reset() {
 	*x = ListHoldsRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[20]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1438,7 +1603,7 @@ func (x *ListHoldsRequest) String() string {
 func (*ListHoldsRequest) ProtoMessage() {}
 
 func (x *ListHoldsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[20]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1451,7 +1616,7 @@ func (x *ListHoldsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHoldsRequest.ProtoReflect.Descriptor instead.
 func (*ListHoldsRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{20}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListHoldsRequest) GetDataset() string {
@@ -1477,7 +1642,7 @@ type ListHoldsResponse struct {
 
 func (x *ListHoldsResponse) Reset() {
 	*x = ListHoldsResponse{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[21]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1489,7 +1654,7 @@ func (x *ListHoldsResponse) String() string {
 func (*ListHoldsResponse) ProtoMessage() {}
 
 func (x *ListHoldsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[21]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1502,7 +1667,7 @@ func (x *ListHoldsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHoldsResponse.ProtoReflect.Descriptor instead.
 func (*ListHoldsResponse) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{21}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListHoldsResponse) GetHolds() []*SnapshotHold {
@@ -1533,7 +1698,7 @@ type SnapshotHold struct {
 
 func (x *SnapshotHold) Reset() {
 	*x = SnapshotHold{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[22]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1545,7 +1710,7 @@ func (x *SnapshotHold) String() string {
 func (*SnapshotHold) ProtoMessage() {}
 
 func (x *SnapshotHold) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[22]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1558,7 +1723,7 @@ func (x *SnapshotHold) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHold.ProtoReflect.Descriptor instead.
 func (*SnapshotHold) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{22}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SnapshotHold) GetSnapshot() string {
@@ -1669,7 +1834,7 @@ type CreateVolumeRequest struct {
 
 func (x *CreateVolumeRequest) Reset() {
 	*x = CreateVolumeRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[23]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1681,7 +1846,7 @@ func (x *CreateVolumeRequest) String() string {
 func (*CreateVolumeRequest) ProtoMessage() {}
 
 func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[23]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1694,7 +1859,7 @@ func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*CreateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{23}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CreateVolumeRequest) GetSnapshot() string {
@@ -1758,7 +1923,7 @@ type DestroyVolumeRequest struct {
 
 func (x *DestroyVolumeRequest) Reset() {
 	*x = DestroyVolumeRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[24]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1770,7 +1935,7 @@ func (x *DestroyVolumeRequest) String() string {
 func (*DestroyVolumeRequest) ProtoMessage() {}
 
 func (x *DestroyVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[24]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1783,7 +1948,7 @@ func (x *DestroyVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroyVolumeRequest.ProtoReflect.Descriptor instead.
 func (*DestroyVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{24}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DestroyVolumeRequest) GetDataset() string {
@@ -1825,7 +1990,7 @@ type DestroyVolumeResponse struct {
 
 func (x *DestroyVolumeResponse) Reset() {
 	*x = DestroyVolumeResponse{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[25]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1837,7 +2002,7 @@ func (x *DestroyVolumeResponse) String() string {
 func (*DestroyVolumeResponse) ProtoMessage() {}
 
 func (x *DestroyVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[25]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1850,7 +2015,7 @@ func (x *DestroyVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroyVolumeResponse.ProtoReflect.Descriptor instead.
 func (*DestroyVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{25}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DestroyVolumeResponse) GetExisted() bool {
@@ -1888,7 +2053,7 @@ type Dependent struct {
 
 func (x *Dependent) Reset() {
 	*x = Dependent{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[26]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1900,7 +2065,7 @@ func (x *Dependent) String() string {
 func (*Dependent) ProtoMessage() {}
 
 func (x *Dependent) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[26]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1913,7 +2078,7 @@ func (x *Dependent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dependent.ProtoReflect.Descriptor instead.
 func (*Dependent) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{26}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Dependent) GetName() string {
@@ -1956,7 +2121,7 @@ type PromoteVolumeRequest struct {
 
 func (x *PromoteVolumeRequest) Reset() {
 	*x = PromoteVolumeRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[27]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1968,7 +2133,7 @@ func (x *PromoteVolumeRequest) String() string {
 func (*PromoteVolumeRequest) ProtoMessage() {}
 
 func (x *PromoteVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[27]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1981,7 +2146,7 @@ func (x *PromoteVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteVolumeRequest.ProtoReflect.Descriptor instead.
 func (*PromoteVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{27}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PromoteVolumeRequest) GetDataset() string {
@@ -2023,7 +2188,7 @@ type PromoteVolumeResponse struct {
 
 func (x *PromoteVolumeResponse) Reset() {
 	*x = PromoteVolumeResponse{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[28]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2035,7 +2200,7 @@ func (x *PromoteVolumeResponse) String() string {
 func (*PromoteVolumeResponse) ProtoMessage() {}
 
 func (x *PromoteVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[28]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2048,7 +2213,7 @@ func (x *PromoteVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteVolumeResponse.ProtoReflect.Descriptor instead.
 func (*PromoteVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{28}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PromoteVolumeResponse) GetDataset() *Dataset {
@@ -2084,7 +2249,7 @@ type RenameVolumeRequest struct {
 
 func (x *RenameVolumeRequest) Reset() {
 	*x = RenameVolumeRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[29]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2096,7 +2261,7 @@ func (x *RenameVolumeRequest) String() string {
 func (*RenameVolumeRequest) ProtoMessage() {}
 
 func (x *RenameVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[29]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2109,7 +2274,7 @@ func (x *RenameVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenameVolumeRequest.ProtoReflect.Descriptor instead.
 func (*RenameVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{29}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RenameVolumeRequest) GetDataset() string {
@@ -2150,7 +2315,7 @@ type SetPropertiesRequest struct {
 
 func (x *SetPropertiesRequest) Reset() {
 	*x = SetPropertiesRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[30]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2162,7 +2327,7 @@ func (x *SetPropertiesRequest) String() string {
 func (*SetPropertiesRequest) ProtoMessage() {}
 
 func (x *SetPropertiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[30]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2175,7 +2340,7 @@ func (x *SetPropertiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPropertiesRequest.ProtoReflect.Descriptor instead.
 func (*SetPropertiesRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{30}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SetPropertiesRequest) GetDataset() string {
@@ -2206,7 +2371,7 @@ type ReplicateRequest struct {
 
 func (x *ReplicateRequest) Reset() {
 	*x = ReplicateRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[31]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2218,7 +2383,7 @@ func (x *ReplicateRequest) String() string {
 func (*ReplicateRequest) ProtoMessage() {}
 
 func (x *ReplicateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[31]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2231,7 +2396,7 @@ func (x *ReplicateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicateRequest.ProtoReflect.Descriptor instead.
 func (*ReplicateRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{31}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ReplicateRequest) GetDataset() string {
@@ -2285,7 +2450,7 @@ type GetTransferRequest struct {
 
 func (x *GetTransferRequest) Reset() {
 	*x = GetTransferRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[32]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2297,7 +2462,7 @@ func (x *GetTransferRequest) String() string {
 func (*GetTransferRequest) ProtoMessage() {}
 
 func (x *GetTransferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[32]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2310,7 +2475,7 @@ func (x *GetTransferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTransferRequest.ProtoReflect.Descriptor instead.
 func (*GetTransferRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{32}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GetTransferRequest) GetId() string {
@@ -2347,7 +2512,7 @@ type Transfer struct {
 
 func (x *Transfer) Reset() {
 	*x = Transfer{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[33]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2359,7 +2524,7 @@ func (x *Transfer) String() string {
 func (*Transfer) ProtoMessage() {}
 
 func (x *Transfer) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[33]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2372,7 +2537,7 @@ func (x *Transfer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transfer.ProtoReflect.Descriptor instead.
 func (*Transfer) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{33}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Transfer) GetId() string {
@@ -2478,7 +2643,7 @@ type ArchiveRequest struct {
 
 func (x *ArchiveRequest) Reset() {
 	*x = ArchiveRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[34]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2490,7 +2655,7 @@ func (x *ArchiveRequest) String() string {
 func (*ArchiveRequest) ProtoMessage() {}
 
 func (x *ArchiveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[34]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2503,7 +2668,7 @@ func (x *ArchiveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArchiveRequest.ProtoReflect.Descriptor instead.
 func (*ArchiveRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{34}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ArchiveRequest) GetDataset() string {
@@ -2546,7 +2711,7 @@ type ListArchivedRequest struct {
 
 func (x *ListArchivedRequest) Reset() {
 	*x = ListArchivedRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[35]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2558,7 +2723,7 @@ func (x *ListArchivedRequest) String() string {
 func (*ListArchivedRequest) ProtoMessage() {}
 
 func (x *ListArchivedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[35]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2571,7 +2736,7 @@ func (x *ListArchivedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListArchivedRequest.ProtoReflect.Descriptor instead.
 func (*ListArchivedRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{35}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListArchivedRequest) GetArchive() string {
@@ -2611,7 +2776,7 @@ type ListArchivedResponse struct {
 
 func (x *ListArchivedResponse) Reset() {
 	*x = ListArchivedResponse{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[36]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2623,7 +2788,7 @@ func (x *ListArchivedResponse) String() string {
 func (*ListArchivedResponse) ProtoMessage() {}
 
 func (x *ListArchivedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[36]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2636,7 +2801,7 @@ func (x *ListArchivedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListArchivedResponse.ProtoReflect.Descriptor instead.
 func (*ListArchivedResponse) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{36}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListArchivedResponse) GetSnapshots() []*ArchivedSnapshot {
@@ -2662,7 +2827,7 @@ type ArchivedSnapshot struct {
 
 func (x *ArchivedSnapshot) Reset() {
 	*x = ArchivedSnapshot{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[37]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2674,7 +2839,7 @@ func (x *ArchivedSnapshot) String() string {
 func (*ArchivedSnapshot) ProtoMessage() {}
 
 func (x *ArchivedSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[37]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2687,7 +2852,7 @@ func (x *ArchivedSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArchivedSnapshot.ProtoReflect.Descriptor instead.
 func (*ArchivedSnapshot) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{37}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ArchivedSnapshot) GetNode() string {
@@ -2757,7 +2922,7 @@ type ExpireArchivedRequest struct {
 
 func (x *ExpireArchivedRequest) Reset() {
 	*x = ExpireArchivedRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[38]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2769,7 +2934,7 @@ func (x *ExpireArchivedRequest) String() string {
 func (*ExpireArchivedRequest) ProtoMessage() {}
 
 func (x *ExpireArchivedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[38]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2782,7 +2947,7 @@ func (x *ExpireArchivedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpireArchivedRequest.ProtoReflect.Descriptor instead.
 func (*ExpireArchivedRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{38}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ExpireArchivedRequest) GetArchive() string {
@@ -2815,7 +2980,7 @@ type ExpireArchivedResponse struct {
 
 func (x *ExpireArchivedResponse) Reset() {
 	*x = ExpireArchivedResponse{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[39]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2827,7 +2992,7 @@ func (x *ExpireArchivedResponse) String() string {
 func (*ExpireArchivedResponse) ProtoMessage() {}
 
 func (x *ExpireArchivedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[39]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2840,7 +3005,7 @@ func (x *ExpireArchivedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpireArchivedResponse.ProtoReflect.Descriptor instead.
 func (*ExpireArchivedResponse) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{39}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ExpireArchivedResponse) GetKept() []*KeptArchived {
@@ -2860,7 +3025,7 @@ type KeptArchived struct {
 
 func (x *KeptArchived) Reset() {
 	*x = KeptArchived{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[40]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2872,7 +3037,7 @@ func (x *KeptArchived) String() string {
 func (*KeptArchived) ProtoMessage() {}
 
 func (x *KeptArchived) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[40]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2885,7 +3050,7 @@ func (x *KeptArchived) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptArchived.ProtoReflect.Descriptor instead.
 func (*KeptArchived) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{40}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *KeptArchived) GetGuid() uint64 {
@@ -2913,7 +3078,7 @@ type ReceiveStateRequest struct {
 
 func (x *ReceiveStateRequest) Reset() {
 	*x = ReceiveStateRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[41]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2925,7 +3090,7 @@ func (x *ReceiveStateRequest) String() string {
 func (*ReceiveStateRequest) ProtoMessage() {}
 
 func (x *ReceiveStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[41]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2938,7 +3103,7 @@ func (x *ReceiveStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveStateRequest.ProtoReflect.Descriptor instead.
 func (*ReceiveStateRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{41}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ReceiveStateRequest) GetDataset() string {
@@ -2977,7 +3142,7 @@ type ReceiveStateResponse struct {
 
 func (x *ReceiveStateResponse) Reset() {
 	*x = ReceiveStateResponse{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[42]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2989,7 +3154,7 @@ func (x *ReceiveStateResponse) String() string {
 func (*ReceiveStateResponse) ProtoMessage() {}
 
 func (x *ReceiveStateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[42]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3002,7 +3167,7 @@ func (x *ReceiveStateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveStateResponse.ProtoReflect.Descriptor instead.
 func (*ReceiveStateResponse) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{42}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ReceiveStateResponse) GetExists() bool {
@@ -3075,7 +3240,7 @@ type ReceiveRequest struct {
 
 func (x *ReceiveRequest) Reset() {
 	*x = ReceiveRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[43]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3087,7 +3252,7 @@ func (x *ReceiveRequest) String() string {
 func (*ReceiveRequest) ProtoMessage() {}
 
 func (x *ReceiveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[43]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3100,7 +3265,7 @@ func (x *ReceiveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveRequest.ProtoReflect.Descriptor instead.
 func (*ReceiveRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{43}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ReceiveRequest) GetPart() isReceiveRequest_Part {
@@ -3183,7 +3348,7 @@ type ReceiveHeader struct {
 
 func (x *ReceiveHeader) Reset() {
 	*x = ReceiveHeader{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[44]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3195,7 +3360,7 @@ func (x *ReceiveHeader) String() string {
 func (*ReceiveHeader) ProtoMessage() {}
 
 func (x *ReceiveHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[44]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3208,7 +3373,7 @@ func (x *ReceiveHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveHeader.ProtoReflect.Descriptor instead.
 func (*ReceiveHeader) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{44}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ReceiveHeader) GetDataset() string {
@@ -3283,7 +3448,7 @@ type ReceiveEnd struct {
 
 func (x *ReceiveEnd) Reset() {
 	*x = ReceiveEnd{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[45]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3295,7 +3460,7 @@ func (x *ReceiveEnd) String() string {
 func (*ReceiveEnd) ProtoMessage() {}
 
 func (x *ReceiveEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[45]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3308,7 +3473,7 @@ func (x *ReceiveEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveEnd.ProtoReflect.Descriptor instead.
 func (*ReceiveEnd) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{45}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ReceiveEnd) GetBytes() uint64 {
@@ -3328,7 +3493,7 @@ type ReceiveResponse struct {
 
 func (x *ReceiveResponse) Reset() {
 	*x = ReceiveResponse{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[46]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3340,7 +3505,7 @@ func (x *ReceiveResponse) String() string {
 func (*ReceiveResponse) ProtoMessage() {}
 
 func (x *ReceiveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[46]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3353,7 +3518,7 @@ func (x *ReceiveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveResponse.ProtoReflect.Descriptor instead.
 func (*ReceiveResponse) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{46}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ReceiveResponse) GetSnapshot() *Version {
@@ -3471,7 +3636,17 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\x13FindSnapshotRequest\x12\x12\n" +
 	"\x04guid\x18\x01 \x01(\x04R\x04guid\x12\x14\n" +
 	"\x05hints\x18\x02 \x03(\tR\x05hints\x12\x19\n" +
-	"\bor_guids\x18\x03 \x03(\x04R\aorGuids\"\x96\x02\n" +
+	"\bor_guids\x18\x03 \x03(\x04R\aorGuids\"+\n" +
+	"\x11ListBackupRequest\x12\x16\n" +
+	"\x06prefix\x18\x01 \x01(\tR\x06prefix\"V\n" +
+	"\x12ListBackupResponse\x12@\n" +
+	"\tsnapshots\x18\x01 \x03(\v2\".kubectldr.agent.v1.BackupSnapshotR\tsnapshots\"\xc6\x01\n" +
+	"\x0eBackupSnapshot\x125\n" +
+	"\aversion\x18\x01 \x01(\v2\x1b.kubectldr.agent.v1.VersionR\aversion\x12\x16\n" +
+	"\x06source\x18\x02 \x01(\tR\x06source\x12\x16\n" +
+	"\x06fenced\x18\x03 \x01(\tR\x06fenced\x127\n" +
+	"\akeeping\x18\x04 \x03(\v2\x1d.kubectldr.agent.v1.DependentR\akeeping\x12\x14\n" +
+	"\x05going\x18\x05 \x01(\bR\x05going\"\x96\x02\n" +
 	"\x16CreateSnapshotsRequest\x12\x1a\n" +
 	"\bdatasets\x18\x01 \x03(\tR\bdatasets\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12Z\n" +
@@ -3693,14 +3868,16 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\"`\n" +
 	"\x0fReceiveResponse\x127\n" +
 	"\bsnapshot\x18\x01 \x01(\v2\x1b.kubectldr.agent.v1.VersionR\bsnapshot\x12\x14\n" +
-	"\x05bytes\x18\x02 \x01(\x04R\x05bytes2\xde\x11\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes2\xbb\x12\n" +
 	"\x05Agent\x12I\n" +
 	"\x04Info\x12\x1f.kubectldr.agent.v1.InfoRequest\x1a .kubectldr.agent.v1.InfoResponse\x12O\n" +
 	"\x06Doctor\x12!.kubectldr.agent.v1.DoctorRequest\x1a\".kubectldr.agent.v1.DoctorResponse\x12X\n" +
 	"\x0eResolveDataset\x12).kubectldr.agent.v1.ResolveDatasetRequest\x1a\x1b.kubectldr.agent.v1.Dataset\x12a\n" +
 	"\fListDatasets\x12'.kubectldr.agent.v1.ListDatasetsRequest\x1a(.kubectldr.agent.v1.ListDatasetsResponse\x12a\n" +
 	"\fListVersions\x12'.kubectldr.agent.v1.ListVersionsRequest\x1a(.kubectldr.agent.v1.ListVersionsResponse\x12T\n" +
-	"\fFindSnapshot\x12'.kubectldr.agent.v1.FindSnapshotRequest\x1a\x1b.kubectldr.agent.v1.Version\x12j\n" +
+	"\fFindSnapshot\x12'.kubectldr.agent.v1.FindSnapshotRequest\x1a\x1b.kubectldr.agent.v1.Version\x12[\n" +
+	"\n" +
+	"ListBackup\x12%.kubectldr.agent.v1.ListBackupRequest\x1a&.kubectldr.agent.v1.ListBackupResponse\x12j\n" +
 	"\x0fCreateSnapshots\x12*.kubectldr.agent.v1.CreateSnapshotsRequest\x1a+.kubectldr.agent.v1.CreateSnapshotsResponse\x12j\n" +
 	"\x0fDestroySnapshot\x12*.kubectldr.agent.v1.DestroySnapshotRequest\x1a+.kubectldr.agent.v1.DestroySnapshotResponse\x12I\n" +
 	"\x04Hold\x12\x1f.kubectldr.agent.v1.HoldRequest\x1a .kubectldr.agent.v1.HoldResponse\x12L\n" +
@@ -3734,7 +3911,7 @@ func file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_zfssnap_agent_agentpb_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_zfssnap_agent_agentpb_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
+var file_zfssnap_agent_agentpb_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
 var file_zfssnap_agent_agentpb_agent_proto_goTypes = []any{
 	(Transfer_State)(0),             // 0: kubectldr.agent.v1.Transfer.State
 	(*InfoRequest)(nil),             // 1: kubectldr.agent.v1.InfoRequest
@@ -3751,139 +3928,147 @@ var file_zfssnap_agent_agentpb_agent_proto_goTypes = []any{
 	(*ListVersionsResponse)(nil),    // 12: kubectldr.agent.v1.ListVersionsResponse
 	(*Version)(nil),                 // 13: kubectldr.agent.v1.Version
 	(*FindSnapshotRequest)(nil),     // 14: kubectldr.agent.v1.FindSnapshotRequest
-	(*CreateSnapshotsRequest)(nil),  // 15: kubectldr.agent.v1.CreateSnapshotsRequest
-	(*CreateSnapshotsResponse)(nil), // 16: kubectldr.agent.v1.CreateSnapshotsResponse
-	(*DestroySnapshotRequest)(nil),  // 17: kubectldr.agent.v1.DestroySnapshotRequest
-	(*DestroySnapshotResponse)(nil), // 18: kubectldr.agent.v1.DestroySnapshotResponse
-	(*HoldRequest)(nil),             // 19: kubectldr.agent.v1.HoldRequest
-	(*HoldResponse)(nil),            // 20: kubectldr.agent.v1.HoldResponse
-	(*ListHoldsRequest)(nil),        // 21: kubectldr.agent.v1.ListHoldsRequest
-	(*ListHoldsResponse)(nil),       // 22: kubectldr.agent.v1.ListHoldsResponse
-	(*SnapshotHold)(nil),            // 23: kubectldr.agent.v1.SnapshotHold
-	(*CreateVolumeRequest)(nil),     // 24: kubectldr.agent.v1.CreateVolumeRequest
-	(*DestroyVolumeRequest)(nil),    // 25: kubectldr.agent.v1.DestroyVolumeRequest
-	(*DestroyVolumeResponse)(nil),   // 26: kubectldr.agent.v1.DestroyVolumeResponse
-	(*Dependent)(nil),               // 27: kubectldr.agent.v1.Dependent
-	(*PromoteVolumeRequest)(nil),    // 28: kubectldr.agent.v1.PromoteVolumeRequest
-	(*PromoteVolumeResponse)(nil),   // 29: kubectldr.agent.v1.PromoteVolumeResponse
-	(*RenameVolumeRequest)(nil),     // 30: kubectldr.agent.v1.RenameVolumeRequest
-	(*SetPropertiesRequest)(nil),    // 31: kubectldr.agent.v1.SetPropertiesRequest
-	(*ReplicateRequest)(nil),        // 32: kubectldr.agent.v1.ReplicateRequest
-	(*GetTransferRequest)(nil),      // 33: kubectldr.agent.v1.GetTransferRequest
-	(*Transfer)(nil),                // 34: kubectldr.agent.v1.Transfer
-	(*ArchiveRequest)(nil),          // 35: kubectldr.agent.v1.ArchiveRequest
-	(*ListArchivedRequest)(nil),     // 36: kubectldr.agent.v1.ListArchivedRequest
-	(*ListArchivedResponse)(nil),    // 37: kubectldr.agent.v1.ListArchivedResponse
-	(*ArchivedSnapshot)(nil),        // 38: kubectldr.agent.v1.ArchivedSnapshot
-	(*ExpireArchivedRequest)(nil),   // 39: kubectldr.agent.v1.ExpireArchivedRequest
-	(*ExpireArchivedResponse)(nil),  // 40: kubectldr.agent.v1.ExpireArchivedResponse
-	(*KeptArchived)(nil),            // 41: kubectldr.agent.v1.KeptArchived
-	(*ReceiveStateRequest)(nil),     // 42: kubectldr.agent.v1.ReceiveStateRequest
-	(*ReceiveStateResponse)(nil),    // 43: kubectldr.agent.v1.ReceiveStateResponse
-	(*ReceiveRequest)(nil),          // 44: kubectldr.agent.v1.ReceiveRequest
-	(*ReceiveHeader)(nil),           // 45: kubectldr.agent.v1.ReceiveHeader
-	(*ReceiveEnd)(nil),              // 46: kubectldr.agent.v1.ReceiveEnd
-	(*ReceiveResponse)(nil),         // 47: kubectldr.agent.v1.ReceiveResponse
-	nil,                             // 48: kubectldr.agent.v1.Dataset.PropertiesEntry
-	nil,                             // 49: kubectldr.agent.v1.Dataset.NativeEntry
-	nil,                             // 50: kubectldr.agent.v1.ListDatasetsRequest.MatchEntry
-	nil,                             // 51: kubectldr.agent.v1.Version.PropertiesEntry
-	nil,                             // 52: kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntry
-	nil,                             // 53: kubectldr.agent.v1.CreateVolumeRequest.PropertiesEntry
-	nil,                             // 54: kubectldr.agent.v1.CreateVolumeRequest.NativeEntry
-	nil,                             // 55: kubectldr.agent.v1.DestroyVolumeRequest.MatchEntry
-	nil,                             // 56: kubectldr.agent.v1.PromoteVolumeRequest.MatchEntry
-	nil,                             // 57: kubectldr.agent.v1.RenameVolumeRequest.MatchEntry
-	nil,                             // 58: kubectldr.agent.v1.SetPropertiesRequest.PropertiesEntry
-	nil,                             // 59: kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntry
+	(*ListBackupRequest)(nil),       // 15: kubectldr.agent.v1.ListBackupRequest
+	(*ListBackupResponse)(nil),      // 16: kubectldr.agent.v1.ListBackupResponse
+	(*BackupSnapshot)(nil),          // 17: kubectldr.agent.v1.BackupSnapshot
+	(*CreateSnapshotsRequest)(nil),  // 18: kubectldr.agent.v1.CreateSnapshotsRequest
+	(*CreateSnapshotsResponse)(nil), // 19: kubectldr.agent.v1.CreateSnapshotsResponse
+	(*DestroySnapshotRequest)(nil),  // 20: kubectldr.agent.v1.DestroySnapshotRequest
+	(*DestroySnapshotResponse)(nil), // 21: kubectldr.agent.v1.DestroySnapshotResponse
+	(*HoldRequest)(nil),             // 22: kubectldr.agent.v1.HoldRequest
+	(*HoldResponse)(nil),            // 23: kubectldr.agent.v1.HoldResponse
+	(*ListHoldsRequest)(nil),        // 24: kubectldr.agent.v1.ListHoldsRequest
+	(*ListHoldsResponse)(nil),       // 25: kubectldr.agent.v1.ListHoldsResponse
+	(*SnapshotHold)(nil),            // 26: kubectldr.agent.v1.SnapshotHold
+	(*CreateVolumeRequest)(nil),     // 27: kubectldr.agent.v1.CreateVolumeRequest
+	(*DestroyVolumeRequest)(nil),    // 28: kubectldr.agent.v1.DestroyVolumeRequest
+	(*DestroyVolumeResponse)(nil),   // 29: kubectldr.agent.v1.DestroyVolumeResponse
+	(*Dependent)(nil),               // 30: kubectldr.agent.v1.Dependent
+	(*PromoteVolumeRequest)(nil),    // 31: kubectldr.agent.v1.PromoteVolumeRequest
+	(*PromoteVolumeResponse)(nil),   // 32: kubectldr.agent.v1.PromoteVolumeResponse
+	(*RenameVolumeRequest)(nil),     // 33: kubectldr.agent.v1.RenameVolumeRequest
+	(*SetPropertiesRequest)(nil),    // 34: kubectldr.agent.v1.SetPropertiesRequest
+	(*ReplicateRequest)(nil),        // 35: kubectldr.agent.v1.ReplicateRequest
+	(*GetTransferRequest)(nil),      // 36: kubectldr.agent.v1.GetTransferRequest
+	(*Transfer)(nil),                // 37: kubectldr.agent.v1.Transfer
+	(*ArchiveRequest)(nil),          // 38: kubectldr.agent.v1.ArchiveRequest
+	(*ListArchivedRequest)(nil),     // 39: kubectldr.agent.v1.ListArchivedRequest
+	(*ListArchivedResponse)(nil),    // 40: kubectldr.agent.v1.ListArchivedResponse
+	(*ArchivedSnapshot)(nil),        // 41: kubectldr.agent.v1.ArchivedSnapshot
+	(*ExpireArchivedRequest)(nil),   // 42: kubectldr.agent.v1.ExpireArchivedRequest
+	(*ExpireArchivedResponse)(nil),  // 43: kubectldr.agent.v1.ExpireArchivedResponse
+	(*KeptArchived)(nil),            // 44: kubectldr.agent.v1.KeptArchived
+	(*ReceiveStateRequest)(nil),     // 45: kubectldr.agent.v1.ReceiveStateRequest
+	(*ReceiveStateResponse)(nil),    // 46: kubectldr.agent.v1.ReceiveStateResponse
+	(*ReceiveRequest)(nil),          // 47: kubectldr.agent.v1.ReceiveRequest
+	(*ReceiveHeader)(nil),           // 48: kubectldr.agent.v1.ReceiveHeader
+	(*ReceiveEnd)(nil),              // 49: kubectldr.agent.v1.ReceiveEnd
+	(*ReceiveResponse)(nil),         // 50: kubectldr.agent.v1.ReceiveResponse
+	nil,                             // 51: kubectldr.agent.v1.Dataset.PropertiesEntry
+	nil,                             // 52: kubectldr.agent.v1.Dataset.NativeEntry
+	nil,                             // 53: kubectldr.agent.v1.ListDatasetsRequest.MatchEntry
+	nil,                             // 54: kubectldr.agent.v1.Version.PropertiesEntry
+	nil,                             // 55: kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntry
+	nil,                             // 56: kubectldr.agent.v1.CreateVolumeRequest.PropertiesEntry
+	nil,                             // 57: kubectldr.agent.v1.CreateVolumeRequest.NativeEntry
+	nil,                             // 58: kubectldr.agent.v1.DestroyVolumeRequest.MatchEntry
+	nil,                             // 59: kubectldr.agent.v1.PromoteVolumeRequest.MatchEntry
+	nil,                             // 60: kubectldr.agent.v1.RenameVolumeRequest.MatchEntry
+	nil,                             // 61: kubectldr.agent.v1.SetPropertiesRequest.PropertiesEntry
+	nil,                             // 62: kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntry
 }
 var file_zfssnap_agent_agentpb_agent_proto_depIdxs = []int32{
 	3,  // 0: kubectldr.agent.v1.InfoResponse.pools:type_name -> kubectldr.agent.v1.Pool
 	6,  // 1: kubectldr.agent.v1.DoctorResponse.findings:type_name -> kubectldr.agent.v1.Finding
-	48, // 2: kubectldr.agent.v1.Dataset.properties:type_name -> kubectldr.agent.v1.Dataset.PropertiesEntry
-	49, // 3: kubectldr.agent.v1.Dataset.native:type_name -> kubectldr.agent.v1.Dataset.NativeEntry
-	50, // 4: kubectldr.agent.v1.ListDatasetsRequest.match:type_name -> kubectldr.agent.v1.ListDatasetsRequest.MatchEntry
+	51, // 2: kubectldr.agent.v1.Dataset.properties:type_name -> kubectldr.agent.v1.Dataset.PropertiesEntry
+	52, // 3: kubectldr.agent.v1.Dataset.native:type_name -> kubectldr.agent.v1.Dataset.NativeEntry
+	53, // 4: kubectldr.agent.v1.ListDatasetsRequest.match:type_name -> kubectldr.agent.v1.ListDatasetsRequest.MatchEntry
 	8,  // 5: kubectldr.agent.v1.ListDatasetsResponse.datasets:type_name -> kubectldr.agent.v1.Dataset
 	13, // 6: kubectldr.agent.v1.ListVersionsResponse.versions:type_name -> kubectldr.agent.v1.Version
-	51, // 7: kubectldr.agent.v1.Version.properties:type_name -> kubectldr.agent.v1.Version.PropertiesEntry
-	52, // 8: kubectldr.agent.v1.CreateSnapshotsRequest.properties:type_name -> kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntry
-	13, // 9: kubectldr.agent.v1.CreateSnapshotsResponse.snapshots:type_name -> kubectldr.agent.v1.Version
-	27, // 10: kubectldr.agent.v1.DestroySnapshotResponse.waits_for:type_name -> kubectldr.agent.v1.Dependent
-	23, // 11: kubectldr.agent.v1.ListHoldsResponse.holds:type_name -> kubectldr.agent.v1.SnapshotHold
-	53, // 12: kubectldr.agent.v1.CreateVolumeRequest.properties:type_name -> kubectldr.agent.v1.CreateVolumeRequest.PropertiesEntry
-	54, // 13: kubectldr.agent.v1.CreateVolumeRequest.native:type_name -> kubectldr.agent.v1.CreateVolumeRequest.NativeEntry
-	55, // 14: kubectldr.agent.v1.DestroyVolumeRequest.match:type_name -> kubectldr.agent.v1.DestroyVolumeRequest.MatchEntry
-	27, // 15: kubectldr.agent.v1.DestroyVolumeResponse.goes:type_name -> kubectldr.agent.v1.Dependent
-	27, // 16: kubectldr.agent.v1.DestroyVolumeResponse.blocks:type_name -> kubectldr.agent.v1.Dependent
-	56, // 17: kubectldr.agent.v1.PromoteVolumeRequest.match:type_name -> kubectldr.agent.v1.PromoteVolumeRequest.MatchEntry
-	8,  // 18: kubectldr.agent.v1.PromoteVolumeResponse.dataset:type_name -> kubectldr.agent.v1.Dataset
-	27, // 19: kubectldr.agent.v1.PromoteVolumeResponse.moves:type_name -> kubectldr.agent.v1.Dependent
-	27, // 20: kubectldr.agent.v1.PromoteVolumeResponse.blocks:type_name -> kubectldr.agent.v1.Dependent
-	57, // 21: kubectldr.agent.v1.RenameVolumeRequest.match:type_name -> kubectldr.agent.v1.RenameVolumeRequest.MatchEntry
-	58, // 22: kubectldr.agent.v1.SetPropertiesRequest.properties:type_name -> kubectldr.agent.v1.SetPropertiesRequest.PropertiesEntry
-	0,  // 23: kubectldr.agent.v1.Transfer.state:type_name -> kubectldr.agent.v1.Transfer.State
-	38, // 24: kubectldr.agent.v1.ListArchivedResponse.snapshots:type_name -> kubectldr.agent.v1.ArchivedSnapshot
-	41, // 25: kubectldr.agent.v1.ExpireArchivedResponse.kept:type_name -> kubectldr.agent.v1.KeptArchived
-	13, // 26: kubectldr.agent.v1.ReceiveStateResponse.versions:type_name -> kubectldr.agent.v1.Version
-	45, // 27: kubectldr.agent.v1.ReceiveRequest.header:type_name -> kubectldr.agent.v1.ReceiveHeader
-	46, // 28: kubectldr.agent.v1.ReceiveRequest.end:type_name -> kubectldr.agent.v1.ReceiveEnd
-	59, // 29: kubectldr.agent.v1.ReceiveHeader.snapshot_properties:type_name -> kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntry
-	13, // 30: kubectldr.agent.v1.ReceiveResponse.snapshot:type_name -> kubectldr.agent.v1.Version
-	1,  // 31: kubectldr.agent.v1.Agent.Info:input_type -> kubectldr.agent.v1.InfoRequest
-	4,  // 32: kubectldr.agent.v1.Agent.Doctor:input_type -> kubectldr.agent.v1.DoctorRequest
-	7,  // 33: kubectldr.agent.v1.Agent.ResolveDataset:input_type -> kubectldr.agent.v1.ResolveDatasetRequest
-	9,  // 34: kubectldr.agent.v1.Agent.ListDatasets:input_type -> kubectldr.agent.v1.ListDatasetsRequest
-	11, // 35: kubectldr.agent.v1.Agent.ListVersions:input_type -> kubectldr.agent.v1.ListVersionsRequest
-	14, // 36: kubectldr.agent.v1.Agent.FindSnapshot:input_type -> kubectldr.agent.v1.FindSnapshotRequest
-	15, // 37: kubectldr.agent.v1.Agent.CreateSnapshots:input_type -> kubectldr.agent.v1.CreateSnapshotsRequest
-	17, // 38: kubectldr.agent.v1.Agent.DestroySnapshot:input_type -> kubectldr.agent.v1.DestroySnapshotRequest
-	19, // 39: kubectldr.agent.v1.Agent.Hold:input_type -> kubectldr.agent.v1.HoldRequest
-	19, // 40: kubectldr.agent.v1.Agent.Release:input_type -> kubectldr.agent.v1.HoldRequest
-	21, // 41: kubectldr.agent.v1.Agent.ListHolds:input_type -> kubectldr.agent.v1.ListHoldsRequest
-	21, // 42: kubectldr.agent.v1.Agent.ReapHolds:input_type -> kubectldr.agent.v1.ListHoldsRequest
-	24, // 43: kubectldr.agent.v1.Agent.CreateVolume:input_type -> kubectldr.agent.v1.CreateVolumeRequest
-	25, // 44: kubectldr.agent.v1.Agent.DestroyVolume:input_type -> kubectldr.agent.v1.DestroyVolumeRequest
-	28, // 45: kubectldr.agent.v1.Agent.PromoteVolume:input_type -> kubectldr.agent.v1.PromoteVolumeRequest
-	30, // 46: kubectldr.agent.v1.Agent.RenameVolume:input_type -> kubectldr.agent.v1.RenameVolumeRequest
-	31, // 47: kubectldr.agent.v1.Agent.SetProperties:input_type -> kubectldr.agent.v1.SetPropertiesRequest
-	32, // 48: kubectldr.agent.v1.Agent.Replicate:input_type -> kubectldr.agent.v1.ReplicateRequest
-	33, // 49: kubectldr.agent.v1.Agent.GetTransfer:input_type -> kubectldr.agent.v1.GetTransferRequest
-	33, // 50: kubectldr.agent.v1.Agent.CancelTransfer:input_type -> kubectldr.agent.v1.GetTransferRequest
-	35, // 51: kubectldr.agent.v1.Agent.Archive:input_type -> kubectldr.agent.v1.ArchiveRequest
-	36, // 52: kubectldr.agent.v1.Agent.ListArchived:input_type -> kubectldr.agent.v1.ListArchivedRequest
-	39, // 53: kubectldr.agent.v1.Agent.ExpireArchived:input_type -> kubectldr.agent.v1.ExpireArchivedRequest
-	42, // 54: kubectldr.agent.v1.Agent.ReceiveState:input_type -> kubectldr.agent.v1.ReceiveStateRequest
-	44, // 55: kubectldr.agent.v1.Agent.Receive:input_type -> kubectldr.agent.v1.ReceiveRequest
-	2,  // 56: kubectldr.agent.v1.Agent.Info:output_type -> kubectldr.agent.v1.InfoResponse
-	5,  // 57: kubectldr.agent.v1.Agent.Doctor:output_type -> kubectldr.agent.v1.DoctorResponse
-	8,  // 58: kubectldr.agent.v1.Agent.ResolveDataset:output_type -> kubectldr.agent.v1.Dataset
-	10, // 59: kubectldr.agent.v1.Agent.ListDatasets:output_type -> kubectldr.agent.v1.ListDatasetsResponse
-	12, // 60: kubectldr.agent.v1.Agent.ListVersions:output_type -> kubectldr.agent.v1.ListVersionsResponse
-	13, // 61: kubectldr.agent.v1.Agent.FindSnapshot:output_type -> kubectldr.agent.v1.Version
-	16, // 62: kubectldr.agent.v1.Agent.CreateSnapshots:output_type -> kubectldr.agent.v1.CreateSnapshotsResponse
-	18, // 63: kubectldr.agent.v1.Agent.DestroySnapshot:output_type -> kubectldr.agent.v1.DestroySnapshotResponse
-	20, // 64: kubectldr.agent.v1.Agent.Hold:output_type -> kubectldr.agent.v1.HoldResponse
-	20, // 65: kubectldr.agent.v1.Agent.Release:output_type -> kubectldr.agent.v1.HoldResponse
-	22, // 66: kubectldr.agent.v1.Agent.ListHolds:output_type -> kubectldr.agent.v1.ListHoldsResponse
-	22, // 67: kubectldr.agent.v1.Agent.ReapHolds:output_type -> kubectldr.agent.v1.ListHoldsResponse
-	8,  // 68: kubectldr.agent.v1.Agent.CreateVolume:output_type -> kubectldr.agent.v1.Dataset
-	26, // 69: kubectldr.agent.v1.Agent.DestroyVolume:output_type -> kubectldr.agent.v1.DestroyVolumeResponse
-	29, // 70: kubectldr.agent.v1.Agent.PromoteVolume:output_type -> kubectldr.agent.v1.PromoteVolumeResponse
-	8,  // 71: kubectldr.agent.v1.Agent.RenameVolume:output_type -> kubectldr.agent.v1.Dataset
-	8,  // 72: kubectldr.agent.v1.Agent.SetProperties:output_type -> kubectldr.agent.v1.Dataset
-	34, // 73: kubectldr.agent.v1.Agent.Replicate:output_type -> kubectldr.agent.v1.Transfer
-	34, // 74: kubectldr.agent.v1.Agent.GetTransfer:output_type -> kubectldr.agent.v1.Transfer
-	34, // 75: kubectldr.agent.v1.Agent.CancelTransfer:output_type -> kubectldr.agent.v1.Transfer
-	34, // 76: kubectldr.agent.v1.Agent.Archive:output_type -> kubectldr.agent.v1.Transfer
-	37, // 77: kubectldr.agent.v1.Agent.ListArchived:output_type -> kubectldr.agent.v1.ListArchivedResponse
-	40, // 78: kubectldr.agent.v1.Agent.ExpireArchived:output_type -> kubectldr.agent.v1.ExpireArchivedResponse
-	43, // 79: kubectldr.agent.v1.Agent.ReceiveState:output_type -> kubectldr.agent.v1.ReceiveStateResponse
-	47, // 80: kubectldr.agent.v1.Agent.Receive:output_type -> kubectldr.agent.v1.ReceiveResponse
-	56, // [56:81] is the sub-list for method output_type
-	31, // [31:56] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	54, // 7: kubectldr.agent.v1.Version.properties:type_name -> kubectldr.agent.v1.Version.PropertiesEntry
+	17, // 8: kubectldr.agent.v1.ListBackupResponse.snapshots:type_name -> kubectldr.agent.v1.BackupSnapshot
+	13, // 9: kubectldr.agent.v1.BackupSnapshot.version:type_name -> kubectldr.agent.v1.Version
+	30, // 10: kubectldr.agent.v1.BackupSnapshot.keeping:type_name -> kubectldr.agent.v1.Dependent
+	55, // 11: kubectldr.agent.v1.CreateSnapshotsRequest.properties:type_name -> kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntry
+	13, // 12: kubectldr.agent.v1.CreateSnapshotsResponse.snapshots:type_name -> kubectldr.agent.v1.Version
+	30, // 13: kubectldr.agent.v1.DestroySnapshotResponse.waits_for:type_name -> kubectldr.agent.v1.Dependent
+	26, // 14: kubectldr.agent.v1.ListHoldsResponse.holds:type_name -> kubectldr.agent.v1.SnapshotHold
+	56, // 15: kubectldr.agent.v1.CreateVolumeRequest.properties:type_name -> kubectldr.agent.v1.CreateVolumeRequest.PropertiesEntry
+	57, // 16: kubectldr.agent.v1.CreateVolumeRequest.native:type_name -> kubectldr.agent.v1.CreateVolumeRequest.NativeEntry
+	58, // 17: kubectldr.agent.v1.DestroyVolumeRequest.match:type_name -> kubectldr.agent.v1.DestroyVolumeRequest.MatchEntry
+	30, // 18: kubectldr.agent.v1.DestroyVolumeResponse.goes:type_name -> kubectldr.agent.v1.Dependent
+	30, // 19: kubectldr.agent.v1.DestroyVolumeResponse.blocks:type_name -> kubectldr.agent.v1.Dependent
+	59, // 20: kubectldr.agent.v1.PromoteVolumeRequest.match:type_name -> kubectldr.agent.v1.PromoteVolumeRequest.MatchEntry
+	8,  // 21: kubectldr.agent.v1.PromoteVolumeResponse.dataset:type_name -> kubectldr.agent.v1.Dataset
+	30, // 22: kubectldr.agent.v1.PromoteVolumeResponse.moves:type_name -> kubectldr.agent.v1.Dependent
+	30, // 23: kubectldr.agent.v1.PromoteVolumeResponse.blocks:type_name -> kubectldr.agent.v1.Dependent
+	60, // 24: kubectldr.agent.v1.RenameVolumeRequest.match:type_name -> kubectldr.agent.v1.RenameVolumeRequest.MatchEntry
+	61, // 25: kubectldr.agent.v1.SetPropertiesRequest.properties:type_name -> kubectldr.agent.v1.SetPropertiesRequest.PropertiesEntry
+	0,  // 26: kubectldr.agent.v1.Transfer.state:type_name -> kubectldr.agent.v1.Transfer.State
+	41, // 27: kubectldr.agent.v1.ListArchivedResponse.snapshots:type_name -> kubectldr.agent.v1.ArchivedSnapshot
+	44, // 28: kubectldr.agent.v1.ExpireArchivedResponse.kept:type_name -> kubectldr.agent.v1.KeptArchived
+	13, // 29: kubectldr.agent.v1.ReceiveStateResponse.versions:type_name -> kubectldr.agent.v1.Version
+	48, // 30: kubectldr.agent.v1.ReceiveRequest.header:type_name -> kubectldr.agent.v1.ReceiveHeader
+	49, // 31: kubectldr.agent.v1.ReceiveRequest.end:type_name -> kubectldr.agent.v1.ReceiveEnd
+	62, // 32: kubectldr.agent.v1.ReceiveHeader.snapshot_properties:type_name -> kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntry
+	13, // 33: kubectldr.agent.v1.ReceiveResponse.snapshot:type_name -> kubectldr.agent.v1.Version
+	1,  // 34: kubectldr.agent.v1.Agent.Info:input_type -> kubectldr.agent.v1.InfoRequest
+	4,  // 35: kubectldr.agent.v1.Agent.Doctor:input_type -> kubectldr.agent.v1.DoctorRequest
+	7,  // 36: kubectldr.agent.v1.Agent.ResolveDataset:input_type -> kubectldr.agent.v1.ResolveDatasetRequest
+	9,  // 37: kubectldr.agent.v1.Agent.ListDatasets:input_type -> kubectldr.agent.v1.ListDatasetsRequest
+	11, // 38: kubectldr.agent.v1.Agent.ListVersions:input_type -> kubectldr.agent.v1.ListVersionsRequest
+	14, // 39: kubectldr.agent.v1.Agent.FindSnapshot:input_type -> kubectldr.agent.v1.FindSnapshotRequest
+	15, // 40: kubectldr.agent.v1.Agent.ListBackup:input_type -> kubectldr.agent.v1.ListBackupRequest
+	18, // 41: kubectldr.agent.v1.Agent.CreateSnapshots:input_type -> kubectldr.agent.v1.CreateSnapshotsRequest
+	20, // 42: kubectldr.agent.v1.Agent.DestroySnapshot:input_type -> kubectldr.agent.v1.DestroySnapshotRequest
+	22, // 43: kubectldr.agent.v1.Agent.Hold:input_type -> kubectldr.agent.v1.HoldRequest
+	22, // 44: kubectldr.agent.v1.Agent.Release:input_type -> kubectldr.agent.v1.HoldRequest
+	24, // 45: kubectldr.agent.v1.Agent.ListHolds:input_type -> kubectldr.agent.v1.ListHoldsRequest
+	24, // 46: kubectldr.agent.v1.Agent.ReapHolds:input_type -> kubectldr.agent.v1.ListHoldsRequest
+	27, // 47: kubectldr.agent.v1.Agent.CreateVolume:input_type -> kubectldr.agent.v1.CreateVolumeRequest
+	28, // 48: kubectldr.agent.v1.Agent.DestroyVolume:input_type -> kubectldr.agent.v1.DestroyVolumeRequest
+	31, // 49: kubectldr.agent.v1.Agent.PromoteVolume:input_type -> kubectldr.agent.v1.PromoteVolumeRequest
+	33, // 50: kubectldr.agent.v1.Agent.RenameVolume:input_type -> kubectldr.agent.v1.RenameVolumeRequest
+	34, // 51: kubectldr.agent.v1.Agent.SetProperties:input_type -> kubectldr.agent.v1.SetPropertiesRequest
+	35, // 52: kubectldr.agent.v1.Agent.Replicate:input_type -> kubectldr.agent.v1.ReplicateRequest
+	36, // 53: kubectldr.agent.v1.Agent.GetTransfer:input_type -> kubectldr.agent.v1.GetTransferRequest
+	36, // 54: kubectldr.agent.v1.Agent.CancelTransfer:input_type -> kubectldr.agent.v1.GetTransferRequest
+	38, // 55: kubectldr.agent.v1.Agent.Archive:input_type -> kubectldr.agent.v1.ArchiveRequest
+	39, // 56: kubectldr.agent.v1.Agent.ListArchived:input_type -> kubectldr.agent.v1.ListArchivedRequest
+	42, // 57: kubectldr.agent.v1.Agent.ExpireArchived:input_type -> kubectldr.agent.v1.ExpireArchivedRequest
+	45, // 58: kubectldr.agent.v1.Agent.ReceiveState:input_type -> kubectldr.agent.v1.ReceiveStateRequest
+	47, // 59: kubectldr.agent.v1.Agent.Receive:input_type -> kubectldr.agent.v1.ReceiveRequest
+	2,  // 60: kubectldr.agent.v1.Agent.Info:output_type -> kubectldr.agent.v1.InfoResponse
+	5,  // 61: kubectldr.agent.v1.Agent.Doctor:output_type -> kubectldr.agent.v1.DoctorResponse
+	8,  // 62: kubectldr.agent.v1.Agent.ResolveDataset:output_type -> kubectldr.agent.v1.Dataset
+	10, // 63: kubectldr.agent.v1.Agent.ListDatasets:output_type -> kubectldr.agent.v1.ListDatasetsResponse
+	12, // 64: kubectldr.agent.v1.Agent.ListVersions:output_type -> kubectldr.agent.v1.ListVersionsResponse
+	13, // 65: kubectldr.agent.v1.Agent.FindSnapshot:output_type -> kubectldr.agent.v1.Version
+	16, // 66: kubectldr.agent.v1.Agent.ListBackup:output_type -> kubectldr.agent.v1.ListBackupResponse
+	19, // 67: kubectldr.agent.v1.Agent.CreateSnapshots:output_type -> kubectldr.agent.v1.CreateSnapshotsResponse
+	21, // 68: kubectldr.agent.v1.Agent.DestroySnapshot:output_type -> kubectldr.agent.v1.DestroySnapshotResponse
+	23, // 69: kubectldr.agent.v1.Agent.Hold:output_type -> kubectldr.agent.v1.HoldResponse
+	23, // 70: kubectldr.agent.v1.Agent.Release:output_type -> kubectldr.agent.v1.HoldResponse
+	25, // 71: kubectldr.agent.v1.Agent.ListHolds:output_type -> kubectldr.agent.v1.ListHoldsResponse
+	25, // 72: kubectldr.agent.v1.Agent.ReapHolds:output_type -> kubectldr.agent.v1.ListHoldsResponse
+	8,  // 73: kubectldr.agent.v1.Agent.CreateVolume:output_type -> kubectldr.agent.v1.Dataset
+	29, // 74: kubectldr.agent.v1.Agent.DestroyVolume:output_type -> kubectldr.agent.v1.DestroyVolumeResponse
+	32, // 75: kubectldr.agent.v1.Agent.PromoteVolume:output_type -> kubectldr.agent.v1.PromoteVolumeResponse
+	8,  // 76: kubectldr.agent.v1.Agent.RenameVolume:output_type -> kubectldr.agent.v1.Dataset
+	8,  // 77: kubectldr.agent.v1.Agent.SetProperties:output_type -> kubectldr.agent.v1.Dataset
+	37, // 78: kubectldr.agent.v1.Agent.Replicate:output_type -> kubectldr.agent.v1.Transfer
+	37, // 79: kubectldr.agent.v1.Agent.GetTransfer:output_type -> kubectldr.agent.v1.Transfer
+	37, // 80: kubectldr.agent.v1.Agent.CancelTransfer:output_type -> kubectldr.agent.v1.Transfer
+	37, // 81: kubectldr.agent.v1.Agent.Archive:output_type -> kubectldr.agent.v1.Transfer
+	40, // 82: kubectldr.agent.v1.Agent.ListArchived:output_type -> kubectldr.agent.v1.ListArchivedResponse
+	43, // 83: kubectldr.agent.v1.Agent.ExpireArchived:output_type -> kubectldr.agent.v1.ExpireArchivedResponse
+	46, // 84: kubectldr.agent.v1.Agent.ReceiveState:output_type -> kubectldr.agent.v1.ReceiveStateResponse
+	50, // 85: kubectldr.agent.v1.Agent.Receive:output_type -> kubectldr.agent.v1.ReceiveResponse
+	60, // [60:86] is the sub-list for method output_type
+	34, // [34:60] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_zfssnap_agent_agentpb_agent_proto_init() }
@@ -3895,7 +4080,7 @@ func file_zfssnap_agent_agentpb_agent_proto_init() {
 		(*ResolveDatasetRequest_Name)(nil),
 		(*ResolveDatasetRequest_Mountpoint)(nil),
 	}
-	file_zfssnap_agent_agentpb_agent_proto_msgTypes[43].OneofWrappers = []any{
+	file_zfssnap_agent_agentpb_agent_proto_msgTypes[46].OneofWrappers = []any{
 		(*ReceiveRequest_Header)(nil),
 		(*ReceiveRequest_Data)(nil),
 		(*ReceiveRequest_End)(nil),
@@ -3906,7 +4091,7 @@ func file_zfssnap_agent_agentpb_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_zfssnap_agent_agentpb_agent_proto_rawDesc), len(file_zfssnap_agent_agentpb_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   59,
+			NumMessages:   62,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -29,6 +29,7 @@ const (
 	Agent_ListDatasets_FullMethodName    = "/kubectldr.agent.v1.Agent/ListDatasets"
 	Agent_ListVersions_FullMethodName    = "/kubectldr.agent.v1.Agent/ListVersions"
 	Agent_FindSnapshot_FullMethodName    = "/kubectldr.agent.v1.Agent/FindSnapshot"
+	Agent_ListBackup_FullMethodName      = "/kubectldr.agent.v1.Agent/ListBackup"
 	Agent_CreateSnapshots_FullMethodName = "/kubectldr.agent.v1.Agent/CreateSnapshots"
 	Agent_DestroySnapshot_FullMethodName = "/kubectldr.agent.v1.Agent/DestroySnapshot"
 	Agent_Hold_FullMethodName            = "/kubectldr.agent.v1.Agent/Hold"
@@ -68,13 +69,16 @@ type AgentClient interface {
 	ListVersions(ctx context.Context, in *ListVersionsRequest, opts ...grpc.CallOption) (*ListVersionsResponse, error)
 	// FindSnapshot finds a snapshot by guid, wherever it lies on this host.
 	FindSnapshot(ctx context.Context, in *FindSnapshotRequest, opts ...grpc.CallOption) (*Version, error)
+	// ListBackup lists the snapshots of this host that are named as those of a
+	// backup, replicas' included, with what keeps each.
+	ListBackup(ctx context.Context, in *ListBackupRequest, opts ...grpc.CallOption) (*ListBackupResponse, error)
 	// CreateSnapshots takes one atomic snapshot of a group of datasets of one
 	// pool. Idempotent: a group that has snapshots of that name already, with the
 	// same io.kubectl-dr:backup property, is left as it is. A group that cannot be
 	// of one instant, because it spans pools or is there in part, is refused
-	// unless allow_skew is set. The hold is placed while the answer is under way,
-	// until it succeeds; what the end of the agent leaves unheld is held when it
-	// starts again.
+	// unless allow_skew is set. The hold is placed after the answer, together with
+	// those of snapshots that follow at once, until it succeeds; what the end of the
+	// agent leaves unheld is held when it starts again.
 	CreateSnapshots(ctx context.Context, in *CreateSnapshotsRequest, opts ...grpc.CallOption) (*CreateSnapshotsResponse, error)
 	// DestroySnapshot destroys a snapshot that is ours, after releasing our holds
 	// on it; the bookmark that the next incremental starts from is kept. A
@@ -203,6 +207,16 @@ func (c *agentClient) FindSnapshot(ctx context.Context, in *FindSnapshotRequest,
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Version)
 	err := c.cc.Invoke(ctx, Agent_FindSnapshot_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *agentClient) ListBackup(ctx context.Context, in *ListBackupRequest, opts ...grpc.CallOption) (*ListBackupResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListBackupResponse)
+	err := c.cc.Invoke(ctx, Agent_ListBackup_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -420,13 +434,16 @@ type AgentServer interface {
 	ListVersions(context.Context, *ListVersionsRequest) (*ListVersionsResponse, error)
 	// FindSnapshot finds a snapshot by guid, wherever it lies on this host.
 	FindSnapshot(context.Context, *FindSnapshotRequest) (*Version, error)
+	// ListBackup lists the snapshots of this host that are named as those of a
+	// backup, replicas' included, with what keeps each.
+	ListBackup(context.Context, *ListBackupRequest) (*ListBackupResponse, error)
 	// CreateSnapshots takes one atomic snapshot of a group of datasets of one
 	// pool. Idempotent: a group that has snapshots of that name already, with the
 	// same io.kubectl-dr:backup property, is left as it is. A group that cannot be
 	// of one instant, because it spans pools or is there in part, is refused
-	// unless allow_skew is set. The hold is placed while the answer is under way,
-	// until it succeeds; what the end of the agent leaves unheld is held when it
-	// starts again.
+	// unless allow_skew is set. The hold is placed after the answer, together with
+	// those of snapshots that follow at once, until it succeeds; what the end of the
+	// agent leaves unheld is held when it starts again.
 	CreateSnapshots(context.Context, *CreateSnapshotsRequest) (*CreateSnapshotsResponse, error)
 	// DestroySnapshot destroys a snapshot that is ours, after releasing our holds
 	// on it; the bookmark that the next incremental starts from is kept. A
@@ -518,6 +535,9 @@ func (UnimplementedAgentServer) ListVersions(context.Context, *ListVersionsReque
 }
 func (UnimplementedAgentServer) FindSnapshot(context.Context, *FindSnapshotRequest) (*Version, error) {
 	return nil, status.Error(codes.Unimplemented, "method FindSnapshot not implemented")
+}
+func (UnimplementedAgentServer) ListBackup(context.Context, *ListBackupRequest) (*ListBackupResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListBackup not implemented")
 }
 func (UnimplementedAgentServer) CreateSnapshots(context.Context, *CreateSnapshotsRequest) (*CreateSnapshotsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateSnapshots not implemented")
@@ -701,6 +721,24 @@ func _Agent_FindSnapshot_Handler(srv interface{}, ctx context.Context, dec func(
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AgentServer).FindSnapshot(ctx, req.(*FindSnapshotRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Agent_ListBackup_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListBackupRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).ListBackup(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_ListBackup_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).ListBackup(ctx, req.(*ListBackupRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -1066,6 +1104,10 @@ var Agent_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "FindSnapshot",
 			Handler:    _Agent_FindSnapshot_Handler,
+		},
+		{
+			MethodName: "ListBackup",
+			Handler:    _Agent_ListBackup_Handler,
 		},
 		{
 			MethodName: "CreateSnapshots",
