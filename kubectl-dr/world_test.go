@@ -27,6 +27,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	appsv1api "k8s.io/api/apps/v1"
+	authenticationv1api "k8s.io/api/authentication/v1"
 	corev1api "k8s.io/api/core/v1"
 	storagev1api "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -90,6 +91,7 @@ type world struct {
 	clock time.Time
 	stdin string
 	tty   bool
+	user  string // what the API servers call us; "" when they don't say
 
 	// Velero's server.
 	serverVersion string
@@ -142,7 +144,7 @@ func newWorld(t *testing.T) *world {
 	w := &world{
 		t: t, serverVersion: "v1.18.3",
 		plugins: []velerov1api.PluginInfo{{Name: "kubectl-dr.io/zfs", Kind: "VolumeSnapshotter"}, {Name: "kubectl-dr.io/rewrite", Kind: "RestoreItemActionV2"}},
-		clock:   begin, files: files{}, records: map[string][]dns.Record{"vegard.blog.example.org": {{Type: "A", Value: "192.0.2.1", TTL: time.Minute}}}, restorePhase: velerov1api.RestorePhaseCompleted, backupPhase: velerov1api.BackupPhaseCompleted}
+		clock:   begin, user: "vegard@example.org", files: files{}, records: map[string][]dns.Record{"vegard.blog.example.org": {{Type: "A", Value: "192.0.2.1", TTL: time.Minute}}}, restorePhase: velerov1api.RestorePhaseCompleted, backupPhase: velerov1api.BackupPhaseCompleted}
 	w.answer = func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprint(rw, "<title>Vegard's blog</title>") }
 	w.web = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		w.pass(2 * time.Second)
@@ -201,6 +203,9 @@ func (w *world) cluster(name string, objects []client.Object) *cluster.Cluster {
 			return c.Update(ctx, obj, opts...)
 		},
 		Create: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.CreateOption) error {
+			if review, ok := obj.(*authenticationv1api.SelfSubjectReview); ok {
+				return w.review(review)
+			}
 			if err := w.fault(name, "create", obj); err != nil {
 				return err
 			}
@@ -279,6 +284,15 @@ func (w *world) recording(r *plan.RecoveryRun) {
 			w.dead, w.host.down, w.old.down = true, true, true
 		}
 	}
+}
+
+// review plays an API server that is asked who asks.
+func (w *world) review(r *authenticationv1api.SelfSubjectReview) error {
+	if w.user == "" {
+		return &meta.NoKindMatchError{GroupKind: schema.GroupKind{Group: "authentication.k8s.io", Kind: "SelfSubjectReview"}, SearchedVersions: []string{"v1"}}
+	}
+	r.Status.UserInfo.Username = w.user
+	return w.killed()
 }
 
 // killed fails whatever a dead process would do.
