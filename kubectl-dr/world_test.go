@@ -91,6 +91,7 @@ type world struct {
 	clock time.Time
 	stdin string
 	tty   bool
+	typed string // in answer to a question for a secret
 	user  string // what the API servers call us; "" when they don't say
 
 	// Velero's server.
@@ -995,6 +996,7 @@ func (w *world) run(ctx context.Context, args ...string) outcome {
 	w.commands++
 	e.now, e.interval, e.holder = w.now, time.Millisecond, fmt.Sprintf("test:%d", w.commands)
 	e.interactive, e.terminal = func() bool { return w.tty }, func() bool { return false }
+	e.readSecret, e.sshAgent = func(context.Context) ([]byte, error) { return []byte(w.typed), nil }, ""
 	e.open = func(getter cluster.RESTClientGetter, ns string) (*cluster.Cluster, error) {
 		c := *w.recovery
 		if f, ok := getter.(*genericclioptions.ConfigFlags); ok && *f.Context == "primary" {

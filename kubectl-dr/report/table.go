@@ -52,6 +52,8 @@ func Print(w io.Writer, obj runtime.Object, opts TableOptions) error {
 		p.certificates(o)
 	case *Bundle:
 		p.line("%s: %s, %s, %s", o.File, Bytes(o.Bytes), Count(o.Files, "file"), blanked(o.Redacted))
+	case *Signature:
+		p.line("%s: signed by %s, key %s (%s)", o.File, o.Signer, o.Key, o.KeyType)
 	case *Protection:
 		p.protection(o)
 	case *plan.RecoveryPlan:
