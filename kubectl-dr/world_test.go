@@ -751,6 +751,7 @@ type host struct {
 	zfssnap.Agent // nothing of that is asked for but what follows
 
 	node      string
+	looking   sync.Mutex // volumes are looked for side by side
 	looked    *func()
 	now       func() time.Time
 	snapshots map[uint64]*agentpb.Version
@@ -801,6 +802,8 @@ func (h *host) Info(context.Context, *agentpb.InfoRequest, ...grpc.CallOption) (
 }
 
 func (h *host) FindSnapshot(_ context.Context, req *agentpb.FindSnapshotRequest, _ ...grpc.CallOption) (*agentpb.Version, error) {
+	h.looking.Lock()
+	defer h.looking.Unlock()
 	if h.looked != nil && *h.looked != nil {
 		(*h.looked)()
 	}
@@ -854,6 +857,8 @@ func (h *host) ListVersions(_ context.Context, req *agentpb.ListVersionsRequest,
 }
 
 func (h *host) ListArchived(_ context.Context, req *agentpb.ListArchivedRequest, _ ...grpc.CallOption) (*agentpb.ListArchivedResponse, error) {
+	h.looking.Lock()
+	defer h.looking.Unlock()
 	if err := h.up(); err != nil {
 		return nil, err
 	}
