@@ -62,7 +62,7 @@ soak: build crash ## the crash matrix, external-dns over rewritten objects, Flux
 	$(BIN)/demo wordpress
 
 .PHONY: bench
-bench: build ## speed on real OpenZFS beside what one would otherwise use, of a restore by a profile, and of a failover, with their bars
+bench: build ## speed on real OpenZFS beside what one would otherwise use, of a look at 1,000 volumes, of a restore by a profile, and of a failover, with their bars
 	test/bench/run
 	cd test/oracles && go test -tags bench -timeout 60m -run HardlyLonger -v .
 

@@ -3,7 +3,6 @@ package kubectldr
 import (
 	"encoding/json"
 	"maps"
-	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -264,23 +263,4 @@ func TestTheWayBackIsRefused(t *testing.T) {
 			assert.Contains(t, got.err, tt.hint)
 		})
 	}
-}
-
-func TestReport_documents(t *testing.T) {
-	t.Parallel()
-	w := movedAway(t, doPlanned)
-	w.do(t, doReprotect, doFailback)
-	for _, format := range []string{"html", "markdown", "junit"} {
-		golden(t, "look/report -o "+format, w.do(t, "report -o "+format).out)
-	}
-	w = newWorld(t)
-	w.answer = func(rw http.ResponseWriter, _ *http.Request) { http.Error(rw, "<b>|no</b>", http.StatusBadGateway) }
-	p := testPlan()
-	p.Spec.Probes[0].Timeout.Duration = 100 * time.Millisecond
-	w.plan(p)
-	require.Equal(t, 2, w.run(t.Context(), "drill", "-f", "-").code)
-	junit := w.do(t, "report -o junit").out
-	assert.Contains(t, junit, `failures="1"`)
-	assert.Contains(t, junit, "<failure message=")
-	assert.NotContains(t, w.do(t, "report -o html").out, "<b>|no", "what an application says is text")
 }

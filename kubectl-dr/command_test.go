@@ -31,7 +31,7 @@ import (
 
 func TestHelp(t *testing.T) {
 	t.Parallel()
-	for _, command := range []string{"", "check", "status", "rpo", "drill", "drill cleanup", "failover", "history", "report", "rewrite", "version", "agent", "agent doctor", "agent holds", "agent forget", "agent certs",
+	for _, command := range []string{"", "check", "status", "rpo", "drill", "drill cleanup", "failover", "history", "report", "report verify", "rewrite", "version", "agent", "agent doctor", "agent holds", "agent forget", "agent certs",
 		"plan", "plan init", "plan lint", "plan show", "plan diff", "plan apply", "plan schema", "protect", "sync", "rebuild", "exporter", "support-bundle"} {
 		t.Run("help of "+command, func(t *testing.T) {
 			t.Parallel()

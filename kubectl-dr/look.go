@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/check"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
@@ -22,7 +21,6 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/rpo"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/run"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
-	"github.com/kubectl-dr/kubectl-dr/zfssnap/hint"
 )
 
 const serverTimeout = 10 * time.Second
@@ -369,62 +367,6 @@ func typed(r *plan.RecoveryRun) *plan.RecoveryRun {
 	r.ManagedFields = nil
 	return r
 }
-
-func newCmdReport(e *env, g *globalFlags) *cobra.Command {
-	c := &cobra.Command{
-		Use:     "report [RUN]",
-		Short:   "Show a drill or failover step by step",
-		GroupID: groupCheck,
-		Long: `Show a drill or failover step by step: what was done and what was not, how long
-it took, what was measured, and which copies were used. Without a name it is the
-newest run.
-
--o html is one page without anything from elsewhere: timeline, RPO and RTO against
-the objectives, and the trend over the plan's runs. -o markdown is the same as
-text, and -o junit makes a test of every step and objective.` + exitStatus,
-		Example: `  kubectl dr report
-  kubectl dr report -o html > report.html
-  kubectl dr report wordpress-drill-20260102-030405 -o yaml`,
-		Args: cobra.MaximumNArgs(1),
-	}
-	out := addOutputFlags(c)
-	c.Flags().Lookup("output").Usage += "; or html, markdown or junit"
-	c.ValidArgsFunction = func(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-		return names(c.Context(), e, g, runNames)
-	}
-	c.RunE = g.run(func(ctx context.Context, args []string) error {
-		cl, err := e.open(g.recovery, g.namespace(nil))
-		if err != nil {
-			return err
-		}
-		r := &plan.RecoveryRun{}
-		if len(args) == 0 {
-			runs, err := run.Runs(ctx, cl.Client, cl.Namespace, "")
-			if err != nil {
-				return err
-			}
-			if len(runs) == 0 {
-				return hint.Errorf("kubectl dr drill rehearses a plan", "there was no run yet in namespace %s", cl.Namespace)
-			}
-			r = &runs[0]
-		} else if err := cl.Client.Get(ctx, client.ObjectKey{Namespace: cl.Namespace, Name: args[0]}, r); err != nil {
-			return fmt.Errorf("get run %q in namespace %s: %w", args[0], cl.Namespace, err)
-		}
-		format := *out.print.OutputFormat
-		if !slices.Contains(documents, format) {
-			return out.result(e, typed(r))
-		}
-		runs, err := run.Runs(ctx, cl.Client, cl.Namespace, r.Spec.Plan)
-		if err != nil {
-			return err
-		}
-		return report.Document(e.Out, format, r, runs)
-	})
-	return c
-}
-
-// documents are what -o of a report knows beside what other commands do.
-var documents = []string{report.FormatHTML, report.FormatMarkdown, report.FormatJUnit}
 
 func newCmdVersion(e *env, g *globalFlags) *cobra.Command {
 	c := &cobra.Command{

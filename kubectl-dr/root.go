@@ -65,6 +65,8 @@ type env struct {
 	interval    time.Duration
 	interactive func() bool
 	terminal    func() bool // standard output is one
+	readSecret  func(ctx context.Context) ([]byte, error)
+	sshAgent    string // its socket
 	holder      string
 	open        func(getter cluster.RESTClientGetter, veleroNamespace string) (*cluster.Cluster, error)
 	storage     func(ctx context.Context, c *cluster.Cluster, opts cluster.AgentOptions) (*cluster.Storage, error)
@@ -87,8 +89,10 @@ func newEnv(streams genericiooptions.IOStreams) *env {
 			f, ok := streams.Out.(*os.File)
 			return ok && term.IsTerminal(int(f.Fd()))
 		},
-		holder: fmt.Sprintf("%s:%d", host, os.Getpid()),
-		open:   cluster.Open,
+		readSecret: func(ctx context.Context) ([]byte, error) { return readSecret(ctx, streams.In.(*os.File)) },
+		sshAgent:   os.Getenv("SSH_AUTH_SOCK"),
+		holder:     fmt.Sprintf("%s:%d", host, os.Getpid()),
+		open:       cluster.Open,
 		objects: func(ctx context.Context, getter genericclioptions.RESTClientGetter, namespaces []string) ([]*unstructured.Unstructured, error) {
 			in := &rewrite.Input{}
 			for _, namespace := range namespaces {

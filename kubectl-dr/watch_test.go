@@ -56,8 +56,7 @@ func TestWatch(t *testing.T) {
 	ctx, interrupt := context.WithCancel(t.Context())
 	looks := 0
 	w.looked = func() {
-		// Each look asks for two volumes, and gives up at the first that it gets no
-		// answer for.
+		// Each look asks for two volumes.
 		if looks++; looks == 5 {
 			w.host.down = true
 		}

@@ -27,6 +27,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	appsv1api "k8s.io/api/apps/v1"
+	authenticationv1api "k8s.io/api/authentication/v1"
 	corev1api "k8s.io/api/core/v1"
 	storagev1api "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -92,6 +93,8 @@ type world struct {
 	clock time.Time
 	stdin string
 	tty   bool
+	typed string // in answer to a question for a secret
+	user  string // what the API servers call us; "" when they don't say
 
 	// Velero's server.
 	serverVersion string
@@ -144,7 +147,7 @@ func newWorld(t *testing.T) *world {
 	w := &world{
 		t: t, serverVersion: "v1.18.3",
 		plugins: []velerov1api.PluginInfo{{Name: "kubectl-dr.io/zfs", Kind: "VolumeSnapshotter"}, {Name: "kubectl-dr.io/rewrite", Kind: "RestoreItemActionV2"}},
-		clock:   begin, files: files{}, records: map[string][]dns.Record{"vegard.blog.example.org": {{Type: "A", Value: "192.0.2.1", TTL: time.Minute}}}, restorePhase: velerov1api.RestorePhaseCompleted, backupPhase: velerov1api.BackupPhaseCompleted}
+		clock:   begin, user: "vegard@example.org", files: files{}, records: map[string][]dns.Record{"vegard.blog.example.org": {{Type: "A", Value: "192.0.2.1", TTL: time.Minute}}}, restorePhase: velerov1api.RestorePhaseCompleted, backupPhase: velerov1api.BackupPhaseCompleted}
 	w.answer = func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprint(rw, "<title>Vegard's blog</title>") }
 	w.web = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		w.pass(2 * time.Second)
@@ -203,6 +206,9 @@ func (w *world) cluster(name string, objects []client.Object) *cluster.Cluster {
 			return c.Update(ctx, obj, opts...)
 		},
 		Create: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.CreateOption) error {
+			if review, ok := obj.(*authenticationv1api.SelfSubjectReview); ok {
+				return w.review(review)
+			}
 			if err := w.fault(name, "create", obj); err != nil {
 				return err
 			}
@@ -281,6 +287,15 @@ func (w *world) recording(r *plan.RecoveryRun) {
 			w.dead, w.host.down, w.old.down = true, true, true
 		}
 	}
+}
+
+// review plays an API server that is asked who asks.
+func (w *world) review(r *authenticationv1api.SelfSubjectReview) error {
+	if w.user == "" {
+		return &meta.NoKindMatchError{GroupKind: schema.GroupKind{Group: "authentication.k8s.io", Kind: "SelfSubjectReview"}, SearchedVersions: []string{"v1"}}
+	}
+	r.Status.UserInfo.Username = w.user
+	return w.killed()
 }
 
 // killed fails whatever a dead process would do.
@@ -738,6 +753,7 @@ type host struct {
 	zfssnap.Agent // nothing of that is asked for but what follows
 
 	node      string
+	looking   sync.Mutex // volumes are looked for side by side
 	looked    *func()
 	now       func() time.Time
 	snapshots map[uint64]*agentpb.Version
@@ -791,6 +807,8 @@ func (h *host) Info(context.Context, *agentpb.InfoRequest, ...grpc.CallOption) (
 }
 
 func (h *host) FindSnapshot(_ context.Context, req *agentpb.FindSnapshotRequest, _ ...grpc.CallOption) (*agentpb.Version, error) {
+	h.looking.Lock()
+	defer h.looking.Unlock()
 	if h.looked != nil && *h.looked != nil {
 		(*h.looked)()
 	}
@@ -844,6 +862,8 @@ func (h *host) ListVersions(_ context.Context, req *agentpb.ListVersionsRequest,
 }
 
 func (h *host) ListArchived(_ context.Context, req *agentpb.ListArchivedRequest, _ ...grpc.CallOption) (*agentpb.ListArchivedResponse, error) {
+	h.looking.Lock()
+	defer h.looking.Unlock()
 	if err := h.up(); err != nil {
 		return nil, err
 	}
@@ -993,6 +1013,7 @@ func (w *world) run(ctx context.Context, args ...string) outcome {
 	w.commands++
 	e.now, e.interval, e.holder = w.now, time.Millisecond, fmt.Sprintf("test:%d", w.commands)
 	e.interactive, e.terminal = func() bool { return w.tty }, func() bool { return false }
+	e.readSecret, e.sshAgent = func(context.Context) ([]byte, error) { return []byte(w.typed), nil }, ""
 	e.open = func(getter cluster.RESTClientGetter, ns string) (*cluster.Cluster, error) {
 		c := *w.recovery
 		if f, ok := getter.(*genericclioptions.ConfigFlags); ok && *f.Context == "primary" {

@@ -434,6 +434,7 @@ const (
 // +kubebuilder:printcolumn:name="RPO",type=string,JSONPath=`.status.rpo`
 // +kubebuilder:printcolumn:name="RTO",type=string,JSONPath=`.status.rto`
 // +kubebuilder:printcolumn:name="Started",type=date,JSONPath=`.status.startedAt`
+// +kubebuilder:printcolumn:name="By",type=string,priority=1,JSONPath=`.status.executedBy[0].user`
 type RecoveryRun struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
@@ -512,6 +513,9 @@ type RecoveryRunStatus struct {
 	Phase     Phase        `json:"phase,omitempty"`
 	StartedAt *metav1.Time `json:"startedAt,omitempty"`
 	EndedAt   *metav1.Time `json:"endedAt,omitempty"`
+	// ExecutedBy are those who worked on the run, in turn: who began it, and who went
+	// on with it, ended it or cleaned up after it.
+	ExecutedBy []Executor `json:"executedBy,omitempty"`
 	// RPO is the time between the oldest volume's restored point and the start
 	// of the run (the disaster, as far as known), zero for a planned failover;
 	// RTO the time from the start to the last passed probe.
@@ -526,6 +530,17 @@ type RecoveryRunStatus struct {
 	RestoredTo *metav1.Time `json:"restoredTo,omitempty"`
 	// Message says in one sentence how the run ended or what it waits for.
 	Message string `json:"message,omitempty"`
+}
+
+// Executor is who worked on a run, and with what.
+type Executor struct {
+	// User is what the API server of the recovery cluster calls them; empty where it
+	// did not say.
+	User string `json:"user,omitempty"`
+	// Version is that of kubectl dr.
+	Version string `json:"version"`
+	// Since is when they wrote to the journal first.
+	Since metav1.Time `json:"since"`
 }
 
 // Step is one journalled step. Every step is listed from the start; steps that

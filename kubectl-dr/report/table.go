@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -53,6 +54,8 @@ func Print(w io.Writer, obj runtime.Object, opts TableOptions) error {
 		p.certificates(o)
 	case *Bundle:
 		p.line("%s: %s, %s, %s", o.File, Bytes(o.Bytes), Count(o.Files, "file"), blanked(o.Redacted))
+	case *Signature:
+		p.line("%s: signed by %s, key %s (%s)", o.File, o.Signer, o.Key, o.KeyType)
 	case *Protection:
 		p.protection(o)
 	case *plan.RecoveryPlan:
@@ -112,7 +115,7 @@ func age(d *metav1.Duration) string {
 }
 
 func at(t *metav1.Time) string {
-	if t == nil {
+	if t.IsZero() {
 		return none
 	}
 	return t.UTC().Format(time.RFC3339)
@@ -392,13 +395,7 @@ func (h Hold) result() string {
 }
 
 func objective(d *metav1.Duration, met *bool) string {
-	if d == nil {
-		return none
-	}
-	if met != nil && !*met {
-		return Age(d.Duration) + " (missed)"
-	}
-	return Age(d.Duration)
+	return judged(age(d), missed(met))
 }
 
 func (p *printer) history(l *plan.RecoveryRunList) {
@@ -407,10 +404,42 @@ func (p *printer) history(l *plan.RecoveryRunList) {
 		r := &l.Items[i]
 		rows = append(rows, []any{
 			r.Name, string(r.Spec.Kind), r.Spec.Plan, at(r.Status.StartedAt), or(string(r.Status.Phase)),
-			objective(r.Status.RPO, r.Status.RPOMet), objective(r.Status.RTO, r.Status.RTOMet), or(r.Spec.Backup), or(r.Status.Message),
+			objective(r.Status.RPO, r.Status.RPOMet), objective(r.Status.RTO, r.Status.RTOMet), or(r.Spec.Backup),
+			each(r.Status.ExecutedBy, func(e plan.Executor) string { return or(e.User) }),
+			each(r.Status.ExecutedBy, func(e plan.Executor) string { return e.Version }),
+			or(r.Status.Message),
 		})
 	}
-	p.table([]string{"NAME", "KIND", "PLAN", "STARTED", "PHASE", "RPO", "RTO", "backup", "message"}, rows)
+	p.table([]string{"NAME", "KIND", "PLAN", "STARTED", "PHASE", "RPO", "RTO", "backup", "by", "version", "message"}, rows)
+}
+
+// each lists what is to be said of executors, once.
+func each(by []plan.Executor, say func(plan.Executor) string) string {
+	var said []string
+	for _, e := range by {
+		if word := say(e); !slices.Contains(said, word) {
+			said = append(said, word)
+		}
+	}
+	return or(strings.Join(said, ", "))
+}
+
+// executedBy says who worked on a run, with what, and from when where it was not from
+// the start.
+func executedBy(by []plan.Executor) string {
+	var said []string
+	for i, e := range by {
+		who := e.User
+		if who == "" {
+			who = "somebody whom the API server did not name"
+		}
+		line := fmt.Sprintf("%s, kubectl dr %s", who, e.Version)
+		if i > 0 {
+			line = fmt.Sprintf("from %s %s", at(&e.Since), line)
+		}
+		said = append(said, line)
+	}
+	return or(strings.Join(said, "; "))
 }
 
 func blanked(n int) string {
@@ -530,6 +559,7 @@ func (p *printer) run(r *plan.RecoveryRun) {
 		{"Backup", or(r.Spec.Backup)},
 		{"Started", at(s.StartedAt)},
 		{"Ended", at(s.EndedAt)},
+		{"By", executedBy(s.ExecutedBy)},
 		{"Phase", or(string(s.Phase))},
 		{"Message", or(s.Message)},
 		{"RPO", fmt.Sprintf("%s (objective %s)", objective(s.RPO, s.RPOMet), Age(o.RPO.Duration))},

@@ -459,6 +459,22 @@ type Bundle struct {
 	Missing []string `json:"missing,omitempty"`
 }
 
+// Signature says who signed a file.
+//
+// +kubebuilder:object:root=true
+type Signature struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	At   metav1.Time `json:"at"`
+	File string      `json:"file"`
+	// Signer is what the list of signers calls the owner of the key.
+	Signer string `json:"signer"`
+	// Key is the SHA-256 fingerprint of the public key, as SSH writes it.
+	Key     string `json:"key"`
+	KeyType string `json:"keyType"`
+}
+
 // Version says what runs.
 //
 // +kubebuilder:object:root=true

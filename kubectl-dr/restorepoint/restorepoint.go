@@ -5,14 +5,17 @@
 package restorepoint
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
@@ -24,7 +27,7 @@ import (
 )
 
 // Replicas finds copies of snapshots at the recovery site; *cluster.Storage
-// does.
+// does. It is asked about several at a time.
 type Replicas interface {
 	// Find returns where the copy of a snapshot lies. Its error wraps
 	// cluster.ErrNoCopy when it was looked for everywhere and is not there.
@@ -288,28 +291,32 @@ func (f *Finder) Named(ctx context.Context, source plan.Source, name string) (Po
 // this cluster: it looks into object storage once a minute. "" is none, and so it
 // is when the point has no volume.
 func (f *Finder) Arrived(ctx context.Context, source plan.Source, p Point) (string, error) {
-	var common []string
-	first := true
+	var copies []cluster.Copy
 	for _, v := range p.Volumes {
-		dataset, snapshot, ok := strings.Cut(v.Snapshot, "@")
-		if !ok {
-			continue
+		if dataset, snapshot, ok := strings.Cut(v.Snapshot, "@"); ok {
+			copies = append(copies, cluster.Copy{Node: v.Node, Dataset: dataset, Snapshot: snapshot})
 		}
-		newer, err := f.Replicas.Newer(ctx, cluster.Copy{Node: v.Node, Dataset: dataset, Snapshot: snapshot})
-		if err != nil {
-			return "", err
-		}
-		if first {
-			common, first = newer, false
-			continue
-		}
-		common = slices.DeleteFunc(common, func(name string) bool { return !slices.Contains(newer, name) })
+	}
+	if len(copies) == 0 {
+		return "", nil
+	}
+	// Mostly there is nothing newer, and one volume tells.
+	common, err := f.newer(ctx, source, copies[0])
+	if err != nil || len(common) == 0 {
+		return "", err
+	}
+	others := make([][]string, len(copies)-1)
+	if err := each(len(others), func(i int) (err error) {
+		others[i], err = f.newer(ctx, source, copies[i+1])
+		return err
+	}); err != nil {
+		return "", err
+	}
+	for _, names := range others {
+		common = slices.DeleteFunc(common, func(name string) bool { return !slices.Contains(names, name) })
 	}
 	for _, snapshot := range slices.Backward(common) {
-		backup, ok := zfssnap.BackupOf(snapshot)
-		if !ok || !ofSchedule(backup, source.Schedule) {
-			continue
-		}
+		backup, _ := zfssnap.BackupOf(snapshot)
 		err := f.Client.Get(ctx, client.ObjectKey{Namespace: f.Namespace, Name: backup}, &velerov1api.Backup{})
 		switch {
 		case apierrors.IsNotFound(err):
@@ -319,6 +326,16 @@ func (f *Finder) Arrived(ctx context.Context, source plan.Source, p Point) (stri
 		}
 	}
 	return "", nil
+}
+
+// newer returns the snapshots of a schedule's backups that are newer than a copy,
+// oldest first.
+func (f *Finder) newer(ctx context.Context, source plan.Source, than cluster.Copy) ([]string, error) {
+	names, err := f.Replicas.Newer(ctx, than)
+	return slices.DeleteFunc(names, func(name string) bool {
+		backup, ok := zfssnap.BackupOf(name)
+		return !ok || !ofSchedule(backup, source.Schedule)
+	}), err
 }
 
 // ofSchedule reports whether a backup has a name that Velero gives to those of
@@ -399,17 +416,8 @@ func (f *Finder) point(ctx context.Context, source plan.Source, b *velerov1api.B
 	if err != nil {
 		return p, err
 	}
-	for _, info := range infos {
-		if slices.Contains(source.Namespaces, info.PVCNamespace) && !listed(p.Volumes, info.PVCNamespace, info.PVCName) {
-			v, err := f.volume(ctx, source, p, info)
-			if errors.Is(err, cluster.ErrTakenHere) {
-				p.TakenHere, v.Problem, err = true, err.Error(), nil
-			}
-			if err != nil {
-				return p, &UnknownError{Backup: b.Name, Err: err}
-			}
-			p.Volumes = append(p.Volumes, v)
-		}
+	if err := f.find(ctx, source, &p, infos); err != nil {
+		return p, &UnknownError{Backup: b.Name, Err: err}
 	}
 	missing, err := f.notRecorded(ctx, source, p, b)
 	if err != nil {
@@ -420,6 +428,56 @@ func (f *Finder) point(ctx context.Context, source plan.Source, b *velerov1api.B
 		return strings.Compare(a.Namespace+"/"+a.Claim, b.Namespace+"/"+b.Claim)
 	})
 	return p, ctx.Err()
+}
+
+// atOnce bounds how many volumes agents are asked about at a time. An agent answers
+// what is asked at the same time with few commands.
+const atOnce = 64
+
+// each does something for 0 to n-1, several at a time. After an error no further ones
+// are begun; the error is that of the lowest.
+func each(n int, do func(i int) error) error {
+	errs := make([]error, n)
+	var failed atomic.Bool
+	var doing errgroup.Group
+	doing.SetLimit(atOnce)
+	for i := 0; i < n && !failed.Load(); i++ {
+		doing.Go(func() error {
+			if errs[i] = do(i); errs[i] != nil {
+				failed.Store(true)
+			}
+			return nil
+		})
+	}
+	_ = doing.Wait() // errs has them
+	return cmp.Or(errs...)
+}
+
+// find adds the volumes in the plan's namespaces to a point.
+func (f *Finder) find(ctx context.Context, source plan.Source, p *Point, infos []volumeInfo) error {
+	claims := map[string]bool{}
+	infos = slices.DeleteFunc(infos, func(info volumeInfo) bool {
+		claim := info.PVCNamespace + "/" + info.PVCName
+		again := claims[claim]
+		claims[claim] = true
+		return again || !slices.Contains(source.Namespaces, info.PVCNamespace)
+	})
+	volumes := make([]plan.Volume, len(infos))
+	var takenHere atomic.Bool
+	err := each(len(infos), func(i int) error {
+		v, err := f.volume(ctx, source, *p, infos[i])
+		if errors.Is(err, cluster.ErrTakenHere) {
+			takenHere.Store(true)
+			v.Problem, err = err.Error(), nil
+		}
+		volumes[i] = v
+		return err
+	})
+	p.TakenHere = takenHere.Load()
+	if err == nil {
+		p.Volumes = volumes
+	}
+	return err
 }
 
 // notRecorded returns the claims of a backup of whose volumes Velero recorded

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	authenticationv1api "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/retry"
@@ -64,6 +65,8 @@ type Journal struct {
 	Client client.Client
 	Now    func() time.Time
 	Hooks  Hooks
+
+	attributed bool // who executes the run is in it
 }
 
 // NewRun returns a run that has not begun.
@@ -207,6 +210,7 @@ func (j *Journal) Finish(ctx context.Context, phase plan.Phase, message string) 
 // save writes the journal, also after ctx was cancelled: what was done has been
 // done.
 func (j *Journal) save(ctx context.Context) error {
+	j.attribute(ctx)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
 	defer cancel()
 	err := retry.OnError(retry.DefaultBackoff, retryable, func() error {
@@ -225,6 +229,33 @@ func (j *Journal) save(ctx context.Context) error {
 		return fmt.Errorf("write the journal of run %q: %w", j.Run.Name, err)
 	}
 	return nil
+}
+
+// attribute puts down who executes the run, once. It never keeps a run from going on.
+func (j *Journal) attribute(ctx context.Context) {
+	if j.attributed {
+		return
+	}
+	j.attributed = true
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
+	defer cancel()
+	by := &j.Run.Status.ExecutedBy
+	me := plan.Executor{User: whoAmI(ctx, j.Client), Version: zfssnap.Version, Since: j.now()}
+	if n := len(*by); n > 0 && (*by)[n-1].User == me.User && (*by)[n-1].Version == me.Version {
+		return
+	}
+	*by = append(*by, me)
+}
+
+// whoAmI is what the API server calls whoever asks it; "" where it does not say, as
+// before Kubernetes 1.28. With --as it is who is impersonated.
+// https://kubernetes.io/docs/reference/access-authn-authz/authentication/#self-subject-review
+func whoAmI(ctx context.Context, c client.Client) string {
+	review := &authenticationv1api.SelfSubjectReview{}
+	if err := c.Create(ctx, review); err != nil {
+		return ""
+	}
+	return review.Status.UserInfo.Username
 }
 
 func retryable(err error) bool {

@@ -148,7 +148,7 @@ func TestVelero_restoresWhatGitDoesNotOwn(t *testing.T) {
 	assert.Regexp(t, `backup +restore +absent +web +Certificate.cert-manager.io +by-people`, out)
 	assert.NotContains(t, out, "hunter2")
 
-	rebuild("--yes")
+	assert.Contains(t, rebuild("--yes"), "By        admin, kubectl dr ", "the API server says who it is")
 	get := func(obj *unstructured.Unstructured) (*unstructured.Unstructured, error) {
 		resource, err := c.resource(obj)
 		require.NoError(t, err)
