@@ -141,6 +141,9 @@ func (a *Action) Execute(input *velero.RestoreItemActionExecuteInput) (*velero.R
 	for _, change := range result.Changes {
 		log.Info(change.String())
 	}
+	for _, warning := range result.Warnings {
+		log.Warn(warning)
+	}
 	if result.Drop {
 		return velero.NewRestoreItemActionExecuteOutput(input.Item).WithoutRestore(), nil
 	}

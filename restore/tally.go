@@ -15,6 +15,7 @@ import (
 type tally struct {
 	kind                      string // the last object's
 	objects, changed, dropped int
+	warned                    int
 	byRule                    map[string]int // objects that a rule changed
 	usage                     rules.Usage
 }
@@ -31,6 +32,9 @@ func (a *Action) count(of *loaded, r rules.Result) {
 		t.dropped++
 	case len(r.Changes) > 0:
 		t.changed++
+	}
+	if len(r.Warnings) > 0 {
+		t.warned++
 	}
 	changedBy := map[string]bool{}
 	for _, change := range r.Changes {
@@ -66,6 +70,9 @@ func (t *tally) summary(profile *rules.Profile) string {
 	text := fmt.Sprintf("so far %d of %d objects changed, %d not restored", t.changed, t.objects, t.dropped)
 	if len(by) > 0 {
 		text += ": " + strings.Join(by, ", ")
+	}
+	if t.warned > 0 {
+		text += fmt.Sprintf("; %d with warnings", t.warned)
 	}
 	if unused := profile.Unused(t.usage); len(unused) > 0 {
 		text += "; nothing yet for " + strings.Join(unused, ", ")

@@ -39,8 +39,8 @@ var gvks = map[string]schema.GroupVersionKind{
 	"daemonset":   appsv1api.SchemeGroupVersion.WithKind("DaemonSet"),
 }
 
-// Startable are Kubernetes' own kinds that may be on standby after a restore, and
-// that stop at the source before a planned failover.
+// Startable are Kubernetes' own kinds, and those like them, that may be on standby
+// after a restore, and that stop at the source before a planned failover.
 var Startable = []schema.GroupVersionKind{
 	gvks["deployment"],
 	gvks["statefulset"],
@@ -52,7 +52,11 @@ var Startable = []schema.GroupVersionKind{
 	{Group: "", Version: "v1", Kind: "Pod"},
 	{Group: "apps.openshift.io", Version: "v1", Kind: "DeploymentConfig"},
 	{Group: "argoproj.io", Version: "v1alpha1", Kind: "Rollout"},
+	{Group: "apps.kruise.io", Version: "v1alpha1", Kind: "DaemonSet"},
 }
+
+// jobKinds run to an end.
+var jobKinds = []string{"Job", "CronJob", "JobSet", "BroadcastJob"}
 
 // Start returns one step for each wave and one for the rest. Without jobs, Jobs
 // and CronJobs stay suspended: a drill sends no mail.
@@ -135,7 +139,7 @@ func (t *Target) startRest(ctx context.Context, jobs bool) (string, error) {
 			return "", err
 		}
 		for _, obj := range held {
-			if kind := obj.GetKind(); !jobs && (kind == "Job" || kind == "CronJob") {
+			if !jobs && slices.Contains(jobKinds, obj.GetKind()) {
 				continue
 			}
 			rest = append(rest, obj)

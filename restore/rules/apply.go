@@ -24,6 +24,9 @@ type Result struct {
 	Changes []Change
 	// Drop says that the object must not be restored; a change says why.
 	Drop bool
+	// Warnings say what of the object the profile leaves as it was and somebody
+	// should look at.
+	Warnings []string
 	// Used are the fields of the profile that had something to do; see
 	// [Profile.Unused].
 	Used []string
@@ -80,7 +83,7 @@ func (p *Profile) Apply(obj *unstructured.Unstructured) (Result, error) {
 	if e.drop {
 		return Result{Object: obj, Changes: []Change{{Rule: e.rule}}, Drop: true, Used: e.used}, nil
 	}
-	return Result{Object: e.obj, Changes: e.changes, Used: e.used}, nil
+	return Result{Object: e.obj, Changes: e.changes, Warnings: e.warnings, Used: e.used}, nil
 }
 
 // rewrite applies everything but the patches.
@@ -148,6 +151,7 @@ type edit struct {
 	inside     bool      // the profile is for the object
 	drop       bool
 	changes    []Change
+	warnings   []string
 	used       []string // fields of the profile that had something to do
 
 	own owned
@@ -167,6 +171,9 @@ func (e *edit) use(field string) {
 		e.used = append(e.used, field)
 	}
 }
+
+// warn notes what somebody should look at.
+func (e *edit) warn(what string) { e.warnings = append(e.warnings, e.rule+": "+what) }
 
 // in reports whether the object is of one of the kinds in one of the groups.
 func (e *edit) in(groups []string, kinds ...string) bool {

@@ -98,8 +98,8 @@ type Rewrites struct {
 	// State is "keep" (the default) or "standby": workloads come up with nothing
 	// running and remember what they had.
 	State State `json:"state,omitempty"`
-	// FinishedJobs is "keep" (the default), which restores finished Jobs and so
-	// runs them again, or "drop" (the default with state standby).
+	// FinishedJobs is "drop" (the default) or "keep", which restores finished Jobs
+	// and so runs them again.
 	FinishedJobs FinishedJobs `json:"finishedJobs,omitempty"`
 	// Operators says how to hold back further kinds, "<Kind>" or "<Kind>.<group>":
 	// the values of fields that make their operator stop them.

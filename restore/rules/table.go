@@ -164,6 +164,8 @@ const (
 	knative      = "serving.knative.dev"
 	mariadb      = "k8s.mariadb.com"
 	elastic      = "elasticsearch.k8s.elastic.co"
+	kibana       = "kibana.k8s.elastic.co"
+	jobset       = "jobset.x-k8s.io"
 )
 
 var classPlaces = []place{
