@@ -231,8 +231,9 @@ func TestLoad_refuses(t *testing.T) {
 		},
 		{
 			name: "operators that hold back nothing, or not one field",
-			file: profile("  operators:\n    A.example.org: {}\n    B.example.org: {\"spec.list[*].x\": 0, spec.y: [1]}\n"),
-			want: "rules.yaml:6: profiles[0].operators[A.example.org]: want fields and the values that hold it back, such as spec.replicas: 0\n" +
+			file: profile("  operators:\n    A.example.org: {}\n    B.example.org: {\"spec.list[*].x\": 0, spec.y: [1]}\n    \"*.example.org\": {spec.x: 0}\n"),
+			want: "rules.yaml:8: profiles[0].operators[*.example.org]: want one kind, so that its objects are found again to be started\n" +
+				"rules.yaml:6: profiles[0].operators[A.example.org]: want fields and the values that hold it back, such as spec.replicas: 0\n" +
 				"rules.yaml:7: profiles[0].operators[B.example.org][spec.list[*].x]: want the path of one field, such as spec.replicas\n" +
 				"rules.yaml:7: profiles[0].operators[B.example.org][spec.y]: want a string, a number, true or false",
 		},

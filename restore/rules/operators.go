@@ -120,6 +120,20 @@ func StandbyKinds() []schema.GroupKind {
 	})
 }
 
+// Operated returns the kinds, "<Kind>" or "<Kind>.<group>", that the profile says how
+// to hold back, in order. A nil profile says of none.
+func (p *Profile) Operated() []string {
+	if p == nil {
+		return nil
+	}
+	kinds := sortedKeys(p.Operators)
+	for i := range p.Rules {
+		kinds = append(kinds, sortedKeys(p.Rules[i].Operators)...)
+	}
+	slices.Sort(kinds)
+	return slices.Compact(kinds)
+}
+
 // FieldState is a field that standby set.
 type FieldState struct {
 	// Path leads to the field, for example spec.replicas.
@@ -204,6 +218,9 @@ func (v validator) operators(operators map[string]map[string]json.RawMessage) {
 	for _, kind := range sortedKeys(operators) {
 		at := v.at("[%s]", kind)
 		at.kind(kind)
+		if strings.HasPrefix(kind, "*") {
+			at.fault("want one kind, so that its objects are found again to be started")
+		}
 		if len(operators[kind]) == 0 {
 			at.fault("want fields and the values that hold it back, such as spec.replicas: 0")
 		}

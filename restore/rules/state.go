@@ -223,7 +223,21 @@ func remembered(obj *unstructured.Unstructured) (string, bool) {
 // what it had. A workload on standby stays as it is. The error of a kind that
 // isn't known wraps [ErrNoStandby].
 func Standby(obj *unstructured.Unstructured) (*unstructured.Unstructured, error) {
-	e := newEdit(&Profile{}, obj)
+	return (*Profile)(nil).Standby(obj)
+}
+
+// Standby is [Standby] by what the profile says in operators before what is known. A
+// nil profile says nothing.
+func (p *Profile) Standby(obj *unstructured.Unstructured) (*unstructured.Unstructured, error) {
+	if p == nil {
+		p = &Profile{}
+	}
+	e := newEdit(p, obj)
+	r, err := p.rewrites(e, obj)
+	if err != nil {
+		return nil, fmt.Errorf("put %s on standby: %w", describe(obj), err)
+	}
+	e.p = r
 	held, err := hold(e)
 	if err == nil && !held {
 		err = ErrNoStandby
