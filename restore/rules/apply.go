@@ -79,6 +79,7 @@ func (p *Profile) Apply(obj *unstructured.Unstructured) (Result, error) {
 		if err := p.patch(e); err != nil {
 			return Result{}, fmt.Errorf("rewrite %s: %s: %w", describe(obj), e.rule, err)
 		}
+		e.warnOfHosts()
 	}
 	if e.drop {
 		return Result{Object: obj, Changes: []Change{{Rule: e.rule}}, Drop: true, Used: e.used}, nil
@@ -338,10 +339,13 @@ func same(a, b any) bool {
 	return reflect.DeepEqual(a, b)
 }
 
+// lastApplied is the annotation with which kubectl apply remembers an object.
+const lastApplied = "kubectl.kubernetes.io/last-applied-configuration"
+
 func (e *edit) record(at path, before, after any) {
 	e.use(e.rule)
 	change := Change{Rule: e.rule, Path: at.String(), Before: runtime.DeepCopyJSONValue(before), After: runtime.DeepCopyJSONValue(after)}
-	if e.in(core, "Secret") && change.Path != "metadata.name" || slices.Contains(at, any("kubectl.kubernetes.io/last-applied-configuration")) {
+	if e.in(core, "Secret") && change.Path != "metadata.name" || slices.Contains(at, any(lastApplied)) {
 		change.Before, change.After = hide(before), hide(after)
 	}
 	if e.changes == nil {
