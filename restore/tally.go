@@ -20,13 +20,17 @@ type tally struct {
 	usage                     rules.Usage
 }
 
-// count adds what became of an object.
-func (a *Action) count(of *loaded, r rules.Result) {
+// count adds what became of an object. It logs what was done so far after one that is
+// the first to use something of the profile: Velero doesn't tell an action that a
+// restore ends, and so the last that is logged says what nothing used.
+func (a *Action) count(log logrus.FieldLogger, of *loaded, r rules.Result) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	t := &of.tally
 	t.objects++
-	t.usage.Add(r)
+	if t.usage.Add(r) {
+		defer func() { log.Info(t.summary(of.profile)) }()
+	}
 	switch {
 	case r.Drop:
 		t.dropped++
@@ -48,8 +52,7 @@ func (a *Action) count(of *loaded, r rules.Result) {
 	}
 }
 
-// sumUp logs what was done so far when Velero goes on to another kind. Velero
-// doesn't tell an action that a restore ends, so nothing is said after the last.
+// sumUp logs what was done so far when Velero goes on to another kind.
 func (a *Action) sumUp(log logrus.FieldLogger, of *loaded, kind string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
