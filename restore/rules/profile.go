@@ -157,7 +157,7 @@ type Rewrites struct {
 	ServiceTypes map[string]string `json:"serviceTypes,omitempty"`
 
 	// Images maps registries, or registries and the beginning of a repository. The
-	// longest wins.
+	// longest wins. Credentials in pull secrets are there for the new registry too.
 	Images map[string]string `json:"images,omitempty"`
 	// ImagePullSecrets maps names of pull secrets in pods and ServiceAccounts.
 	ImagePullSecrets map[string]string `json:"imagePullSecrets,omitempty"`

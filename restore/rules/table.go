@@ -242,6 +242,10 @@ var podPlaces = []place{
 	{"images", nil, "pod.spec.initContainers[*].image", formOne},
 	{"images", nil, "pod.spec.ephemeralContainers[*].image", formOne},
 	{"images", nil, "pod.spec.volumes[*].image.reference", formOne},
+	{"images", kindsIn("Secret", core...), "data[.dockerconfigjson]", formRegistries},
+	{"images", kindsIn("Secret", core...), "data[.dockercfg]", formRegistries},
+	{"images", kindsIn("Secret", core...), "stringData[.dockerconfigjson]", formRegistries},
+	{"images", kindsIn("Secret", core...), "stringData[.dockercfg]", formRegistries},
 	{"images", kindsIn("VirtualMachine VirtualMachineInstanceReplicaSet", kubevirt), "spec.template.spec.volumes[*].containerDisk.image", formOne},
 	{"images", kindsIn("Cluster", cnpg), "spec.imageName", formOne},
 	{"images", kindsIn("MariaDB MaxScale", mariadb), "spec.image", formOne},
@@ -279,10 +283,13 @@ var (
 	monitors      = kindsIn("ServiceMonitor PodMonitor Probe", prometheus)
 	workloads     = slices.Concat(kindsIn("Deployment StatefulSet DaemonSet ReplicaSet", "apps"), kindsIn("Rollout", "argoproj.io"),
 		kindsIn("CloneSet StatefulSet DaemonSet", kruise))
-	ciliumPolicies = kindsIn("CiliumNetworkPolicy CiliumClusterwideNetworkPolicy", "cilium.io")
-	required       = "requiredDuringSchedulingIgnoredDuringExecution[*]"
-	preferred      = "preferredDuringSchedulingIgnoredDuringExecution[*].podAffinityTerm"
-	injectCA       = "metadata.annotations[cert-manager.io/inject-ca-from]"
+	rollouts               = kindsIn("Rollout", "argoproj.io")
+	roles                  = kindsIn("Role ClusterRole", "rbac.authorization.k8s.io")
+	triggerAuthentications = kindsIn("TriggerAuthentication", "keda.sh")
+	ciliumPolicies         = kindsIn("CiliumNetworkPolicy CiliumClusterwideNetworkPolicy", "cilium.io")
+	required               = "requiredDuringSchedulingIgnoredDuringExecution[*]"
+	preferred              = "preferredDuringSchedulingIgnoredDuringExecution[*].podAffinityTerm"
+	injectCA               = "metadata.annotations[cert-manager.io/inject-ca-from]"
 	// ciliumNamespace is the label that Cilium has for a Pod's namespace.
 	ciliumNamespace = "io.kubernetes.pod.namespace"
 	namespaceLabel  = "matchLabels[" + namespaceName + "]"
@@ -291,6 +298,7 @@ var (
 // namespacePlaces hold names of namespaces, which follow the restore's mapping.
 var namespacePlaces = []place{
 	{"namespaces", kindsIn("RoleBinding ClusterRoleBinding", "rbac.authorization.k8s.io"), "subjects[*].namespace", formOne},
+	{"namespaces", kindsIn("RoleBinding ClusterRoleBinding", "rbac.authorization.k8s.io"), "subjects[*].name", formAccountSubject},
 	{"namespaces", webhooks, "webhooks[*].clientConfig.service.namespace", formOne},
 	{"namespaces", webhooks, "webhooks[*].namespaceSelector." + namespaceLabel, formOne},
 	{"namespaces", webhooks, "webhooks[*].namespaceSelector.matchExpressions[*]", formNamespaceKey},
@@ -304,6 +312,11 @@ var namespacePlaces = []place{
 	{"namespaces", networkPolicy, "spec.egress[*].to[*].namespaceSelector." + namespaceLabel, formOne},
 	{"namespaces", networkPolicy, "spec.egress[*].to[*].namespaceSelector.matchExpressions[*]", formNamespaceKey},
 	{"namespaces", kindsIn("PersistentVolumeClaim", core...), "spec.dataSourceRef.namespace", formOne},
+	{"namespaces", kindsIn("PersistentVolume", core...), "spec.csi.controllerExpandSecretRef.namespace", formOne},
+	{"namespaces", kindsIn("PersistentVolume", core...), "spec.csi.controllerPublishSecretRef.namespace", formOne},
+	{"namespaces", kindsIn("PersistentVolume", core...), "spec.csi.nodeExpandSecretRef.namespace", formOne},
+	{"namespaces", kindsIn("PersistentVolume", core...), "spec.csi.nodePublishSecretRef.namespace", formOne},
+	{"namespaces", kindsIn("PersistentVolume", core...), "spec.csi.nodeStageSecretRef.namespace", formOne},
 	{"namespaces", kindsIn("Service", core...), "spec.externalName", formServiceName},
 	{"namespaces", nil, "pod.spec.affinity.podAffinity." + required + ".namespaces", formList},
 	{"namespaces", nil, "pod.spec.affinity.podAffinity." + required + ".namespaceSelector." + namespaceLabel, formOne},
@@ -336,6 +349,9 @@ var namespacePlaces = []place{
 	{"namespaces", kindsIn("VirtualService", istioNetworking), "spec.http[*].route[*].destination.host", formServiceName},
 	{"namespaces", kindsIn("VirtualService", istioNetworking), "spec.tcp[*].route[*].destination.host", formServiceName},
 	{"namespaces", kindsIn("VirtualService", istioNetworking), "spec.tls[*].route[*].destination.host", formServiceName},
+	{"namespaces", kindsIn("VirtualService", istioNetworking), "spec.http[*].mirror.host", formServiceName},
+	{"namespaces", kindsIn("VirtualService", istioNetworking), "spec.http[*].mirrors[*].destination.host", formServiceName},
+	{"namespaces", kindsIn("VirtualService", istioNetworking), "spec.http[*].delegate.namespace", formOne},
 	{"namespaces", kindsIn("VirtualService DestinationRule ServiceEntry", istioNetworking), "spec.exportTo", formList},
 	{"namespaces", kindsIn("DestinationRule", istioNetworking), "spec.host", formServiceName},
 	{"namespaces", kindsIn("Gateway", istioNetworking), "spec.servers[*].hosts", formInNamespaceList},
@@ -368,12 +384,19 @@ var namePlaces = []place{
 	{"names[ConfigMap]", nil, "pod.spec.initContainers[*].envFrom[*].configMapRef.name", formReference},
 	{"names[ConfigMap]", nil, "pod.spec.ephemeralContainers[*].envFrom[*].configMapRef.name", formReference},
 	{"names[ConfigMap]", kindsIn("BackendTLSPolicy", gatewayGroups...), "spec.validation.caCertificateRefs[*].name", formReference},
+	{"names[ConfigMap]", triggerAuthentications, "spec.configMapTargetRef[*].name", formReference},
+	{"names[ConfigMap]", kindsIn("ServiceMonitor", prometheus), "spec.endpoints[*].tlsConfig[*].configMap.name", formReference},
+	{"names[ConfigMap]", kindsIn("PodMonitor", prometheus), "spec.podMetricsEndpoints[*].tlsConfig[*].configMap.name", formReference},
+	{"names[ConfigMap]", kindsIn("Probe", prometheus), "spec.tlsConfig[*].configMap.name", formReference},
+	{"names[ConfigMap]", kindsIn("Alertmanager Prometheus PrometheusAgent", prometheus), "spec.configMaps", formReferenceList},
+	{"names[ConfigMap]", roles, "rules[*]", formResourceNames},
 
 	{"names[PersistentVolumeClaim]", kindsIn("PersistentVolumeClaim", core...), "metadata.name", formOwnName},
 	{"names[PersistentVolumeClaim]", kindsIn("PersistentVolumeClaim", core...), "spec.dataSource.name", formReference},
 	{"names[PersistentVolumeClaim]", kindsIn("PersistentVolumeClaim", core...), "spec.dataSourceRef.name", formReference},
 	{"names[PersistentVolumeClaim]", kindsIn("PersistentVolume", core...), "spec.claimRef.name", formReference},
 	{"names[PersistentVolumeClaim]", nil, "pod.spec.volumes[*].persistentVolumeClaim.claimName", formReference},
+	{"names[PersistentVolumeClaim]", roles, "rules[*]", formResourceNames},
 
 	{"names[Secret]", kindsIn("Secret", core...), "metadata.name", formOwnName},
 	{"names[Secret]", nil, "pod.spec.volumes[*].secret.secretName", formReference},
@@ -407,6 +430,38 @@ var namePlaces = []place{
 	{"names[Secret]", kindsIn("Certificate", certManager), "spec.secretName", formReference},
 	{"names[Secret]", kindsIn("Issuer", certManager), "spec.ca.secretName", formReference},
 	{"names[Secret]", kindsIn("Issuer", certManager), "spec.acme.privateKeySecretRef.name", formReference},
+	{"names[Secret]", kindsIn("Issuer", certManager), "spec.acme.externalAccountBinding.keySecretRef.name", formReference},
+	// Each provider's credentials are entries of its own that name a Secret.
+	{"names[Secret]", kindsIn("Issuer", certManager), "spec.acme.solvers[*].dns01[*][*].name", formReference},
+	{"names[Secret]", kindsIn("Issuer", certManager), "spec.acme.solvers[*].dns01.webhook.config[*].name", formReference},
+	{"names[Secret]", kindsIn("Issuer", certManager), "spec.vault.auth.tokenSecretRef.name", formReference},
+	{"names[Secret]", kindsIn("Issuer", certManager), "spec.vault.auth.appRole.secretRef.name", formReference},
+	{"names[Secret]", kindsIn("Issuer", certManager), "spec.vault.auth.kubernetes.secretRef.name", formReference},
+	{"names[Secret]", kindsIn("Issuer", certManager), "spec.vault.caBundleSecretRef.name", formReference},
+	{"names[Secret]", kindsIn("Certificate", certManager), "spec.keystores[*].passwordSecretRef.name", formReference},
+	{"names[Secret]", triggerAuthentications, "spec.secretTargetRef[*].name", formReference},
+	{"names[Secret]", kindsIn("ServiceMonitor", prometheus), "spec.endpoints[*].basicAuth[*].name", formReference},
+	{"names[Secret]", kindsIn("ServiceMonitor", prometheus), "spec.endpoints[*].authorization.credentials.name", formReference},
+	{"names[Secret]", kindsIn("ServiceMonitor", prometheus), "spec.endpoints[*].bearerTokenSecret.name", formReference},
+	{"names[Secret]", kindsIn("ServiceMonitor", prometheus), "spec.endpoints[*].tlsConfig[*].secret.name", formReference},
+	{"names[Secret]", kindsIn("ServiceMonitor", prometheus), "spec.endpoints[*].tlsConfig.keySecret.name", formReference},
+	{"names[Secret]", kindsIn("PodMonitor", prometheus), "spec.podMetricsEndpoints[*].basicAuth[*].name", formReference},
+	{"names[Secret]", kindsIn("PodMonitor", prometheus), "spec.podMetricsEndpoints[*].authorization.credentials.name", formReference},
+	{"names[Secret]", kindsIn("PodMonitor", prometheus), "spec.podMetricsEndpoints[*].bearerTokenSecret.name", formReference},
+	{"names[Secret]", kindsIn("PodMonitor", prometheus), "spec.podMetricsEndpoints[*].tlsConfig[*].secret.name", formReference},
+	{"names[Secret]", kindsIn("PodMonitor", prometheus), "spec.podMetricsEndpoints[*].tlsConfig.keySecret.name", formReference},
+	{"names[Secret]", kindsIn("Probe", prometheus), "spec.basicAuth[*].name", formReference},
+	{"names[Secret]", kindsIn("Probe", prometheus), "spec.authorization.credentials.name", formReference},
+	{"names[Secret]", kindsIn("Probe", prometheus), "spec.bearerTokenSecret.name", formReference},
+	{"names[Secret]", kindsIn("Probe", prometheus), "spec.tlsConfig[*].secret.name", formReference},
+	{"names[Secret]", kindsIn("Probe", prometheus), "spec.tlsConfig.keySecret.name", formReference},
+	{"names[Secret]", kindsIn("Alertmanager Prometheus PrometheusAgent", prometheus), "spec.secrets", formReferenceList},
+	{"names[Secret]", kindsIn("PersistentVolume", core...), "spec.csi.controllerExpandSecretRef.name", formReference},
+	{"names[Secret]", kindsIn("PersistentVolume", core...), "spec.csi.controllerPublishSecretRef.name", formReference},
+	{"names[Secret]", kindsIn("PersistentVolume", core...), "spec.csi.nodeExpandSecretRef.name", formReference},
+	{"names[Secret]", kindsIn("PersistentVolume", core...), "spec.csi.nodePublishSecretRef.name", formReference},
+	{"names[Secret]", kindsIn("PersistentVolume", core...), "spec.csi.nodeStageSecretRef.name", formReference},
+	{"names[Secret]", roles, "rules[*]", formResourceNames},
 	{"names[Secret]", kindsIn("Route", "route.openshift.io"), "spec.tls.externalCertificate.name", formReference},
 	{"names[Secret]", kindsIn("Cluster", cnpg), "spec.bootstrap.initdb.secret.name", formReference},
 	{"names[Secret]", kindsIn("Cluster", cnpg), "spec.superuserSecret.name", formReference},
@@ -433,7 +488,19 @@ var namePlaces = []place{
 	{"names[Service]", kindsIn("VirtualService", istioNetworking), "spec.http[*].route[*].destination.host", formServiceReference},
 	{"names[Service]", kindsIn("VirtualService", istioNetworking), "spec.tcp[*].route[*].destination.host", formServiceReference},
 	{"names[Service]", kindsIn("VirtualService", istioNetworking), "spec.tls[*].route[*].destination.host", formServiceReference},
+	{"names[Service]", kindsIn("VirtualService", istioNetworking), "spec.http[*].mirror.host", formServiceReference},
+	{"names[Service]", kindsIn("VirtualService", istioNetworking), "spec.http[*].mirrors[*].destination.host", formServiceReference},
 	{"names[Service]", kindsIn("DestinationRule", istioNetworking), "spec.host", formServiceReference},
+	{"names[Service]", rollouts, "spec.strategy.canary.canaryService", formReference},
+	{"names[Service]", rollouts, "spec.strategy.canary.stableService", formReference},
+	{"names[Service]", rollouts, "spec.strategy.canary.pingPong.pingService", formReference},
+	{"names[Service]", rollouts, "spec.strategy.canary.pingPong.pongService", formReference},
+	{"names[Service]", rollouts, "spec.strategy.canary.trafficRouting.alb.rootService", formReference},
+	{"names[Service]", rollouts, "spec.strategy.canary.trafficRouting.smi.rootService", formReference},
+	{"names[Service]", rollouts, "spec.strategy.blueGreen.activeService", formReference},
+	{"names[Service]", rollouts, "spec.strategy.blueGreen.previewService", formReference},
+	{"names[Service]", kindsIn("Prometheus", prometheus), "spec.alerting.alertmanagers[*].name", formReference},
+	{"names[Service]", roles, "rules[*]", formResourceNames},
 	{"names[Service]", kindsIn("ValidatingWebhookConfiguration MutatingWebhookConfiguration", "admissionregistration.k8s.io"), "webhooks[*].clientConfig.service.name", formReference},
 	{"names[Service]", kindsIn("APIService", "apiregistration.k8s.io"), "spec.service.name", formReference},
 	{"names[Service]", kindsIn("CustomResourceDefinition", "apiextensions.k8s.io"), "spec.conversion.webhook.clientConfig.service.name", formReference},
@@ -441,10 +508,12 @@ var namePlaces = []place{
 	{"names[ServiceAccount]", kindsIn("ServiceAccount", core...), "metadata.name", formOwnName},
 	{"names[ServiceAccount]", nil, "pod.spec.serviceAccountName", formReference},
 	{"names[ServiceAccount]", nil, "pod.spec.serviceAccount", formReference},
-	{"names[ServiceAccount]", kindsIn("RoleBinding ClusterRoleBinding", "rbac.authorization.k8s.io"), "subjects[*].name", formReference},
+	{"names[ServiceAccount]", kindsIn("RoleBinding ClusterRoleBinding", "rbac.authorization.k8s.io"), "subjects[*].name", formSubject},
 	{"names[ServiceAccount]", kindsIn("AuthorizationPolicy", istioSecurity), "spec.rules[*].from[*].source.principals", formPrincipalAccounts},
 	{"names[ServiceAccount]", kindsIn("AuthorizationPolicy", istioSecurity), "spec.rules[*].from[*].source.notPrincipals", formPrincipalAccounts},
 	{"names[ServiceAccount]", kindsIn("Secret", core...), "metadata.annotations[kubernetes.io/service-account.name]", formReference},
+	{"names[ServiceAccount]", kindsIn("Issuer", certManager), "spec.vault.auth.kubernetes.serviceAccountRef.name", formReference},
+	{"names[ServiceAccount]", roles, "rules[*]", formResourceNames},
 }
 
 // labelPlaces hold labels and what selects by them.
