@@ -188,6 +188,12 @@ func TestLoad_refuses(t *testing.T) {
 			want: `rules.yaml:5: profiles[0].addresses[a.example.org]: "a.example.org" is no IP address`,
 		},
 		{
+			name: "a range mapped to an address, and a label whose values are mapped further",
+			file: profile("  addresses: {192.0.2.0/24: 198.51.100.1}\n  nodeLabels: {site: {a: b}}\n  nodeLabelKeys: {zone: site}\n"),
+			want: "rules.yaml:7: profiles[0].nodeLabelKeys[zone]: nodeLabels maps values of \"site\", so a second restore would carry them further; use two profiles\n" +
+				"rules.yaml:5: profiles[0].addresses[192.0.2.0/24]: \"198.51.100.1\" is no range of IP addresses",
+		},
+		{
 			name: "replicas of what has none",
 			file: profile("  replicas: {cronjob/a: 1, deploy/b: 1, web: 1}\n"),
 			want: "rules.yaml:5: profiles[0].replicas[cronjob/a]: kind \"cronjob\" has no replicas; known: deployment, deploymentconfig, replicaset, replicationcontroller, rollout, statefulset\n" +

@@ -170,6 +170,13 @@ var (
 		e.set(m.(hostMap).expression(e.str(at...)), at...)
 		return nil
 	}}
+	// formHeaderMatch is Gateway API's, with the type of the value beside it.
+	formHeaderMatch = &form{"one value, or regular expression", func(e *edit, m mapper, at path) error {
+		if e.str(at[:len(at)-1].join("type")...) == "RegularExpression" {
+			return formRegexp.rewrite(e, m, at)
+		}
+		return formOne.rewrite(e, m, at)
+	}}
 	// formScoped is Istio's: a namespace or an asterisk, a slash and a host.
 	formScoped = &form{"list of namespace/host", func(e *edit, m mapper, at path) error {
 		values, ok := strs(e.list(at...))
