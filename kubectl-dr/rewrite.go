@@ -95,6 +95,7 @@ that are given too.` + exitStatus,
 		for _, field := range out.Unused {
 			fmt.Fprintf(e.ErrOut, "warning: profile %s: %s matched nothing\n", out.Profile, field)
 		}
+		e.warnOf(out)
 		return f.print(e, out)
 	})
 	return c
@@ -178,6 +179,7 @@ func (e *env) lintProfiles(set *rules.Set, in *rewrite.Input) error {
 		if err != nil {
 			return err
 		}
+		e.warnOf(out)
 		if len(in.Objects) == 0 || len(out.Unused) == 0 {
 			fmt.Fprintf(e.Out, "%s: ok\n", name)
 			continue
@@ -185,6 +187,15 @@ func (e *env) lintProfiles(set *rules.Set, in *rewrite.Input) error {
 		fmt.Fprintf(e.Out, "%s: ok; nothing among the objects matches %s\n", name, strings.Join(out.Unused, ", "))
 	}
 	return nil
+}
+
+// warnOf says what a profile leaves as it was and somebody should look at.
+func (e *env) warnOf(out *rewrite.Outcomes) {
+	for _, o := range out.Objects {
+		for _, warning := range o.Warnings {
+			fmt.Fprintf(e.ErrOut, "warning: profile %s: %s: %s\n", out.Profile, o.Name, warning)
+		}
+	}
 }
 
 func (f *rewriteFlags) print(e *env, out *rewrite.Outcomes) error {

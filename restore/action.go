@@ -136,11 +136,15 @@ func (a *Action) Execute(input *velero.RestoreItemActionExecuteInput) (*velero.R
 	if err != nil {
 		return nil, err
 	}
-	a.count(of, result)
+	sums := log
 	log = log.WithFields(logrus.Fields{"kind": obj.GetKind(), "namespace": obj.GetNamespace(), "name": obj.GetName()})
 	for _, change := range result.Changes {
 		log.Info(change.String())
 	}
+	for _, warning := range result.Warnings {
+		log.Warn(warning)
+	}
+	a.count(sums, of, result)
 	if result.Drop {
 		return velero.NewRestoreItemActionExecuteOutput(input.Item).WithoutRestore(), nil
 	}

@@ -282,6 +282,7 @@ func TestAction_Execute_logsEveryChange(t *testing.T) {
 		`state: spec.replicas: 1 → 0`,
 		`state: metadata.annotations[kubectl-dr.io/original-state]: (none) → "{\"replicas\":1}"`,
 		`labels: metadata.labels.site: (none) → "dr"`,
+		"so far 1 of 1 objects changed, 0 not restored: labels 1, state 1; nothing yet for drop[0]",
 	}, messages)
 }
 
@@ -392,11 +393,11 @@ func TestAction_AppliesTo(t *testing.T) {
 	}
 }
 
-func TestAction_Execute_sumsUpBeforeEachKind(t *testing.T) {
+func TestAction_Execute_sumsUp(t *testing.T) {
 	t.Parallel()
 	log, hook := logrustest.NewNullLogger()
 	a := NewAction(log, &configMaps{items: []corev1api.ConfigMap{configMap("a", profiles)}}, "velero")
-	for _, kind := range []string{"Service", "Service", "Event", "ConfigMap"} {
+	for _, kind := range []string{"Service", "Service", "Event", "ReplicationController"} {
 		_, err := a.Execute(&velero.RestoreItemActionExecuteInput{Item: item(kind, "v1", nil), Restore: restoreOf("drill")})
 		require.NoError(t, err)
 	}
@@ -407,8 +408,11 @@ func TestAction_Execute_sumsUpBeforeEachKind(t *testing.T) {
 		}
 	}
 	assert.Equal(t, []string{
+		"so far 1 of 1 objects changed, 0 not restored: labels 1; nothing yet for drop[0], state",
 		"so far 2 of 2 objects changed, 0 not restored: labels 2; nothing yet for drop[0], state",
 		"so far 2 of 3 objects changed, 1 not restored: drop[0] 1, labels 2; nothing yet for state",
+		"so far 2 of 3 objects changed, 1 not restored: drop[0] 1, labels 2; nothing yet for state",
+		"so far 3 of 4 objects changed, 1 not restored: drop[0] 1, labels 3, state 1",
 	}, summaries)
 }
 

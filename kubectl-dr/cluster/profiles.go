@@ -35,3 +35,15 @@ func (c *Cluster) Profiles(ctx context.Context) (*rules.Set, error) {
 	}
 	return set, nil
 }
+
+// Profile returns the rewrite profile of a name, nil for "".
+func (c *Cluster) Profile(ctx context.Context, name string) (*rules.Profile, error) {
+	if name == "" {
+		return nil, nil
+	}
+	set, err := c.Profiles(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return set.Profile(name)
+}

@@ -138,15 +138,29 @@ func (s *Source) pause(ctx context.Context) (string, error) {
 	return message, nil
 }
 
+// profile is the one that rewrites what is restored: what it knows to hold back
+// there is stopped here by the same fields. A rebuild restores where it stops.
+func (s *Source) profile(ctx context.Context) (*rules.Profile, error) {
+	to := s.Recovery
+	if to == nil {
+		to = s.Cluster
+	}
+	return to.Profile(ctx, s.Run.Spec.PlanSpec.Profile(s.Run.Spec.Kind))
+}
+
 func (s *Source) stop(ctx context.Context) (string, error) {
+	profile, err := s.profile(ctx)
+	if err != nil {
+		return "", err
+	}
 	var stopped []string
 	for _, ns := range s.Run.Spec.PlanSpec.Source.Namespaces {
-		workloads, err := run.Workloads(ctx, s.Cluster.Client, ns)
+		workloads, err := run.Workloads(ctx, s.Cluster.Client, ns, profile.Operated()...)
 		if err != nil {
 			return "", err
 		}
 		for _, obj := range workloads {
-			done, err := s.stopOne(ctx, obj)
+			done, err := s.stopOne(ctx, profile, obj)
 			if err != nil {
 				return "", err
 			}
@@ -164,7 +178,7 @@ func (s *Source) stop(ctx context.Context) (string, error) {
 	return strings.Join(stopped, ", "), nil
 }
 
-func (s *Source) stopOne(ctx context.Context, obj *unstructured.Unstructured) (bool, error) {
+func (s *Source) stopOne(ctx context.Context, profile *rules.Profile, obj *unstructured.Unstructured) (bool, error) {
 	what := fmt.Sprintf("%s %s/%s", strings.ToLower(obj.GetKind()), obj.GetNamespace(), obj.GetName())
 	if obj.GetKind() == "Pod" {
 		if phase, _, _ := unstructured.NestedString(obj.Object, "status", "phase"); phase == "Succeeded" || phase == "Failed" {
@@ -175,7 +189,7 @@ func (s *Source) stopOne(ctx context.Context, obj *unstructured.Unstructured) (b
 	if obj.GetKind() == "Job" && Finished(obj) || rules.OnStandby(obj) {
 		return obj.GetAnnotations()[stoppedBy] == s.Run.Name, nil
 	}
-	held, err := rules.Standby(obj)
+	held, err := profile.Standby(obj)
 	if err != nil {
 		return false, err
 	}
@@ -336,9 +350,10 @@ func Resume(ctx context.Context, c client.Client, schedule *velerov1api.Schedule
 // returns what that was.
 func (s *Source) StartAgain(ctx context.Context) ([]string, error) {
 	var started []string
-	var errs []error
+	profile, err := s.profile(ctx)
+	errs := []error{err}
 	for _, ns := range s.Run.Spec.PlanSpec.Source.Namespaces {
-		held, err := run.Held(ctx, s.Cluster.Client, ns)
+		held, err := run.Held(ctx, s.Cluster.Client, ns, profile.Operated()...)
 		errs = append(errs, err)
 		for _, obj := range held {
 			if obj.GetAnnotations()[stoppedBy] != s.Run.Name {
@@ -357,8 +372,12 @@ func (s *Source) StartAgain(ctx context.Context) ([]string, error) {
 
 // Forget takes the marks of the run from what it has stopped.
 func (s *Source) Forget(ctx context.Context) error {
+	profile, err := s.profile(ctx)
+	if err != nil {
+		return err
+	}
 	for _, ns := range s.Run.Spec.PlanSpec.Source.Namespaces {
-		workloads, err := run.Workloads(ctx, s.Cluster.Client, ns)
+		workloads, err := run.Workloads(ctx, s.Cluster.Client, ns, profile.Operated()...)
 		if err != nil {
 			return err
 		}

@@ -9,7 +9,6 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/run"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/standby"
-	"github.com/kubectl-dr/kubectl-dr/restore/rules"
 )
 
 // Names of the steps about a warm standby.
@@ -32,15 +31,9 @@ func (f *Failover) refresh() run.Step {
 		if err != nil {
 			return "", err
 		}
-		var rewrites *rules.Profile
-		if profile != "" {
-			set, err := f.Cluster.Profiles(ctx)
-			if err != nil {
-				return "", err
-			}
-			if rewrites, err = set.Profile(profile); err != nil {
-				return "", err
-			}
+		rewrites, err := f.Cluster.Profile(ctx, profile)
+		if err != nil {
+			return "", err
 		}
 		s := *f.Standby
 		s.Prune, s.Hold = true, true

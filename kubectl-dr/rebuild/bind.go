@@ -70,15 +70,7 @@ func (r *Rebuild) putBack(ctx context.Context, j Judged) error {
 
 // rewrites returns the profile of the run, nil for none.
 func (r *Rebuild) rewrites(ctx context.Context) (*rules.Profile, error) {
-	name := r.Run.Spec.PlanSpec.Profile(r.Run.Spec.Kind)
-	if name == "" {
-		return nil, nil
-	}
-	set, err := r.Cluster.Profiles(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return set.Profile(name)
+	return r.Cluster.Profile(ctx, r.Run.Spec.PlanSpec.Profile(r.Run.Spec.Kind))
 }
 
 // apply applies a profile, if there is one.

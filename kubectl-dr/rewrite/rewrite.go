@@ -30,6 +30,8 @@ type Outcome struct {
 	// as it does with one; nil when it isn't restored.
 	Before, After *unstructured.Unstructured
 	Changes       []rules.Change
+	// Warnings say what somebody should look at.
+	Warnings []string
 }
 
 // Outcomes are those of all objects under one profile.
@@ -62,7 +64,7 @@ func Apply(p *rules.Profile, objects []*unstructured.Unstructured) (*Outcomes, e
 			return nil, err
 		}
 		usage.Add(r)
-		o := Outcome{Name: Name(obj), Before: Restored(obj), Changes: r.Changes}
+		o := Outcome{Name: Name(obj), Before: Restored(obj), Changes: r.Changes, Warnings: r.Warnings}
 		if !r.Drop {
 			o.After = Restored(r.Object)
 		}

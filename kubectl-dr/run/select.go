@@ -55,11 +55,7 @@ func (t *Target) admit(ctx context.Context, p restorepoint.Point) error {
 	if len(files) == 0 || profile == "" {
 		return nil
 	}
-	set, err := t.Cluster.Profiles(ctx)
-	if err != nil {
-		return err
-	}
-	rewrites, err := set.Profile(profile)
+	rewrites, err := t.Cluster.Profile(ctx, profile)
 	if err != nil || rewrites.State != rules.StateStandby {
 		return err
 	}

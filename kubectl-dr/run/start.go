@@ -39,8 +39,8 @@ var gvks = map[string]schema.GroupVersionKind{
 	"daemonset":   appsv1api.SchemeGroupVersion.WithKind("DaemonSet"),
 }
 
-// Startable are Kubernetes' own kinds that may be on standby after a restore, and
-// that stop at the source before a planned failover.
+// Startable are Kubernetes' own kinds, and those like them, that may be on standby
+// after a restore, and that stop at the source before a planned failover.
 var Startable = []schema.GroupVersionKind{
 	gvks["deployment"],
 	gvks["statefulset"],
@@ -52,7 +52,11 @@ var Startable = []schema.GroupVersionKind{
 	{Group: "", Version: "v1", Kind: "Pod"},
 	{Group: "apps.openshift.io", Version: "v1", Kind: "DeploymentConfig"},
 	{Group: "argoproj.io", Version: "v1alpha1", Kind: "Rollout"},
+	{Group: "apps.kruise.io", Version: "v1alpha1", Kind: "DaemonSet"},
 }
+
+// jobKinds run to an end.
+var jobKinds = []string{"Job", "CronJob", "JobSet", "BroadcastJob"}
 
 // Start returns one step for each wave and one for the rest. Without jobs, Jobs
 // and CronJobs stay suspended: a drill sends no mail.
@@ -128,14 +132,18 @@ func (t *Target) MissingWorkloads(ctx context.Context) ([]string, error) {
 }
 
 func (t *Target) startRest(ctx context.Context, jobs bool) (string, error) {
+	profile, err := t.Cluster.Profile(ctx, t.profile())
+	if err != nil {
+		return "", err
+	}
 	var rest []*unstructured.Unstructured
 	for _, ns := range t.Namespaces() {
-		held, err := Held(ctx, t.Cluster.Client, ns)
+		held, err := Held(ctx, t.Cluster.Client, ns, profile.Operated()...)
 		if err != nil {
 			return "", err
 		}
 		for _, obj := range held {
-			if kind := obj.GetKind(); !jobs && (kind == "Job" || kind == "CronJob") {
+			if !jobs && slices.Contains(jobKinds, obj.GetKind()) {
 				continue
 			}
 			rest = append(rest, obj)
@@ -147,9 +155,9 @@ func (t *Target) startRest(ctx context.Context, jobs bool) (string, error) {
 	return t.start(ctx, rest, DefaultWaveTimeout)
 }
 
-// Held returns the objects in a namespace that are on standby.
-func Held(ctx context.Context, c client.Client, namespace string) ([]*unstructured.Unstructured, error) {
-	all, err := Workloads(ctx, c, namespace)
+// Held returns the objects in a namespace that are on standby; see [Workloads].
+func Held(ctx context.Context, c client.Client, namespace string, operatedToo ...string) ([]*unstructured.Unstructured, error) {
+	all, err := Workloads(ctx, c, namespace, operatedToo...)
 	return slices.DeleteFunc(all, func(obj *unstructured.Unstructured) bool {
 		_, remembers := obj.GetAnnotations()[rules.AnnotationOriginalState]
 		return !remembers
@@ -157,10 +165,11 @@ func Held(ctx context.Context, c client.Client, namespace string) ([]*unstructur
 }
 
 // Workloads returns the objects in a namespace that can be on standby and that
-// no controller owns. Kinds the cluster doesn't have are passed over.
-func Workloads(ctx context.Context, c client.Client, namespace string) ([]*unstructured.Unstructured, error) {
+// no controller owns: of the known kinds, and of those that a profile knows besides
+// ([rules.Profile.Operated]). Kinds the cluster doesn't have are passed over.
+func Workloads(ctx context.Context, c client.Client, namespace string, operatedToo ...string) ([]*unstructured.Unstructured, error) {
 	var found []*unstructured.Unstructured
-	for _, gvk := range slices.Concat(Startable, operated(c)) {
+	for _, gvk := range slices.Concat(Startable, operated(c, operatedToo)) {
 		list := &unstructured.UnstructuredList{}
 		list.SetGroupVersionKind(gvk.GroupVersion().WithKind(gvk.Kind + "List"))
 		if err := c.List(ctx, list, client.InNamespace(namespace)); err != nil {
@@ -179,12 +188,27 @@ func Workloads(ctx context.Context, c client.Client, namespace string) ([]*unstr
 }
 
 // operated returns the kinds in the cluster whose workloads an operator makes and
-// that can be on standby.
-func operated(c client.Client) []schema.GroupVersionKind {
+// that can be on standby. Further ones are "<Kind>" or "<Kind>.<group>", whatever the
+// case.
+func operated(c client.Client, further []string) []schema.GroupVersionKind {
 	var found []schema.GroupVersionKind
 	for _, gk := range rules.StandbyKinds() {
 		if mapping, err := c.RESTMapper().RESTMapping(gk); err == nil {
 			found = append(found, mapping.GroupVersionKind)
+		}
+	}
+	for _, kind := range further {
+		name, group, _ := strings.Cut(kind, ".")
+		plural, singular := meta.UnsafeGuessKindToResource(schema.GroupVersionKind{Group: group, Kind: name})
+		for _, resource := range []schema.GroupVersionResource{plural, singular} {
+			gvk, err := c.RESTMapper().KindFor(resource)
+			if err != nil {
+				continue
+			}
+			if !slices.Contains(slices.Concat(Startable, found), gvk) {
+				found = append(found, gvk)
+			}
+			break
 		}
 	}
 	return found
@@ -338,11 +362,7 @@ func (t *Target) named(ctx context.Context, p plan.Probe) (plan.Probe, error) {
 	if p.HTTP == nil || p.HTTP.Host == "" || t.profile() == "" {
 		return p, nil
 	}
-	set, err := t.Cluster.Profiles(ctx)
-	if err != nil {
-		return p, err
-	}
-	rewrites, err := set.Profile(t.profile())
+	rewrites, err := t.Cluster.Profile(ctx, t.profile())
 	if err != nil {
 		return p, err
 	}

@@ -24,6 +24,9 @@ type Result struct {
 	Changes []Change
 	// Drop says that the object must not be restored; a change says why.
 	Drop bool
+	// Warnings say what of the object the profile leaves as it was and somebody
+	// should look at.
+	Warnings []string
 	// Used are the fields of the profile that had something to do; see
 	// [Profile.Unused].
 	Used []string
@@ -76,11 +79,12 @@ func (p *Profile) Apply(obj *unstructured.Unstructured) (Result, error) {
 		if err := p.patch(e); err != nil {
 			return Result{}, fmt.Errorf("rewrite %s: %s: %w", describe(obj), e.rule, err)
 		}
+		e.warnOfHosts()
 	}
 	if e.drop {
 		return Result{Object: obj, Changes: []Change{{Rule: e.rule}}, Drop: true, Used: e.used}, nil
 	}
-	return Result{Object: e.obj, Changes: e.changes, Used: e.used}, nil
+	return Result{Object: e.obj, Changes: e.changes, Warnings: e.warnings, Used: e.used}, nil
 }
 
 // rewrite applies everything but the patches.
@@ -148,6 +152,7 @@ type edit struct {
 	inside     bool      // the profile is for the object
 	drop       bool
 	changes    []Change
+	warnings   []string
 	used       []string // fields of the profile that had something to do
 
 	own owned
@@ -167,6 +172,9 @@ func (e *edit) use(field string) {
 		e.used = append(e.used, field)
 	}
 }
+
+// warn notes what somebody should look at.
+func (e *edit) warn(what string) { e.warnings = append(e.warnings, e.rule+": "+what) }
 
 // in reports whether the object is of one of the kinds in one of the groups.
 func (e *edit) in(groups []string, kinds ...string) bool {
@@ -331,10 +339,13 @@ func same(a, b any) bool {
 	return reflect.DeepEqual(a, b)
 }
 
+// lastApplied is the annotation with which kubectl apply remembers an object.
+const lastApplied = "kubectl.kubernetes.io/last-applied-configuration"
+
 func (e *edit) record(at path, before, after any) {
 	e.use(e.rule)
 	change := Change{Rule: e.rule, Path: at.String(), Before: runtime.DeepCopyJSONValue(before), After: runtime.DeepCopyJSONValue(after)}
-	if e.in(core, "Secret") && change.Path != "metadata.name" || slices.Contains(at, any("kubectl.kubernetes.io/last-applied-configuration")) {
+	if e.in(core, "Secret") && change.Path != "metadata.name" || slices.Contains(at, any(lastApplied)) {
 		change.Before, change.After = hide(before), hide(after)
 	}
 	if e.changes == nil {

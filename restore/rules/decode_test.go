@@ -188,6 +188,12 @@ func TestLoad_refuses(t *testing.T) {
 			want: `rules.yaml:5: profiles[0].addresses[a.example.org]: "a.example.org" is no IP address`,
 		},
 		{
+			name: "a range mapped to an address, and a label whose values are mapped further",
+			file: profile("  addresses: {192.0.2.0/24: 198.51.100.1}\n  nodeLabels: {site: {a: b}}\n  nodeLabelKeys: {zone: site}\n"),
+			want: "rules.yaml:7: profiles[0].nodeLabelKeys[zone]: nodeLabels maps values of \"site\", so a second restore would carry them further; use two profiles\n" +
+				"rules.yaml:5: profiles[0].addresses[192.0.2.0/24]: \"198.51.100.1\" is no range of IP addresses",
+		},
+		{
 			name: "replicas of what has none",
 			file: profile("  replicas: {cronjob/a: 1, deploy/b: 1, web: 1}\n"),
 			want: "rules.yaml:5: profiles[0].replicas[cronjob/a]: kind \"cronjob\" has no replicas; known: deployment, deploymentconfig, replicaset, replicationcontroller, rollout, statefulset\n" +
@@ -231,8 +237,9 @@ func TestLoad_refuses(t *testing.T) {
 		},
 		{
 			name: "operators that hold back nothing, or not one field",
-			file: profile("  operators:\n    A.example.org: {}\n    B.example.org: {\"spec.list[*].x\": 0, spec.y: [1]}\n"),
-			want: "rules.yaml:6: profiles[0].operators[A.example.org]: want fields and the values that hold it back, such as spec.replicas: 0\n" +
+			file: profile("  operators:\n    A.example.org: {}\n    B.example.org: {\"spec.list[*].x\": 0, spec.y: [1]}\n    \"*.example.org\": {spec.x: 0}\n"),
+			want: "rules.yaml:8: profiles[0].operators[*.example.org]: want one kind, so that its objects are found again to be started\n" +
+				"rules.yaml:6: profiles[0].operators[A.example.org]: want fields and the values that hold it back, such as spec.replicas: 0\n" +
 				"rules.yaml:7: profiles[0].operators[B.example.org][spec.list[*].x]: want the path of one field, such as spec.replicas\n" +
 				"rules.yaml:7: profiles[0].operators[B.example.org][spec.y]: want a string, a number, true or false",
 		},

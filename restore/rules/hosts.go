@@ -30,16 +30,7 @@ func (m hostMap) lookup(host string) (string, HostMode, bool) {
 	if m.see != nil {
 		m.see(name)
 	}
-	var best *HostMapping
-	for i := range m.mappings {
-		h := &m.mappings[i]
-		if h.produces(name) {
-			return "", "", false
-		}
-		if h.matches(name) && (best == nil || h.moreSpecific(best)) {
-			best = h
-		}
-	}
+	best := m.find(name)
 	if best == nil {
 		return "", "", false
 	}
@@ -58,6 +49,21 @@ func (m hostMap) lookup(host string) (string, HostMode, bool) {
 		return to, HostAdd, true
 	}
 	return to, HostReplace, true
+}
+
+// find returns the mapping of a host, nil for none.
+func (m hostMap) find(host string) *HostMapping {
+	var best *HostMapping
+	for i := range m.mappings {
+		h := &m.mappings[i]
+		if h.produces(host) {
+			return nil
+		}
+		if h.matches(host) && (best == nil || h.moreSpecific(best)) {
+			best = h
+		}
+	}
+	return best
 }
 
 // produces reports whether some mapping makes the host.
@@ -164,6 +170,13 @@ var (
 		e.set(m.(hostMap).expression(e.str(at...)), at...)
 		return nil
 	}}
+	// formHeaderMatch is Gateway API's, with the type of the value beside it.
+	formHeaderMatch = &form{"one value, or regular expression", func(e *edit, m mapper, at path) error {
+		if e.str(at[:len(at)-1].join("type")...) == "RegularExpression" {
+			return formRegexp.rewrite(e, m, at)
+		}
+		return formOne.rewrite(e, m, at)
+	}}
 	// formScoped is Istio's: a namespace or an asterisk, a slash and a host.
 	formScoped = &form{"list of namespace/host", func(e *edit, m mapper, at path) error {
 		values, ok := strs(e.list(at...))
@@ -208,8 +221,14 @@ func (m scopedHosts) lookup(value string) (string, HostMode, bool) {
 }
 
 func rewriteHosts(e *edit, p *Rewrites) error {
-	if len(p.Hosts) == 0 || p.Certificates == CertificatesKeepSecret && e.in([]string{certManager}, "Certificate") {
-		return nil // a Certificate that doesn't fit its Secret is issued anew
+	if len(p.Hosts) == 0 || e.keepsHosts() {
+		return nil
 	}
 	return e.places("hosts", e.hosts(p))
+}
+
+// keepsHosts is for a Certificate that is to be used as it is: one that doesn't fit its
+// Secret is issued anew.
+func (e *edit) keepsHosts() bool {
+	return e.p.Certificates == CertificatesKeepSecret && e.in([]string{certManager}, "Certificate")
 }

@@ -45,6 +45,15 @@ var (
 	}}
 )
 
+// formArgsText is an argument of a container.
+var formArgsText = &form{formConfigMapText.about, func(e *edit, m mapper, at path) error {
+	container, _ := e.get(at[:len(at)-2]...).(map[string]any)
+	if name, _ := container["name"].(string); fits(e.p.HostsIn.Args, name) {
+		e.hostText(m.(hostMap), at...)
+	}
+	return nil
+}}
+
 // textSecret reports whether the Secret is opted in, and none that Kubernetes
 // keeps.
 func (e *edit) textSecret() bool {

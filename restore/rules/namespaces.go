@@ -74,6 +74,18 @@ var (
 	formPrincipals = &form{"list of …/ns/namespace/sa/account", func(e *edit, m mapper, at path) error {
 		return e.principals(at, "ns", func(ns, _ string) (string, bool) { return one(m, ns) })
 	}}
+	// formAccountSubject is the group of a namespace's accounts, or an account as a user.
+	formAccountSubject = &form{"system:serviceaccounts:namespace or system:serviceaccount:namespace:account", func(e *edit, m mapper, at path) error {
+		parts := strings.Split(e.str(at...), ":")
+		if !isAccountSubject(parts) {
+			return nil
+		}
+		if to, ok := one(m, parts[2]); ok {
+			parts[2] = to
+			e.set(strings.Join(parts, ":"), at...)
+		}
+		return nil
+	}}
 	// formMiddlewares is Traefik's: a namespace, a dash, a name and a provider.
 	formMiddlewares = &form{"list of namespace-name@kubernetescrd", func(e *edit, m mapper, at path) error {
 		parts := strings.Split(e.str(at...), ",")
@@ -124,6 +136,10 @@ func (e *edit) principals(at path, word string, rewrite func(ns, value string) (
 		e.set(anys(values), at...)
 	}
 	return nil
+}
+
+func isAccountSubject(parts []string) bool {
+	return len(parts) >= 3 && parts[0] == "system" && (parts[1] == "serviceaccounts" && len(parts) == 3 || parts[1] == "serviceaccount" && len(parts) == 4)
 }
 
 const namespaceName = "kubernetes.io/metadata.name"

@@ -102,6 +102,33 @@ var (
 			return to, ok && e.covers(ns)
 		})
 	}}
+	// formResourceNames is a rule of a Role. In one on several kinds, or on several
+	// namespaces of which the profile is for some, a name may be another object's.
+	formResourceNames = &form{"resourceNames of a rule on this kind alone", func(e *edit, m mapper, at path) error {
+		plural := strings.ToLower(m.(objectNames).kind) + "s"
+		resources, _ := strs(e.list(at.join("resources")...))
+		for _, resource := range resources {
+			if resource != plural && !strings.HasPrefix(resource, plural+"/") {
+				return nil
+			}
+		}
+		if len(resources) == 0 || e.orig.GetNamespace() == "" && e.around != nil && len(e.around.Namespaces) > 0 {
+			return nil
+		}
+		return formList.rewrite(e, m, at.join("resourceNames"))
+	}}
+	// formSubject is an account, or an account as a user.
+	formSubject = &form{"reference, or system:serviceaccount:namespace:account", func(e *edit, m mapper, at path) error {
+		was, _ := lookup(e.orig.Object, at).(string)
+		parts := strings.Split(was, ":")
+		if !isAccountSubject(parts) || len(parts) < 4 {
+			return formReference.rewrite(e, m, at)
+		}
+		if to, ok := one(m, parts[3]); ok && e.covers(parts[2]) {
+			e.set(strings.TrimSuffix(e.str(at...), parts[3])+to, at...)
+		}
+		return nil
+	}}
 	// formServiceReference is a Service's name alone or as cluster DNS has it.
 	formServiceReference = &form{"name of a Service, in DNS or alone", func(e *edit, m mapper, at path) error {
 		was, _ := lookup(e.orig.Object, at).(string)

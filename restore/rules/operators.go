@@ -42,19 +42,45 @@ var operators = map[schema.GroupKind][]setting{
 	{Group: perconaMongo, Kind: "PerconaServerMongoDB"}: {{at: "spec.pause", value: true}},
 	{Group: perconaMySQL, Kind: "PerconaServerMySQL"}:   {{at: "spec.pause", value: true}},
 	{Group: mariadb, Kind: "MariaDB"}:                   {{at: "spec.suspend", value: true}},
+	{Group: mariadb, Kind: "MaxScale"}:                  {{at: "spec.suspend", value: true}},
 
+	// Paused, Strimzi makes nothing of a Kafka. What it has made, StrimziPodSets, it
+	// does not let be paused (strimzi-kafka-operator#10042); they are remade.
 	{Group: strimzi, Kind: "Kafka"}:             {{at: "metadata.annotations[strimzi.io/pause-reconciliation]", value: "true"}},
+	{Group: strimzi, Kind: "KafkaConnector"}:    {{at: "spec.state", value: "stopped"}},
 	{Group: strimzi, Kind: "KafkaConnect"}:      {{at: "spec.replicas", value: int64(0)}},
 	{Group: strimzi, Kind: "KafkaMirrorMaker2"}: {{at: "spec.replicas", value: int64(0)}},
 	{Group: strimzi, Kind: "KafkaBridge"}:       {{at: "spec.replicas", value: int64(0)}},
 
 	{Group: elastic, Kind: "Elasticsearch"}:    {{at: "metadata.annotations[eck.k8s.elastic.co/managed]", value: "false"}},
+	{Group: kibana, Kind: "Kibana"}:            {{at: "spec.count", value: int64(0)}},
 	{Group: rabbitmq, Kind: "RabbitmqCluster"}: {{at: "metadata.labels[rabbitmq.com/pauseReconciliation]", value: "true"}},
 
 	{Group: kubevirt, Kind: "VirtualMachine"}: {
 		{at: "spec.runStrategy", value: "Halted", unless: "spec.running"},
 		{at: "spec.running", value: false, present: true},
 	},
+	{Group: kubevirt, Kind: "VirtualMachineInstanceReplicaSet"}: {{at: "spec.replicas", value: int64(0)}},
+
+	// updateStrategy.paused of OpenKruise's kinds holds back updates alone. A
+	// BroadcastJob that is paused makes no further Pods (broadcastjob_controller.go).
+	{Group: kruise, Kind: "CloneSet"}:     {{at: "spec.replicas", value: int64(0)}},
+	{Group: kruise, Kind: "StatefulSet"}:  {{at: "spec.replicas", value: int64(0)}},
+	{Group: kruise, Kind: "BroadcastJob"}: {{at: "spec.paused", value: true}},
+
+	// A Job that a JobSet makes is suspended as the JobSet is (jobset_types.go).
+	{Group: jobset, Kind: "JobSet"}: {{at: "spec.suspend", value: true}},
+
+	// Paused, the operator leaves a StatefulSet as it is, running or not, so it is
+	// brought to none. An agent on every node has no replicas, and may not say any.
+	{Group: prometheus, Kind: "Alertmanager"}:    {{at: "spec.replicas", value: int64(0)}},
+	{Group: prometheus, Kind: "Prometheus"}:      {{at: "spec.replicas", value: int64(0)}},
+	{Group: prometheus, Kind: "ThanosRuler"}:     {{at: "spec.replicas", value: int64(0)}},
+	{Group: prometheus, Kind: "PrometheusAgent"}: {{at: "spec.paused", value: true}, {at: "spec.replicas", value: int64(0), unless: "spec.mode"}},
+
+	// The second is what the first was called.
+	{Group: knative, Kind: "Service"}:       scaledToZero,
+	{Group: knative, Kind: "Configuration"}: scaledToZero,
 
 	{Group: "argoproj.io", Kind: "CronWorkflow"}: {{at: "spec.suspend", value: true}},
 	{Group: "argoproj.io", Kind: "Workflow"}:     {{at: "spec.suspend", value: true}},
@@ -64,12 +90,48 @@ var operators = map[schema.GroupKind][]setting{
 	{Group: "volsync.backube", Kind: "ReplicationSource"}:         {{at: "spec.paused", value: true}},
 }
 
+const templateAnnotations = "spec.template.metadata.annotations"
+
+var scaledToZero = []setting{
+	{at: templateAnnotations + "[autoscaling.knative.dev/min-scale]", value: "0", unless: templateAnnotations + "[autoscaling.knative.dev/minScale]"},
+	{at: templateAnnotations + "[autoscaling.knative.dev/minScale]", value: "0", present: true},
+}
+
+// startsAnyway says what kinds start that are held back as well as they can be.
+var startsAnyway = map[schema.GroupKind]string{}
+
+func init() {
+	// A Revision's Deployment begins with initial-scale replicas, and most clusters
+	// refuse none (MakeDeployment of Knative's deploy.go, validateInitialScale).
+	for _, gk := range kindsIn("Service Configuration", knative) {
+		startsAnyway[gk] = "Knative starts a Pod of it, which ends when nobody asks for it"
+	}
+}
+
+// remade are kinds with Pods that their controller makes again when it is
+// started, and that nothing holds back.
+var remade = slices.Concat(kindsIn("Pod", core...), kindsIn("StrimziPodSet", "core.strimzi.io"), kindsIn("Configuration Revision", knative))
+
 // StandbyKinds returns the kinds, besides Kubernetes' own workloads, that
 // [Standby] knows how to hold back, in order.
 func StandbyKinds() []schema.GroupKind {
 	return slices.SortedFunc(maps.Keys(operators), func(a, b schema.GroupKind) int {
 		return strings.Compare(a.String(), b.String())
 	})
+}
+
+// Operated returns the kinds, "<Kind>" or "<Kind>.<group>", that the profile says how
+// to hold back, in order. A nil profile says of none.
+func (p *Profile) Operated() []string {
+	if p == nil {
+		return nil
+	}
+	kinds := sortedKeys(p.Operators)
+	for i := range p.Rules {
+		kinds = append(kinds, sortedKeys(p.Rules[i].Operators)...)
+	}
+	slices.Sort(kinds)
+	return slices.Compact(kinds)
 }
 
 // FieldState is a field that standby set.
@@ -93,16 +155,25 @@ func (f FieldState) at() path {
 // settings returns how the object's workloads are held back by an operator,
 // what the profile says before what is known.
 func (e *edit) settings() []setting {
-	for _, kind := range sortedKeys(e.p.Operators) {
-		if isKind(e.orig, kind) {
-			var own []setting
-			for _, at := range sortedKeys(e.p.Operators[kind]) {
-				own = append(own, setting{at: at, value: scalar(e.p.Operators[kind][at])})
-			}
-			return own
+	if kind := e.operator(); kind != "" {
+		var own []setting
+		for _, at := range sortedKeys(e.p.Operators[kind]) {
+			own = append(own, setting{at: at, value: scalar(e.p.Operators[kind][at])})
 		}
+		return own
 	}
 	return operators[e.kind]
+}
+
+// operator returns the profile's word for how to hold back objects of this kind,
+// "" when it has none.
+func (e *edit) operator() string {
+	for _, kind := range sortedKeys(e.p.Operators) {
+		if isKind(e.orig, kind) {
+			return kind
+		}
+	}
+	return ""
 }
 
 // scalar reads a number, a string or a boolean; nil when it is none.
@@ -147,6 +218,9 @@ func (v validator) operators(operators map[string]map[string]json.RawMessage) {
 	for _, kind := range sortedKeys(operators) {
 		at := v.at("[%s]", kind)
 		at.kind(kind)
+		if strings.HasPrefix(kind, "*") {
+			at.fault("want one kind, so that its objects are found again to be started")
+		}
 		if len(operators[kind]) == 0 {
 			at.fault("want fields and the values that hold it back, such as spec.replicas: 0")
 		}

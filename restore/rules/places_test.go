@@ -47,6 +47,7 @@ func concretePath(at string) path {
 var hostSamples = map[*form]func(host string) any{
 	formOne:          func(h string) any { return h },
 	formElement:      func(h string) any { return h },
+	formHeaderMatch:  func(h string) any { return h },
 	formListener:     func(h string) any { return h },
 	formList:         func(h string) any { return []any{"z.example.net", h} },
 	formScoped:       func(h string) any { return []any{"z.example.net", "web/" + h} },

@@ -22,10 +22,10 @@ func init() {
 			kindsIn("Pooler", cnpg), kindsIn("VirtualMachine VirtualMachineInstanceReplicaSet", kubevirt)),
 		"spec.jobTemplate.spec.template":                kindsIn("CronJob", "batch"),
 		"spec.jobTargetRef.template":                    kindsIn("ScaledJob", "keda.sh"),
-		"spec.podTemplate":                              kindsIn("Kibana", "kibana.k8s.elastic.co"),
+		"spec.podTemplate":                              kindsIn("Kibana", kibana),
 		"spec.nodeSets[*].podTemplate":                  kindsIn("Elasticsearch", elastic),
 		"spec.tasks[*].template":                        kindsIn("Job", "batch.volcano.sh"),
-		"spec.replicatedJobs[*].template.spec.template": kindsIn("JobSet", "jobset.x-k8s.io"),
+		"spec.replicatedJobs[*].template.spec.template": kindsIn("JobSet", jobset),
 	} {
 		for _, gk := range kinds {
 			podTemplates[gk] = parseSteps(at)

@@ -98,8 +98,8 @@ type Rewrites struct {
 	// State is "keep" (the default) or "standby": workloads come up with nothing
 	// running and remember what they had.
 	State State `json:"state,omitempty"`
-	// FinishedJobs is "keep" (the default), which restores finished Jobs and so
-	// runs them again, or "drop" (the default with state standby).
+	// FinishedJobs is "drop" (the default) or "keep", which restores finished Jobs
+	// and so runs them again.
 	FinishedJobs FinishedJobs `json:"finishedJobs,omitempty"`
 	// Operators says how to hold back further kinds, "<Kind>" or "<Kind>.<group>":
 	// the values of fields that make their operator stop them.
@@ -146,8 +146,8 @@ type Rewrites struct {
 
 	// AddressPools maps names of Calico's and MetalLB's address pools.
 	AddressPools map[string]string `json:"addressPools,omitempty"`
-	// Addresses maps IP addresses that Services, Gateways, Pods and DNS records
-	// ask for.
+	// Addresses maps IP addresses that Services, Gateways, Pods, Certificates and DNS
+	// records ask for, and ranges, such as 192.0.2.0/24, that are let in or out.
 	Addresses map[string]string `json:"addresses,omitempty"`
 	// LoadBalancer changes what Services ask of their load balancer.
 	LoadBalancer *LoadBalancer `json:"loadBalancer,omitempty"`
@@ -157,7 +157,7 @@ type Rewrites struct {
 	ServiceTypes map[string]string `json:"serviceTypes,omitempty"`
 
 	// Images maps registries, or registries and the beginning of a repository. The
-	// longest wins.
+	// longest wins. Credentials in pull secrets are there for the new registry too.
 	Images map[string]string `json:"images,omitempty"`
 	// ImagePullSecrets maps names of pull secrets in pods and ServiceAccounts.
 	ImagePullSecrets map[string]string `json:"imagePullSecrets,omitempty"`
@@ -168,6 +168,9 @@ type Rewrites struct {
 	// NodeLabels maps values of node labels, by label, in node selectors, node
 	// affinity and the topology of volumes.
 	NodeLabels map[string]map[string]string `json:"nodeLabels,omitempty"`
+	// NodeLabelKeys maps the labels themselves, there and as topology keys of pod
+	// affinity and of topology spread constraints, after their values.
+	NodeLabelKeys map[string]string `json:"nodeLabelKeys,omitempty"`
 	// Affinity takes away what ties pods to nodes or to each other.
 	Affinity *Affinity `json:"affinity,omitempty"`
 	// NodeSelector changes the node selector of Pods and pod templates.
@@ -264,6 +267,9 @@ type HostsIn struct {
 	// Env are names of environment variables of containers. An asterisk stands
 	// for anything.
 	Env []string `json:"env,omitempty"`
+	// Args are names of containers, of whose commands and arguments hosts are
+	// mapped. An asterisk stands for anything.
+	Args []string `json:"args,omitempty"`
 }
 
 // ExternalDNS says whether external-dns may publish restored objects.

@@ -41,12 +41,18 @@ func operatorRows(prose string) string {
 	end := strings.Index(after, "\n\n")
 	var rows strings.Builder
 	for _, gk := range StandbyKinds() {
-		var settings []string
-		for _, s := range operators[gk] {
+		var settings string
+		for i, s := range operators[gk] {
 			raw, _ := json.Marshal(s.value)
-			settings = append(settings, fmt.Sprintf("`%s: %s`", s.at, raw))
+			switch {
+			case s.present:
+				settings += " or "
+			case i > 0:
+				settings += " and "
+			}
+			settings += fmt.Sprintf("`%s: %s`", s.at, raw)
 		}
-		fmt.Fprintf(&rows, "| %s (%s) | %s |\n", gk.Kind, gk.Group, strings.Join(settings, " or "))
+		fmt.Fprintf(&rows, "| %s (%s) | %s |\n", gk.Kind, gk.Group, settings)
 	}
 	return before + operatorsBegin + rows.String() + after[end+1:]
 }

@@ -36,6 +36,7 @@ var rewriters = []rewriter{
 	{"images", rewriteImages},
 	mapping("imagePullSecrets", func(p *Rewrites) map[string]string { return p.ImagePullSecrets }),
 	{"nodeLabels", rewriteNodeLabels},
+	mapping("nodeLabelKeys", func(p *Rewrites) map[string]string { return p.NodeLabelKeys }),
 	{"affinity", rewriteAffinity},
 	{"nodeSelector", rewriteNodeSelector},
 	{"tolerations", rewriteTolerations},

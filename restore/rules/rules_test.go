@@ -78,6 +78,9 @@ func renderResult(t *testing.T, r Result) string {
 	for _, change := range r.Changes {
 		fmt.Fprintf(&b, "# %s\n", change)
 	}
+	for _, warning := range r.Warnings {
+		fmt.Fprintf(&b, "# warning: %s\n", warning)
+	}
 	if r.Drop {
 		fmt.Fprintf(&b, "# %s\n", describe(r.Object))
 		return b.String()

@@ -3,6 +3,7 @@ package rules
 import (
 	"reflect"
 	"slices"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
@@ -129,6 +130,49 @@ var (
 		return e.class(m, at, "overhead")
 	}}
 )
+
+const quotaOfClass = ".storageclass.storage.k8s.io/"
+
+// Forms of a ResourceQuota's.
+var (
+	// formQuota is a map whose keys begin with a class.
+	formQuota = &form{"class before " + quotaOfClass + "…", func(e *edit, m mapper, at path) error {
+		for _, key := range e.keys(at...) {
+			class, resource, ok := strings.Cut(key, quotaOfClass)
+			if !ok {
+				continue
+			}
+			if to, ok := one(m, class); ok {
+				e.moveKey(at, key, to+quotaOfClass+resource)
+			}
+		}
+		return nil
+	}}
+	formPriorityScope = &form{"values of scope PriorityClass", func(e *edit, m mapper, at path) error {
+		if e.str(at.join("scopeName")...) != "PriorityClass" {
+			return nil
+		}
+		return formList.rewrite(e, m, at.join("values"))
+	}}
+	// formKeys is a map whose keys are mapped.
+	formKeys = &form{"keys", func(e *edit, m mapper, at path) error {
+		for _, key := range e.keys(at...) {
+			if to, ok := one(m, key); ok {
+				e.moveKey(at, key, to)
+			}
+		}
+		return nil
+	}}
+)
+
+// moveKey gives what a map has under one key another. What is there already stays.
+func (e *edit) moveKey(at path, from, to string) {
+	value := e.get(at.join(from)...)
+	if e.get(at.join(to)...) == nil {
+		e.set(value, at.join(to)...)
+	}
+	e.remove(at.join(from)...)
+}
 
 func (e *edit) class(m mapper, at path, derived ...string) error {
 	to, ok := one(m, e.str(at...))

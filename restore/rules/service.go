@@ -1,6 +1,9 @@
 package rules
 
-import "slices"
+import (
+	"net/netip"
+	"slices"
+)
 
 func rewriteServiceTypes(e *edit, p *Rewrites) error {
 	if !e.in(core, "Service") {
@@ -73,6 +76,35 @@ var (
 		return formOne.rewrite(e, m, at)
 	}}
 )
+
+// formRange is a range of addresses, which may be one address.
+var formRange = &form{"address or range", func(e *edit, m mapper, at path) error {
+	value := e.str(at...)
+	if to, ok := one(m, value); ok {
+		e.set(to, at...)
+		return nil
+	}
+	prefix, err := netip.ParsePrefix(value)
+	if err != nil || !prefix.IsSingleIP() {
+		return nil
+	}
+	if to, ok := one(m, prefix.Addr().String()); ok {
+		addr, err := netip.ParseAddr(to)
+		if err != nil {
+			return nil
+		}
+		e.set(netip.PrefixFrom(addr, addr.BitLen()).String(), at...)
+	}
+	return nil
+}}
+
+// formCertificateIP leaves a Certificate that is to be used as it is.
+var formCertificateIP = &form{formOne.about, func(e *edit, m mapper, at path) error {
+	if e.keepsHosts() {
+		return nil
+	}
+	return formOne.rewrite(e, m, at)
+}}
 
 func rewriteIPFamilies(e *edit, p *Rewrites) error {
 	if p.IPFamilies == nil || !e.in(core, "Service") || e.str("spec", "type") == "ExternalName" {

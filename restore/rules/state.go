@@ -180,6 +180,7 @@ var standbys = map[schema.GroupKind]*standby{
 	{Group: "batch", Kind: "CronJob"}:                      bySuspension,
 	{Group: "batch", Kind: "Job"}:                          bySuspension,
 	{Group: "apps", Kind: "DaemonSet"}:                     byNodeSelector,
+	{Group: kruise, Kind: "DaemonSet"}:                     byNodeSelector,
 	{Group: "", Kind: "Pod"}:                               byGate,
 }
 
@@ -222,7 +223,21 @@ func remembered(obj *unstructured.Unstructured) (string, bool) {
 // what it had. A workload on standby stays as it is. The error of a kind that
 // isn't known wraps [ErrNoStandby].
 func Standby(obj *unstructured.Unstructured) (*unstructured.Unstructured, error) {
-	e := newEdit(&Profile{}, obj)
+	return (*Profile)(nil).Standby(obj)
+}
+
+// Standby is [Standby] by what the profile says in operators before what is known. A
+// nil profile says nothing.
+func (p *Profile) Standby(obj *unstructured.Unstructured) (*unstructured.Unstructured, error) {
+	if p == nil {
+		p = &Profile{}
+	}
+	e := newEdit(p, obj)
+	r, err := p.rewrites(e, obj)
+	if err != nil {
+		return nil, fmt.Errorf("put %s on standby: %w", describe(obj), err)
+	}
+	e.p = r
 	held, err := hold(e)
 	if err == nil && !held {
 		err = ErrNoStandby
@@ -365,7 +380,7 @@ func leaveToTheCluster(e *edit, _ *Rewrites) error {
 }
 
 func rewriteState(e *edit, p *Rewrites) error {
-	if e.in([]string{"batch"}, "Job") && finishedJob(e.orig) && p.finishedJobs() == FinishedJobsDrop {
+	if p.FinishedJobs != FinishedJobsKeep && e.finishedJob() {
 		// Restored, it would run again.
 		e.rule, e.drop = "finishedJobs", true
 		return nil
@@ -373,28 +388,33 @@ func rewriteState(e *edit, p *Rewrites) error {
 	if p.State != StateStandby {
 		return nil
 	}
-	if e.in(core, "Pod") && controlled(e.orig) {
+	if slices.Contains(remade, e.kind) && controlled(e.orig) {
 		// Restored, it would run before its controller is there to stop it.
 		e.drop = true
 		return nil
 	}
-	_, err := hold(e)
-	return err
-}
-
-// finishedJobs returns what is said, or what goes with the state.
-func (r *Rewrites) finishedJobs() FinishedJobs {
-	if r.FinishedJobs == "" && r.State == StateStandby {
-		return FinishedJobsDrop
+	held, err := hold(e)
+	switch why := startsAnyway[e.kind]; {
+	case err != nil:
+		return err
+	case !held && !e.in(core, "PodTemplate") && len(e.templates()) > 0:
+		e.warn("it comes up running: nothing is known that holds back its Pods; say what does in operators, or drop it")
+	case why != "" && e.operator() == "":
+		e.warn(why)
 	}
-	return r.FinishedJobs
+	return nil
 }
 
-func finishedJob(obj *unstructured.Unstructured) bool {
-	conditions, _ := lookup(obj.Object, path{"status", "conditions"}).([]any)
+// finishedJob reports whether the object is a Job, or a set of Jobs, that has
+// finished.
+func (e *edit) finishedJob() bool {
+	if !e.in([]string{"batch"}, "Job") && !e.in([]string{jobset}, "JobSet") && !e.in([]string{kruise}, "BroadcastJob") {
+		return false
+	}
+	conditions, _ := lookup(e.orig.Object, path{"status", "conditions"}).([]any)
 	return slices.ContainsFunc(conditions, func(c any) bool {
 		m, _ := c.(map[string]any)
-		return (m["type"] == "Complete" || m["type"] == "Failed") && m["status"] == "True"
+		return (m["type"] == "Complete" || m["type"] == "Completed" || m["type"] == "Failed") && m["status"] == "True"
 	})
 }
 

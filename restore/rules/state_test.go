@@ -2,10 +2,12 @@ package rules
 
 import (
 	"encoding/json"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
@@ -61,6 +63,7 @@ func TestStandby_restoresOperatorsExactly(t *testing.T) {
 			obj.SetName("x")
 			obj.SetAnnotations(map[string]string{"other": "x"})
 			obj.SetLabels(map[string]string{"other": "x"})
+			require.NoError(t, unstructured.SetNestedField(obj.Object, "x", "spec", "template", "metadata", "annotations", "other"))
 			for _, s := range operators[gk] {
 				at := FieldState{Path: s.at}.at()
 				if _, text := was.(string); was != nil && (at[0] == "spec" || text) {
@@ -92,6 +95,40 @@ func TestStandby_restoresOperatorsExactly(t *testing.T) {
 			assert.JSONEq(t, string(want), string(raw), "the patch does the same")
 		}
 	}
+}
+
+// TestStandby_holdsBackWhateverHasPods puts every kind that is known to have Pods
+// on standby: it is held back, its controller makes it again, or a warning says that
+// it comes up running.
+func TestStandby_holdsBackWhateverHasPods(t *testing.T) {
+	t.Parallel()
+	p := profileOf(t, "  state: standby\n")
+	yes := true
+	var warned []string
+	for gk := range podTemplates {
+		obj := &unstructured.Unstructured{Object: map[string]any{}}
+		for _, at := range []string{"template", "spec.template", "spec.jobTemplate.spec.template", "spec.tasks[*].template"} {
+			store(obj.Object, map[string]any{"spec": map[string]any{}}, false, concretePath(at), nil)
+		}
+		obj.SetGroupVersionKind(gk.WithVersion("v1"))
+		obj.SetName("x")
+		r, err := p.Apply(obj)
+		require.NoError(t, err)
+		if len(r.Warnings) > 0 {
+			warned = append(warned, gk.String())
+		}
+		if slices.Contains(remade, gk) {
+			obj.SetOwnerReferences([]metav1.OwnerReference{{Kind: "Owner", Name: "x", Controller: &yes}})
+			r, err := p.Apply(obj)
+			require.NoError(t, err)
+			assert.True(t, r.Drop, "%s", gk)
+			continue
+		}
+		assert.True(t, OnStandby(r.Object) || len(r.Warnings) > 0 || gk.Kind == "PodTemplate", "%s comes up running", gk)
+	}
+	assert.ElementsMatch(t, []string{
+		"Configuration.serving.knative.dev", "Revision.serving.knative.dev", "Service.serving.knative.dev", "Job.batch.volcano.sh",
+	}, warned)
 }
 
 func TestStandby_ofKindsAProfileNames(t *testing.T) {

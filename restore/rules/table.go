@@ -41,6 +41,12 @@ var hostPlaces = []place{
 	{"hosts", kindsIn("Ingress", ingressGroups...), "metadata.annotations[" + nginx + "configuration-snippet]", formText},
 	{"hosts", kindsIn("Ingress", ingressGroups...), "metadata.annotations[" + nginx + "server-snippet]", formText},
 	{"hosts", kindsIn("Ingress", ingressGroups...), "metadata.annotations[" + nginx + "cors-allow-origin]", formCommaOrigins},
+	{"hosts", kindsIn("Ingress", ingressGroups...), "metadata.annotations[traefik.ingress.kubernetes.io/router.tls.domains.0.main]", formOne},
+	{"hosts", kindsIn("Ingress", ingressGroups...), "metadata.annotations[traefik.ingress.kubernetes.io/router.tls.domains.0.sans]", formComma},
+	{"hosts", kindsIn("Ingress", ingressGroups...), "metadata.annotations[traefik.ingress.kubernetes.io/router.tls.domains.1.main]", formOne},
+	{"hosts", kindsIn("Ingress", ingressGroups...), "metadata.annotations[traefik.ingress.kubernetes.io/router.tls.domains.1.sans]", formComma},
+	{"hosts", kindsIn("Ingress", ingressGroups...), "metadata.annotations[traefik.ingress.kubernetes.io/router.tls.domains.2.main]", formOne},
+	{"hosts", kindsIn("Ingress", ingressGroups...), "metadata.annotations[traefik.ingress.kubernetes.io/router.tls.domains.2.sans]", formComma},
 	{"hosts", kindsIn("Ingress", ingressGroups...), "metadata.annotations[cert-manager.io/common-name]", formOne},
 
 	{"hosts", kindsIn("Gateway ListenerSet", gatewayGroups...), "spec.listeners[*].hostname", formListener},
@@ -50,11 +56,16 @@ var hostPlaces = []place{
 	{"hosts", kindsIn("HTTPRoute", gatewayGroups...), "spec.rules[*].filters[*].urlRewrite.hostname", formOne},
 	{"hosts", kindsIn("HTTPRoute", gatewayGroups...), "spec.rules[*].filters[*].cors.allowOrigins", formOrigins},
 	{"hosts", kindsIn("HTTPRoute", gatewayGroups...), "spec.rules[*].backendRefs[*].filters[*].urlRewrite.hostname", formOne},
-	{"hosts", kindsIn("HTTPRoute GRPCRoute", gatewayGroups...), "spec.rules[*].matches[*].headers[*].value", formOne},
+	{"hosts", kindsIn("HTTPRoute GRPCRoute", gatewayGroups...), "spec.rules[*].matches[*].headers[*].value", formHeaderMatch},
 	{"hosts", kindsIn("HTTPRoute GRPCRoute", gatewayGroups...), "spec.rules[*].filters[*].requestHeaderModifier.set[*].value", formText},
 	{"hosts", kindsIn("HTTPRoute GRPCRoute", gatewayGroups...), "spec.rules[*].filters[*].requestHeaderModifier.add[*].value", formText},
 	{"hosts", kindsIn("HTTPRoute GRPCRoute", gatewayGroups...), "spec.rules[*].filters[*].responseHeaderModifier.set[*].value", formText},
 	{"hosts", kindsIn("HTTPRoute GRPCRoute", gatewayGroups...), "spec.rules[*].filters[*].responseHeaderModifier.add[*].value", formText},
+	{"hosts", kindsIn("HTTPRoute GRPCRoute", gatewayGroups...), "spec.rules[*].backendRefs[*].filters[*].requestHeaderModifier.set[*].value", formText},
+	{"hosts", kindsIn("HTTPRoute GRPCRoute", gatewayGroups...), "spec.rules[*].backendRefs[*].filters[*].requestHeaderModifier.add[*].value", formText},
+	{"hosts", kindsIn("HTTPRoute GRPCRoute", gatewayGroups...), "spec.rules[*].backendRefs[*].filters[*].responseHeaderModifier.set[*].value", formText},
+	{"hosts", kindsIn("HTTPRoute GRPCRoute", gatewayGroups...), "spec.rules[*].backendRefs[*].filters[*].responseHeaderModifier.add[*].value", formText},
+	{"hosts", kindsIn("HTTPRoute", gatewayGroups...), "spec.rules[*].backendRefs[*].filters[*].requestRedirect.hostname", formOne},
 	{"hosts", kindsIn("BackendTLSPolicy", gatewayGroups...), "spec.validation.hostname", formOne},
 	{"hosts", kindsIn("BackendTLSPolicy", gatewayGroups...), "spec.validation.subjectAltNames[*].hostname", formElement},
 
@@ -85,6 +96,14 @@ var hostPlaces = []place{
 	{"hosts", kindsIn("VirtualService", istioNetworking), "spec.http[*].mirrors[*].destination.host", formOne},
 	{"hosts", kindsIn("VirtualService", istioNetworking), "spec.http[*].headers.request.set[*]", formText},
 	{"hosts", kindsIn("VirtualService", istioNetworking), "spec.http[*].headers.response.set[*]", formText},
+	{"hosts", kindsIn("VirtualService", istioNetworking), "spec.http[*].headers.request.add[*]", formText},
+	{"hosts", kindsIn("VirtualService", istioNetworking), "spec.http[*].headers.response.add[*]", formText},
+	{"hosts", kindsIn("VirtualService", istioNetworking), "spec.http[*].route[*].headers.request.set[*]", formText},
+	{"hosts", kindsIn("VirtualService", istioNetworking), "spec.http[*].route[*].headers.request.add[*]", formText},
+	{"hosts", kindsIn("VirtualService", istioNetworking), "spec.http[*].route[*].headers.response.set[*]", formText},
+	{"hosts", kindsIn("VirtualService", istioNetworking), "spec.http[*].route[*].headers.response.add[*]", formText},
+	{"hosts", kindsIn("VirtualService", istioNetworking), "spec.http[*].match[*].headers[*].exact", formOne},
+	{"hosts", kindsIn("VirtualService", istioNetworking), "spec.http[*].match[*].headers[*].regex", formRegexp},
 	{"hosts", kindsIn("VirtualService", istioNetworking), "spec.http[*].corsPolicy.allowOrigins[*].exact", formText},
 	{"hosts", kindsIn("VirtualService", istioNetworking), "spec.http[*].corsPolicy.allowOrigins[*].prefix", formText},
 	{"hosts", kindsIn("VirtualService", istioNetworking), "spec.http[*].corsPolicy.allowOrigins[*].regex", formRegexp},
@@ -92,7 +111,12 @@ var hostPlaces = []place{
 	{"hosts", kindsIn("VirtualService", istioNetworking), "spec.tls[*].route[*].destination.host", formOne},
 	{"hosts", kindsIn("VirtualService", istioNetworking), "spec.tcp[*].route[*].destination.host", formOne},
 	{"hosts", kindsIn("Gateway", istioNetworking), "spec.servers[*].hosts", formScoped},
+	{"hosts", kindsIn("Gateway", istioNetworking), "spec.servers[*].tls.subjectAltNames", formList},
 	{"hosts", kindsIn("DestinationRule", istioNetworking), "spec.host", formOne},
+	{"hosts", kindsIn("DestinationRule", istioNetworking), "spec.subsets[*].trafficPolicy.tls.sni", formOne},
+	{"hosts", kindsIn("DestinationRule", istioNetworking), "spec.subsets[*].trafficPolicy.tls.subjectAltNames", formList},
+	{"hosts", kindsIn("DestinationRule", istioNetworking), "spec.subsets[*].trafficPolicy.portLevelSettings[*].tls.sni", formOne},
+	{"hosts", kindsIn("DestinationRule", istioNetworking), "spec.subsets[*].trafficPolicy.portLevelSettings[*].tls.subjectAltNames", formList},
 	{"hosts", kindsIn("DestinationRule", istioNetworking), "spec.trafficPolicy.tls.sni", formOne},
 	{"hosts", kindsIn("DestinationRule", istioNetworking), "spec.trafficPolicy.tls.subjectAltNames", formList},
 	{"hosts", kindsIn("DestinationRule", istioNetworking), "spec.trafficPolicy.portLevelSettings[*].tls.sni", formOne},
@@ -108,14 +132,28 @@ var hostPlaces = []place{
 
 	{"hosts", kindsIn("Route", "route.openshift.io"), "spec.host", formOne},
 	{"hosts", ciliumPolicies, "spec.egress[*].toFQDNs[*].matchName", formElement},
+	{"hosts", ciliumPolicies, "spec.egress[*].toFQDNs[*].matchPattern", formElement},
+	{"hosts", ciliumPolicies, "spec.egress[*].toPorts[*].rules.dns[*].matchName", formElement},
+	{"hosts", ciliumPolicies, "spec.egress[*].toPorts[*].rules.dns[*].matchPattern", formElement},
+	{"hosts", ciliumPolicies, "specs[*].egress[*].toFQDNs[*].matchName", formElement},
+	{"hosts", ciliumPolicies, "specs[*].egress[*].toFQDNs[*].matchPattern", formElement},
+	{"hosts", ciliumPolicies, "specs[*].egress[*].toPorts[*].rules.dns[*].matchName", formElement},
+	{"hosts", ciliumPolicies, "specs[*].egress[*].toPorts[*].rules.dns[*].matchPattern", formElement},
 	{"hosts", kindsIn("HTTPProxy", "projectcontour.io"), "spec.virtualhost.fqdn", formOne},
 	{"hosts", kindsIn("RouteGroup", "zalando.org"), "spec.hosts", formList},
 	{"hosts", kindsIn("Probe", prometheus), "spec.targets.staticConfig.static", formOrigins},
 
+	{"hosts", kindsIn("Prometheus Alertmanager", prometheus), "spec.externalUrl", formText},
+	{"hosts", kindsIn("ThanosRuler", prometheus), "spec.alertQueryUrl", formText},
+	{"hosts", kindsIn("Prometheus PrometheusAgent", prometheus), "spec.remoteWrite[*].url", formText},
+	{"hosts", kindsIn("Prometheus", prometheus), "spec.remoteRead[*].url", formText},
+
 	{"hosts", kindsIn("Certificate", certManager), "spec.dnsNames", formList},
 	{"hosts", kindsIn("Certificate", certManager), "spec.commonName", formOne},
+	{"hosts", kindsIn("Certificate", certManager), "spec.literalSubject", formText},
 	{"hosts", kindsIn("Certificate", certManager), "spec.uris", formOrigins},
 	{"hosts", kindsIn("Issuer ClusterIssuer", certManager), "spec.acme.solvers[*].selector.dnsNames", formList},
+	{"hosts", kindsIn("Issuer ClusterIssuer", certManager), "spec.acme.solvers[*].selector.dnsZones", formList},
 
 	{"hosts", nil, "metadata.annotations[external-dns/hostname]", formDNSNames},
 	{"hosts", nil, "metadata.annotations[external-dns/internal-hostname]", formDNSNames},
@@ -127,6 +165,8 @@ var hostPlaces = []place{
 	{"hosts", kindsIn("DNSEndpoint", "externaldns.k8s.io"), "spec.endpoints[*].targets[*]", formOne},
 
 	{"hosts", kindsIn("Service", core...), "spec.externalName", formOne},
+	{"hosts", nil, "pod.spec.hostAliases[*].hostnames", formList},
+	{"hosts", nil, "pod.spec.dnsConfig.searches", formList},
 
 	{"hostsIn", kindsIn("ConfigMap", core...), "data[*]", formConfigMapText},
 	{"hostsIn", kindsIn("Secret", core...), "stringData[*]", formSecretText},
@@ -134,6 +174,10 @@ var hostPlaces = []place{
 	{"hostsIn", nil, "pod.spec.initContainers[*].env[*].value", formEnvText},
 	{"hostsIn", nil, "pod.spec.containers[*].env[*].value", formEnvText},
 	{"hostsIn", nil, "pod.spec.ephemeralContainers[*].env[*].value", formEnvText},
+	{"hostsIn", nil, "pod.spec.initContainers[*].command[*]", formArgsText},
+	{"hostsIn", nil, "pod.spec.initContainers[*].args[*]", formArgsText},
+	{"hostsIn", nil, "pod.spec.containers[*].command[*]", formArgsText},
+	{"hostsIn", nil, "pod.spec.containers[*].args[*]", formArgsText},
 }
 
 var issuerPlaces = []place{
@@ -164,6 +208,8 @@ const (
 	knative      = "serving.knative.dev"
 	mariadb      = "k8s.mariadb.com"
 	elastic      = "elasticsearch.k8s.elastic.co"
+	kibana       = "kibana.k8s.elastic.co"
+	jobset       = "jobset.x-k8s.io"
 )
 
 var classPlaces = []place{
@@ -198,12 +244,17 @@ var classPlaces = []place{
 	{"storageClasses", kindsIn("DataVolume", "cdi.kubevirt.io"), "spec.storage.storageClassName", formOne},
 	{"storageClasses", kindsIn("DataVolume", "cdi.kubevirt.io"), "spec.pvc.storageClassName", formOne},
 
+	{"storageClasses", kindsIn("ResourceQuota", core...), "spec.hard", formQuota},
+
 	{"ingressClasses", kindsIn("Ingress", ingressGroups...), "spec.ingressClassName", formOne},
 	{"ingressClasses", nil, "metadata.annotations[kubernetes.io/ingress.class]", formOne},
+	{"ingressClasses", kindsIn("Ingress", ingressGroups...), "metadata.annotations[acme.cert-manager.io/http01-ingress-class]", formOne},
+	{"ingressClasses", kindsIn("Ingress", ingressGroups...), "metadata.annotations[acme.cert-manager.io/http01-ingress-ingressclassname]", formOne},
 	{"ingressClasses", kindsIn("Issuer ClusterIssuer", certManager), "spec.acme.solvers[*].http01.ingress.ingressClassName", formOne},
 	{"ingressClasses", kindsIn("Issuer ClusterIssuer", certManager), "spec.acme.solvers[*].http01.ingress.class", formOne},
 	{"gatewayClasses", kindsIn("Gateway", gatewayGroups...), "spec.gatewayClassName", formOne},
 	{"priorityClasses", nil, "pod.spec.priorityClassName", formPriorityClass},
+	{"priorityClasses", kindsIn("ResourceQuota", core...), "spec.scopeSelector.matchExpressions[*]", formPriorityScope},
 	{"priorityClasses", kindsIn("Cluster", cnpg), "spec.priorityClassName", formOne},
 	{"runtimeClasses", nil, "pod.spec.runtimeClassName", formRuntimeClass},
 	{"loadBalancerClasses", kindsIn("Service", core...), "spec.loadBalancerClass", formOne},
@@ -219,6 +270,13 @@ var addressPlaces = []place{
 	{"addressPools", nil, "template.metadata.annotations[cni.projectcalico.org/ipv4pools]", formJSONList},
 	{"addressPools", nil, "template.metadata.annotations[cni.projectcalico.org/ipv6pools]", formJSONList},
 
+	{"addressPools", nil, "metadata.annotations[ipam.cilium.io/ip-pool]", formOne},
+	{"addressPools", nil, "metadata.annotations[ipam.cilium.io/ipv4-pool]", formOne},
+	{"addressPools", nil, "metadata.annotations[ipam.cilium.io/ipv6-pool]", formOne},
+	{"addressPools", nil, "template.metadata.annotations[ipam.cilium.io/ip-pool]", formOne},
+	{"addressPools", nil, "template.metadata.annotations[ipam.cilium.io/ipv4-pool]", formOne},
+	{"addressPools", nil, "template.metadata.annotations[ipam.cilium.io/ipv6-pool]", formOne},
+
 	{"addresses", kindsIn("Service", core...), "spec.loadBalancerIP", formLoadBalancerIP},
 	{"addresses", kindsIn("Service", core...), "spec.externalIPs[*]", formExternalIP},
 	{"addresses", kindsIn("Service", core...), "spec.externalName", formOne},
@@ -229,6 +287,17 @@ var addressPlaces = []place{
 	{"addresses", kindsIn("Service", core...), "metadata.annotations[kube-vip.io/loadbalancerIPs]", formTargets},
 	{"addresses", kindsIn("Service", core...), "metadata.annotations[projectcalico.org/loadBalancerIPs]", formJSONList},
 	{"addresses", nil, "pod.metadata.annotations[cni.projectcalico.org/ipAddrs]", formJSONList},
+	{"addresses", nil, "pod.metadata.annotations[cni.projectcalico.org/ipAddrsNoIpam]", formJSONList},
+	{"addresses", nil, "pod.metadata.annotations[cni.projectcalico.org/floatingIPs]", formJSONList},
+	{"addresses", nil, "pod.spec.hostAliases[*].ip", formOne},
+	{"addresses", kindsIn("Service", core...), "spec.loadBalancerSourceRanges[*]", formRange},
+	{"addresses", networkPolicy, "spec.ingress[*].from[*].ipBlock.cidr", formRange},
+	{"addresses", networkPolicy, "spec.ingress[*].from[*].ipBlock.except[*]", formRange},
+	{"addresses", networkPolicy, "spec.egress[*].to[*].ipBlock.cidr", formRange},
+	{"addresses", networkPolicy, "spec.egress[*].to[*].ipBlock.except[*]", formRange},
+	{"addresses", kindsIn("ServiceEntry", istioNetworking), "spec.addresses[*]", formRange},
+	{"addresses", kindsIn("ServiceEntry", istioNetworking), "spec.endpoints[*].address", formOne},
+	{"addresses", kindsIn("Certificate", certManager), "spec.ipAddresses[*]", formCertificateIP},
 	{"addresses", kindsIn("Gateway", gatewayGroups...), "spec.addresses[*].value", formOne},
 	{"addresses", kindsIn("DNSEndpoint", "externaldns.k8s.io"), "spec.endpoints[*].targets[*]", formOne},
 	{"addresses", nil, "metadata.annotations[external-dns/target]", formTargets},
@@ -240,6 +309,10 @@ var podPlaces = []place{
 	{"images", nil, "pod.spec.initContainers[*].image", formOne},
 	{"images", nil, "pod.spec.ephemeralContainers[*].image", formOne},
 	{"images", nil, "pod.spec.volumes[*].image.reference", formOne},
+	{"images", kindsIn("Secret", core...), "data[.dockerconfigjson]", formRegistries},
+	{"images", kindsIn("Secret", core...), "data[.dockercfg]", formRegistries},
+	{"images", kindsIn("Secret", core...), "stringData[.dockerconfigjson]", formRegistries},
+	{"images", kindsIn("Secret", core...), "stringData[.dockercfg]", formRegistries},
 	{"images", kindsIn("VirtualMachine VirtualMachineInstanceReplicaSet", kubevirt), "spec.template.spec.volumes[*].containerDisk.image", formOne},
 	{"images", kindsIn("Cluster", cnpg), "spec.imageName", formOne},
 	{"images", kindsIn("MariaDB MaxScale", mariadb), "spec.image", formOne},
@@ -267,6 +340,19 @@ var podPlaces = []place{
 	{"nodeLabels", kindsIn("PersistentVolume", core...), "spec.nodeAffinity.required.nodeSelectorTerms[*].matchExpressions[*]", formNodeExpression},
 	{"nodeLabels", kindsIn("StorageClass", "storage.k8s.io"), "allowedTopologies[*].matchLabelExpressions[*]", formNodeExpression},
 	{"nodeLabels", kindsIn("Cluster", cnpg), "spec.affinity.nodeSelector", formNodeSelector},
+
+	{"nodeLabelKeys", nil, "pod.spec.nodeSelector", formKeys},
+	{"nodeLabelKeys", nil, "pod.spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[*].matchExpressions[*].key", formOne},
+	{"nodeLabelKeys", nil, "pod.spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[*].preference.matchExpressions[*].key", formOne},
+	{"nodeLabelKeys", nil, "pod.spec.topologySpreadConstraints[*].topologyKey", formOne},
+	{"nodeLabelKeys", nil, "pod.spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[*].topologyKey", formOne},
+	{"nodeLabelKeys", nil, "pod.spec.affinity.podAffinity.preferredDuringSchedulingIgnoredDuringExecution[*].podAffinityTerm.topologyKey", formOne},
+	{"nodeLabelKeys", nil, "pod.spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[*].topologyKey", formOne},
+	{"nodeLabelKeys", nil, "pod.spec.affinity.podAntiAffinity.preferredDuringSchedulingIgnoredDuringExecution[*].podAffinityTerm.topologyKey", formOne},
+	{"nodeLabelKeys", kindsIn("PersistentVolume", core...), "spec.nodeAffinity.required.nodeSelectorTerms[*].matchExpressions[*].key", formOne},
+	{"nodeLabelKeys", kindsIn("StorageClass", "storage.k8s.io"), "allowedTopologies[*].matchLabelExpressions[*].key", formOne},
+	{"nodeLabelKeys", kindsIn("Cluster", cnpg), "spec.affinity.nodeSelector", formKeys},
+	{"nodeLabelKeys", kindsIn("Cluster", cnpg), "spec.affinity.topologyKey", formOne},
 }
 
 var (
@@ -277,10 +363,13 @@ var (
 	monitors      = kindsIn("ServiceMonitor PodMonitor Probe", prometheus)
 	workloads     = slices.Concat(kindsIn("Deployment StatefulSet DaemonSet ReplicaSet", "apps"), kindsIn("Rollout", "argoproj.io"),
 		kindsIn("CloneSet StatefulSet DaemonSet", kruise))
-	ciliumPolicies = kindsIn("CiliumNetworkPolicy CiliumClusterwideNetworkPolicy", "cilium.io")
-	required       = "requiredDuringSchedulingIgnoredDuringExecution[*]"
-	preferred      = "preferredDuringSchedulingIgnoredDuringExecution[*].podAffinityTerm"
-	injectCA       = "metadata.annotations[cert-manager.io/inject-ca-from]"
+	rollouts               = kindsIn("Rollout", "argoproj.io")
+	roles                  = kindsIn("Role ClusterRole", "rbac.authorization.k8s.io")
+	triggerAuthentications = kindsIn("TriggerAuthentication", "keda.sh")
+	ciliumPolicies         = kindsIn("CiliumNetworkPolicy CiliumClusterwideNetworkPolicy", "cilium.io")
+	required               = "requiredDuringSchedulingIgnoredDuringExecution[*]"
+	preferred              = "preferredDuringSchedulingIgnoredDuringExecution[*].podAffinityTerm"
+	injectCA               = "metadata.annotations[cert-manager.io/inject-ca-from]"
 	// ciliumNamespace is the label that Cilium has for a Pod's namespace.
 	ciliumNamespace = "io.kubernetes.pod.namespace"
 	namespaceLabel  = "matchLabels[" + namespaceName + "]"
@@ -289,6 +378,7 @@ var (
 // namespacePlaces hold names of namespaces, which follow the restore's mapping.
 var namespacePlaces = []place{
 	{"namespaces", kindsIn("RoleBinding ClusterRoleBinding", "rbac.authorization.k8s.io"), "subjects[*].namespace", formOne},
+	{"namespaces", kindsIn("RoleBinding ClusterRoleBinding", "rbac.authorization.k8s.io"), "subjects[*].name", formAccountSubject},
 	{"namespaces", webhooks, "webhooks[*].clientConfig.service.namespace", formOne},
 	{"namespaces", webhooks, "webhooks[*].namespaceSelector." + namespaceLabel, formOne},
 	{"namespaces", webhooks, "webhooks[*].namespaceSelector.matchExpressions[*]", formNamespaceKey},
@@ -302,6 +392,11 @@ var namespacePlaces = []place{
 	{"namespaces", networkPolicy, "spec.egress[*].to[*].namespaceSelector." + namespaceLabel, formOne},
 	{"namespaces", networkPolicy, "spec.egress[*].to[*].namespaceSelector.matchExpressions[*]", formNamespaceKey},
 	{"namespaces", kindsIn("PersistentVolumeClaim", core...), "spec.dataSourceRef.namespace", formOne},
+	{"namespaces", kindsIn("PersistentVolume", core...), "spec.csi.controllerExpandSecretRef.namespace", formOne},
+	{"namespaces", kindsIn("PersistentVolume", core...), "spec.csi.controllerPublishSecretRef.namespace", formOne},
+	{"namespaces", kindsIn("PersistentVolume", core...), "spec.csi.nodeExpandSecretRef.namespace", formOne},
+	{"namespaces", kindsIn("PersistentVolume", core...), "spec.csi.nodePublishSecretRef.namespace", formOne},
+	{"namespaces", kindsIn("PersistentVolume", core...), "spec.csi.nodeStageSecretRef.namespace", formOne},
 	{"namespaces", kindsIn("Service", core...), "spec.externalName", formServiceName},
 	{"namespaces", nil, "pod.spec.affinity.podAffinity." + required + ".namespaces", formList},
 	{"namespaces", nil, "pod.spec.affinity.podAffinity." + required + ".namespaceSelector." + namespaceLabel, formOne},
@@ -334,6 +429,9 @@ var namespacePlaces = []place{
 	{"namespaces", kindsIn("VirtualService", istioNetworking), "spec.http[*].route[*].destination.host", formServiceName},
 	{"namespaces", kindsIn("VirtualService", istioNetworking), "spec.tcp[*].route[*].destination.host", formServiceName},
 	{"namespaces", kindsIn("VirtualService", istioNetworking), "spec.tls[*].route[*].destination.host", formServiceName},
+	{"namespaces", kindsIn("VirtualService", istioNetworking), "spec.http[*].mirror.host", formServiceName},
+	{"namespaces", kindsIn("VirtualService", istioNetworking), "spec.http[*].mirrors[*].destination.host", formServiceName},
+	{"namespaces", kindsIn("VirtualService", istioNetworking), "spec.http[*].delegate.namespace", formOne},
 	{"namespaces", kindsIn("VirtualService DestinationRule ServiceEntry", istioNetworking), "spec.exportTo", formList},
 	{"namespaces", kindsIn("DestinationRule", istioNetworking), "spec.host", formServiceName},
 	{"namespaces", kindsIn("Gateway", istioNetworking), "spec.servers[*].hosts", formInNamespaceList},
@@ -366,12 +464,19 @@ var namePlaces = []place{
 	{"names[ConfigMap]", nil, "pod.spec.initContainers[*].envFrom[*].configMapRef.name", formReference},
 	{"names[ConfigMap]", nil, "pod.spec.ephemeralContainers[*].envFrom[*].configMapRef.name", formReference},
 	{"names[ConfigMap]", kindsIn("BackendTLSPolicy", gatewayGroups...), "spec.validation.caCertificateRefs[*].name", formReference},
+	{"names[ConfigMap]", triggerAuthentications, "spec.configMapTargetRef[*].name", formReference},
+	{"names[ConfigMap]", kindsIn("ServiceMonitor", prometheus), "spec.endpoints[*].tlsConfig[*].configMap.name", formReference},
+	{"names[ConfigMap]", kindsIn("PodMonitor", prometheus), "spec.podMetricsEndpoints[*].tlsConfig[*].configMap.name", formReference},
+	{"names[ConfigMap]", kindsIn("Probe", prometheus), "spec.tlsConfig[*].configMap.name", formReference},
+	{"names[ConfigMap]", kindsIn("Alertmanager Prometheus PrometheusAgent", prometheus), "spec.configMaps", formReferenceList},
+	{"names[ConfigMap]", roles, "rules[*]", formResourceNames},
 
 	{"names[PersistentVolumeClaim]", kindsIn("PersistentVolumeClaim", core...), "metadata.name", formOwnName},
 	{"names[PersistentVolumeClaim]", kindsIn("PersistentVolumeClaim", core...), "spec.dataSource.name", formReference},
 	{"names[PersistentVolumeClaim]", kindsIn("PersistentVolumeClaim", core...), "spec.dataSourceRef.name", formReference},
 	{"names[PersistentVolumeClaim]", kindsIn("PersistentVolume", core...), "spec.claimRef.name", formReference},
 	{"names[PersistentVolumeClaim]", nil, "pod.spec.volumes[*].persistentVolumeClaim.claimName", formReference},
+	{"names[PersistentVolumeClaim]", roles, "rules[*]", formResourceNames},
 
 	{"names[Secret]", kindsIn("Secret", core...), "metadata.name", formOwnName},
 	{"names[Secret]", nil, "pod.spec.volumes[*].secret.secretName", formReference},
@@ -405,6 +510,38 @@ var namePlaces = []place{
 	{"names[Secret]", kindsIn("Certificate", certManager), "spec.secretName", formReference},
 	{"names[Secret]", kindsIn("Issuer", certManager), "spec.ca.secretName", formReference},
 	{"names[Secret]", kindsIn("Issuer", certManager), "spec.acme.privateKeySecretRef.name", formReference},
+	{"names[Secret]", kindsIn("Issuer", certManager), "spec.acme.externalAccountBinding.keySecretRef.name", formReference},
+	// Each provider's credentials are entries of its own that name a Secret.
+	{"names[Secret]", kindsIn("Issuer", certManager), "spec.acme.solvers[*].dns01[*][*].name", formReference},
+	{"names[Secret]", kindsIn("Issuer", certManager), "spec.acme.solvers[*].dns01.webhook.config[*].name", formReference},
+	{"names[Secret]", kindsIn("Issuer", certManager), "spec.vault.auth.tokenSecretRef.name", formReference},
+	{"names[Secret]", kindsIn("Issuer", certManager), "spec.vault.auth.appRole.secretRef.name", formReference},
+	{"names[Secret]", kindsIn("Issuer", certManager), "spec.vault.auth.kubernetes.secretRef.name", formReference},
+	{"names[Secret]", kindsIn("Issuer", certManager), "spec.vault.caBundleSecretRef.name", formReference},
+	{"names[Secret]", kindsIn("Certificate", certManager), "spec.keystores[*].passwordSecretRef.name", formReference},
+	{"names[Secret]", triggerAuthentications, "spec.secretTargetRef[*].name", formReference},
+	{"names[Secret]", kindsIn("ServiceMonitor", prometheus), "spec.endpoints[*].basicAuth[*].name", formReference},
+	{"names[Secret]", kindsIn("ServiceMonitor", prometheus), "spec.endpoints[*].authorization.credentials.name", formReference},
+	{"names[Secret]", kindsIn("ServiceMonitor", prometheus), "spec.endpoints[*].bearerTokenSecret.name", formReference},
+	{"names[Secret]", kindsIn("ServiceMonitor", prometheus), "spec.endpoints[*].tlsConfig[*].secret.name", formReference},
+	{"names[Secret]", kindsIn("ServiceMonitor", prometheus), "spec.endpoints[*].tlsConfig.keySecret.name", formReference},
+	{"names[Secret]", kindsIn("PodMonitor", prometheus), "spec.podMetricsEndpoints[*].basicAuth[*].name", formReference},
+	{"names[Secret]", kindsIn("PodMonitor", prometheus), "spec.podMetricsEndpoints[*].authorization.credentials.name", formReference},
+	{"names[Secret]", kindsIn("PodMonitor", prometheus), "spec.podMetricsEndpoints[*].bearerTokenSecret.name", formReference},
+	{"names[Secret]", kindsIn("PodMonitor", prometheus), "spec.podMetricsEndpoints[*].tlsConfig[*].secret.name", formReference},
+	{"names[Secret]", kindsIn("PodMonitor", prometheus), "spec.podMetricsEndpoints[*].tlsConfig.keySecret.name", formReference},
+	{"names[Secret]", kindsIn("Probe", prometheus), "spec.basicAuth[*].name", formReference},
+	{"names[Secret]", kindsIn("Probe", prometheus), "spec.authorization.credentials.name", formReference},
+	{"names[Secret]", kindsIn("Probe", prometheus), "spec.bearerTokenSecret.name", formReference},
+	{"names[Secret]", kindsIn("Probe", prometheus), "spec.tlsConfig[*].secret.name", formReference},
+	{"names[Secret]", kindsIn("Probe", prometheus), "spec.tlsConfig.keySecret.name", formReference},
+	{"names[Secret]", kindsIn("Alertmanager Prometheus PrometheusAgent", prometheus), "spec.secrets", formReferenceList},
+	{"names[Secret]", kindsIn("PersistentVolume", core...), "spec.csi.controllerExpandSecretRef.name", formReference},
+	{"names[Secret]", kindsIn("PersistentVolume", core...), "spec.csi.controllerPublishSecretRef.name", formReference},
+	{"names[Secret]", kindsIn("PersistentVolume", core...), "spec.csi.nodeExpandSecretRef.name", formReference},
+	{"names[Secret]", kindsIn("PersistentVolume", core...), "spec.csi.nodePublishSecretRef.name", formReference},
+	{"names[Secret]", kindsIn("PersistentVolume", core...), "spec.csi.nodeStageSecretRef.name", formReference},
+	{"names[Secret]", roles, "rules[*]", formResourceNames},
 	{"names[Secret]", kindsIn("Route", "route.openshift.io"), "spec.tls.externalCertificate.name", formReference},
 	{"names[Secret]", kindsIn("Cluster", cnpg), "spec.bootstrap.initdb.secret.name", formReference},
 	{"names[Secret]", kindsIn("Cluster", cnpg), "spec.superuserSecret.name", formReference},
@@ -431,7 +568,19 @@ var namePlaces = []place{
 	{"names[Service]", kindsIn("VirtualService", istioNetworking), "spec.http[*].route[*].destination.host", formServiceReference},
 	{"names[Service]", kindsIn("VirtualService", istioNetworking), "spec.tcp[*].route[*].destination.host", formServiceReference},
 	{"names[Service]", kindsIn("VirtualService", istioNetworking), "spec.tls[*].route[*].destination.host", formServiceReference},
+	{"names[Service]", kindsIn("VirtualService", istioNetworking), "spec.http[*].mirror.host", formServiceReference},
+	{"names[Service]", kindsIn("VirtualService", istioNetworking), "spec.http[*].mirrors[*].destination.host", formServiceReference},
 	{"names[Service]", kindsIn("DestinationRule", istioNetworking), "spec.host", formServiceReference},
+	{"names[Service]", rollouts, "spec.strategy.canary.canaryService", formReference},
+	{"names[Service]", rollouts, "spec.strategy.canary.stableService", formReference},
+	{"names[Service]", rollouts, "spec.strategy.canary.pingPong.pingService", formReference},
+	{"names[Service]", rollouts, "spec.strategy.canary.pingPong.pongService", formReference},
+	{"names[Service]", rollouts, "spec.strategy.canary.trafficRouting.alb.rootService", formReference},
+	{"names[Service]", rollouts, "spec.strategy.canary.trafficRouting.smi.rootService", formReference},
+	{"names[Service]", rollouts, "spec.strategy.blueGreen.activeService", formReference},
+	{"names[Service]", rollouts, "spec.strategy.blueGreen.previewService", formReference},
+	{"names[Service]", kindsIn("Prometheus", prometheus), "spec.alerting.alertmanagers[*].name", formReference},
+	{"names[Service]", roles, "rules[*]", formResourceNames},
 	{"names[Service]", kindsIn("ValidatingWebhookConfiguration MutatingWebhookConfiguration", "admissionregistration.k8s.io"), "webhooks[*].clientConfig.service.name", formReference},
 	{"names[Service]", kindsIn("APIService", "apiregistration.k8s.io"), "spec.service.name", formReference},
 	{"names[Service]", kindsIn("CustomResourceDefinition", "apiextensions.k8s.io"), "spec.conversion.webhook.clientConfig.service.name", formReference},
@@ -439,10 +588,12 @@ var namePlaces = []place{
 	{"names[ServiceAccount]", kindsIn("ServiceAccount", core...), "metadata.name", formOwnName},
 	{"names[ServiceAccount]", nil, "pod.spec.serviceAccountName", formReference},
 	{"names[ServiceAccount]", nil, "pod.spec.serviceAccount", formReference},
-	{"names[ServiceAccount]", kindsIn("RoleBinding ClusterRoleBinding", "rbac.authorization.k8s.io"), "subjects[*].name", formReference},
+	{"names[ServiceAccount]", kindsIn("RoleBinding ClusterRoleBinding", "rbac.authorization.k8s.io"), "subjects[*].name", formSubject},
 	{"names[ServiceAccount]", kindsIn("AuthorizationPolicy", istioSecurity), "spec.rules[*].from[*].source.principals", formPrincipalAccounts},
 	{"names[ServiceAccount]", kindsIn("AuthorizationPolicy", istioSecurity), "spec.rules[*].from[*].source.notPrincipals", formPrincipalAccounts},
 	{"names[ServiceAccount]", kindsIn("Secret", core...), "metadata.annotations[kubernetes.io/service-account.name]", formReference},
+	{"names[ServiceAccount]", kindsIn("Issuer", certManager), "spec.vault.auth.kubernetes.serviceAccountRef.name", formReference},
+	{"names[ServiceAccount]", roles, "rules[*]", formResourceNames},
 }
 
 // labelPlaces hold labels and what selects by them.

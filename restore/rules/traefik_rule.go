@@ -224,8 +224,8 @@ type ruleEdit struct {
 	splices []splice
 }
 
-// traefikRule maps the hosts that a rule matches: Host, HostHeader, HostSNI, and
-// HostRegexp when its expression stands for one host.
+// traefikRule maps the hosts that a rule matches: Host, HostHeader, HostSNI, those in
+// the expressions of HostRegexp and HostSNIRegexp, and the header Host.
 func (m hostMap) traefikRule(rule string) (string, error) {
 	root, err := parseRule(rule)
 	if err != nil {
@@ -286,6 +286,10 @@ func (e *ruleEdit) repeats(node *ruleNode, present map[string]bool) bool {
 }
 
 func (e *ruleEdit) call(node *ruleNode, parent ruleOp, present map[string]bool) {
+	if isHostHeader(node) {
+		e.replace(node.name, node.args[1])
+		return
+	}
 	if !isHostMatcher(node.name) {
 		return
 	}
@@ -294,6 +298,7 @@ func (e *ruleEdit) call(node *ruleNode, parent ruleOp, present map[string]bool) 
 		host, write := readHost(node.name, arg.value)
 		to, mode, ok := e.hosts.lookup(host)
 		if !ok {
+			e.replace(node.name, arg)
 			continue
 		}
 		value := arg.requote(write(to))
@@ -324,6 +329,28 @@ func (e *ruleEdit) call(node *ruleNode, parent ruleOp, present map[string]bool) 
 	e.splices = append(e.splices,
 		splice{node.start, node.start, open},
 		splice{node.end, node.end, " || " + strings.Join(beside, " || ") + shut})
+}
+
+// replace maps the hosts in a value where only one fits, or in an expression of
+// another shape than readHost knows.
+func (e *ruleEdit) replace(matcher string, arg ruleArg) {
+	to, changed := "", false
+	if isExpression(matcher) {
+		to = e.hosts.expression(arg.value)
+		changed = to != arg.value
+	} else {
+		to, changed = one(e.hosts, arg.value)
+	}
+	if changed {
+		e.splices = append(e.splices, splice{arg.start, arg.end, arg.requote(to)})
+	}
+}
+
+// isHostHeader tells matchers of the header Host: Header and HeaderRegexp, which
+// Traefik v2 calls Headers and HeadersRegexp.
+func isHostHeader(node *ruleNode) bool {
+	return slices.Contains([]string{"header", "headers", "headerregexp", "headersregexp"}, strings.ToLower(node.name)) &&
+		len(node.args) == 2 && strings.EqualFold(node.args[0].value, "Host")
 }
 
 // alternatives collects the hosts that are alternatives of each other in a node.

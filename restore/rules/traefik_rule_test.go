@@ -39,6 +39,7 @@ func FuzzTraefikRule(f *testing.F) {
 		"  ! ( Host(`b.example.org`)||HostSNI(`*`) )&&Method()",
 		"HostRegexp(`^b\\.example\\.org$`) || HostRegexp(`{sub:[a-z]+}.example.org`)",
 		"((!(!Host(`b.example.org`))))",
+		"HostRegexp(`^(www\\.)?a\\.example\\.org$`) && Header(`Host`, `a.example.org`)",
 	} {
 		f.Add(rule)
 	}

@@ -14,14 +14,17 @@ type Usage struct {
 	used map[string]bool
 }
 
-// Add notes the fields that a result used.
-func (u *Usage) Add(r Result) {
+// Add notes the fields that a result used, and reports whether it is the first that
+// used one of them.
+func (u *Usage) Add(r Result) bool {
 	if u.used == nil {
 		u.used = map[string]bool{}
 	}
+	before := len(u.used)
 	for _, field := range r.Used {
 		u.used[field] = true
 	}
+	return len(u.used) > before
 }
 
 // Unused returns the fields of the profile that matched nothing in any of the

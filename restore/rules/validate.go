@@ -202,13 +202,18 @@ func (v validator) rewrites(p *Rewrites) {
 	mappings := map[string]map[string]string{
 		"storageClasses": p.StorageClasses, "ingressClasses": p.IngressClasses, "gatewayClasses": p.GatewayClasses,
 		"priorityClasses": p.PriorityClasses, "runtimeClasses": p.RuntimeClasses, "loadBalancerClasses": p.LoadBalancerClasses,
-		"addressPools": p.AddressPools, "images": p.Images, "imagePullSecrets": p.ImagePullSecrets,
+		"addressPools": p.AddressPools, "nodeLabelKeys": p.NodeLabelKeys, "images": p.Images, "imagePullSecrets": p.ImagePullSecrets,
 	}
 	for _, field := range sortedKeys(mappings) {
 		v.at(".%s", field).mapping(mappings[field])
 	}
 	for _, label := range sortedKeys(p.NodeLabels) {
 		v.at(".nodeLabels[%s]", label).mapping(p.NodeLabels[label])
+	}
+	for _, from := range sortedKeys(p.NodeLabelKeys) {
+		if to := p.NodeLabelKeys[from]; p.NodeLabels[to] != nil {
+			v.at(".nodeLabelKeys[%s]", from).fault("nodeLabels maps values of %q, so a second restore would carry them further; use two profiles", to)
+		}
 	}
 	if p.Affinity != nil {
 		for i, name := range p.Affinity.Remove {
@@ -225,8 +230,15 @@ func (v validator) rewrites(p *Rewrites) {
 	v.at(".ipFamilies").ipFamilies(p.IPFamilies)
 	v.at(".addresses").mapping(p.Addresses)
 	for _, from := range slices.Sorted(maps.Keys(p.Addresses)) {
-		v.at(".addresses[%s]", from).address(from)
-		v.at(".addresses[%s]", from).address(p.Addresses[from])
+		at, to := v.at(".addresses[%s]", from), p.Addresses[from]
+		if _, err := netip.ParsePrefix(from); err == nil {
+			if _, err := netip.ParsePrefix(to); err != nil {
+				at.fault("%q is no range of IP addresses", to)
+			}
+			continue
+		}
+		at.address(from)
+		at.address(to)
 	}
 	if lb := p.LoadBalancer; lb != nil {
 		if lb.LoadBalancerIP != nil && *lb.LoadBalancerIP != "" {

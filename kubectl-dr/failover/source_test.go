@@ -1,0 +1,83 @@
+package failover
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	corev1api "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/run"
+)
+
+const operated = `apiVersion: rewrite.kubectl-dr.io/v1alpha1
+kind: RewriteProfiles
+profiles:
+- name: shop
+  state: standby
+  rules:
+  - match: {namespaces: [shop]}
+    operators: {CRONTAB: {spec.size: 0}}
+`
+
+// TestSource_kindsThatAProfileHoldsBack are stopped where the application leaves, by
+// the profile of where it goes, and started by what a run starts last.
+func TestSource_kindsThatAProfileHoldsBack(t *testing.T) {
+	t.Parallel()
+	gvk := schema.GroupVersionKind{Group: "example.org", Version: "v1", Kind: "CronTab"}
+	mapper := meta.NewDefaultRESTMapper(nil)
+	mapper.Add(gvk, meta.RESTScopeNamespace)
+	for kind := range cluster.Scheme().AllKnownTypes() {
+		mapper.Add(kind, meta.RESTScopeNamespace)
+	}
+	tab := &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{"size": int64(3)}}}
+	tab.SetGroupVersionKind(gvk)
+	tab.SetNamespace("shop")
+	tab.SetName("x")
+	profiles := &corev1api.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "velero", Name: "rewrite", Labels: map[string]string{
+		"velero.io/plugin-config": "", "kubectl-dr.io/rewrite": "RestoreItemAction",
+	}}, Data: map[string]string{"shop.yaml": operated}}
+	open := func(objects ...client.Object) *cluster.Cluster {
+		return &cluster.Cluster{Namespace: "velero", Client: fake.NewClientBuilder().WithScheme(cluster.Scheme()).WithRESTMapper(mapper).WithObjects(objects...).Build()}
+	}
+	source, recovery := open(tab), open(profiles.DeepCopy())
+	r := &plan.RecoveryRun{ObjectMeta: metav1.ObjectMeta{Name: "run"}, Spec: plan.RecoveryRunSpec{Kind: plan.RunPlannedFailover, PlanSpec: plan.RecoveryPlanSpec{
+		Source: plan.Source{Namespaces: []string{"shop"}}, Profiles: plan.Profiles{Failover: "shop"},
+	}}}
+	size := func() any {
+		require.NoError(t, source.Client.Get(t.Context(), client.ObjectKeyFromObject(tab), tab))
+		return tab.Object["spec"].(map[string]any)["size"]
+	}
+	s := &Source{Cluster: source, Recovery: recovery, Site: SourceSite, Run: r, Interval: time.Millisecond, StopTimeout: time.Second}
+
+	said, err := s.Stop().Do(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, "crontab/x", said)
+	assert.Equal(t, int64(0), size())
+
+	started, err := s.StartAgain(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, []string{"crontab/x"}, started)
+	assert.Equal(t, int64(3), size())
+	assert.Empty(t, tab.GetAnnotations())
+
+	_, err = s.Stop().Do(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, s.Forget(t.Context()))
+	require.NoError(t, source.Client.Create(t.Context(), profiles))
+	target := &run.Target{Cluster: source, Run: r, Interval: time.Millisecond}
+	steps := target.Start(true)
+	said, err = steps[len(steps)-1].Do(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, "crontab/x ready", said)
+	assert.Equal(t, int64(3), size())
+}
