@@ -433,6 +433,9 @@ func TestDrill_keepsWhatItMadeWhenAsked(t *testing.T) {
 	got := w.run(t.Context(), "drill", "--keep")
 	require.Zero(t, got.code, got.err)
 	assert.Len(t, w.clones(), 2)
+	restore := &velerov1api.Restore{}
+	require.NoError(t, w.recovery.Client.Get(t.Context(), client.ObjectKey{Namespace: veleroNS, Name: w.lastRun(t).Name}, restore))
+	assert.Equal(t, "true", restore.Annotations[zfssnap.AnnotationThin], "a rehearsal reserves no space")
 	got = w.run(t.Context(), "drill", "cleanup", "wordpress-drill-20260102-030405")
 	require.Zero(t, got.code, got.err)
 	w.assertNothingLeft(t)

@@ -38,6 +38,7 @@ type fakeAgent struct {
 	datasets map[string]*agentpb.Dataset
 	versions map[string][]*agentpb.Version
 	busy     map[uint64]bool // snapshots that can not be destroyed
+	full     bool            // no volume can be made
 	replicas bool            // the newest of a dataset goes later
 	deferred []string        // those that do
 	made     []*agentpb.CreateVolumeRequest
@@ -200,6 +201,9 @@ func (a *fakeAgent) CreateVolume(_ context.Context, req *agentpb.CreateVolumeReq
 	}
 	defer leave()
 	a.made = append(a.made, req)
+	if a.full {
+		return nil, status.Error(codes.ResourceExhausted, "out of space")
+	}
 	if d, ok := a.datasets[req.GetDataset()]; ok {
 		return d, nil
 	}

@@ -7,16 +7,20 @@ import (
 	"fmt"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/sirupsen/logrus"
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/received"
 )
 
 // CreateVolumeFromSnapshot makes a volume from the copy of a snapshot and
@@ -100,7 +104,7 @@ func (s *Site) createVolume(ctx context.Context, id SnapshotID, vt volumeType, r
 			PropRestore: restore.Name,
 			PropVolume:  name,
 		},
-		Native: vt.nativeFor(dataset, s.RestoreAs == AsLocal),
+		Native: vt.nativeFor(dataset, s.RestoreAs == AsLocal, isThin(restore)),
 	}
 	if run := restore.Labels[LabelRun]; run != "" {
 		req.Properties[PropRun] = run
@@ -122,10 +126,24 @@ func (s *Site) createVolume(ctx context.Context, id SnapshotID, vt volumeType, r
 	_, err = callFor(ctx, timeout, s, from.node, deed, func(ctx context.Context, a Agent) (*agentpb.Dataset, error) {
 		return a.CreateVolume(ctx, req)
 	})
-	if isNotFound(err) && from.archive != "" {
+	switch {
+	case isNotFound(err) && from.archive != "":
 		err = errors.Join(err, from.missing)
+	case status.Code(err) == codes.ResourceExhausted && reserves(req.GetNative()):
+		err = fmt.Errorf("%w (its source reserves space; make room in the pool, or restore with the label %s=true to reserve none)", err, AnnotationThin)
 	}
 	return VolumeID{Node: from.node, Dataset: dataset}, err
+}
+
+// isThin reports whether the volumes of a restore are to reserve no space.
+func isThin(restore *velerov1api.Restore) bool {
+	return restore.Annotations[AnnotationThin] == "true" || restore.Labels[AnnotationThin] == "true"
+}
+
+// reserves reports whether native properties of a dataset, with sizes in bytes,
+// reserve space for it.
+func reserves(native map[string]string) bool {
+	return slices.ContainsFunc(received.Reservations, func(name string) bool { return native[name] != "" && native[name] != "0" })
 }
 
 // findOrigin looks for a snapshot by guid on restoreNode, or else on the

@@ -361,7 +361,7 @@ func TestSnapshotter_restore(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, map[string]any{
 		"ownerNodeID": "remote", "poolName": "backup/znvm/k3s", "capacity": "4294967296",
-		"volumeType": "DATASET", "fsType": "zfs", "quotaType": "refquota",
+		"volumeType": "DATASET", "fsType": "zfs", "quotaType": "refquota", "thinProvision": "yes",
 	}, zv.Object["spec"])
 	assert.Equal(t, map[string]any{"state": "Ready"}, zv.Object["status"])
 	assert.Equal(t, []string{OpenEBSFinalizer}, zv.GetFinalizers(), "the dataset goes with a volume that is to be deleted")
@@ -376,7 +376,7 @@ func TestSnapshotter_restore_openEBS(t *testing.T) {
 		return &storagev1api.StorageClass{
 			ObjectMeta:  metav1.ObjectMeta{Name: "zfs-storage-znvm"},
 			Provisioner: provisioner,
-			Parameters:  map[string]string{"Shared": "yes", "thinprovision": "yes", "recordsize": "16k"},
+			Parameters:  map[string]string{"Shared": "yes", "thinprovision": "no", "recordsize": "16k"},
 		}
 	}
 	tests := []struct {
@@ -384,13 +384,12 @@ func TestSnapshotter_restore_openEBS(t *testing.T) {
 		policy     string
 		there      []client.Object
 		shared     any
-		thin       any
 		finalizers []string
 	}{
 		{name: "the dataset of a retained volume outlives it", policy: "Retain"},
 		{name: "the dataset of a volume to be deleted does not", policy: "Delete", finalizers: []string{OpenEBSFinalizer}},
 		{name: "the source's own settings are kept in its cluster", policy: "Retain", there: []client.Object{source}, shared: "yes"},
-		{name: "those of the class in another", policy: "Retain", there: []client.Object{class(openEBSDriver)}, shared: "yes", thin: "yes"},
+		{name: "those of the class in another", policy: "Retain", there: []client.Object{class(openEBSDriver)}, shared: "yes"},
 		{name: "a class of another driver says nothing", policy: "Retain", there: []client.Object{class("ebs.csi.aws.com")}},
 	}
 	for _, tt := range tests {
@@ -410,7 +409,7 @@ func TestSnapshotter_restore_openEBS(t *testing.T) {
 			require.NoError(t, err)
 			spec := zv.Object["spec"].(map[string]any)
 			assert.Equal(t, tt.shared, spec["shared"])
-			assert.Equal(t, tt.thin, spec["thinProvision"])
+			assert.Equal(t, "yes", spec["thinProvision"], "it reserves nothing, whatever the class would have")
 			assert.NotContains(t, spec, "recordsize", "the dataset has it")
 			assert.Equal(t, tt.finalizers, zv.GetFinalizers())
 		})
@@ -442,9 +441,10 @@ func TestSnapshotter_restore_zvol(t *testing.T) {
 	t.Parallel()
 	w := drWorld(t, drConfig())
 	w.agents["remote"].datasets["backup/replica/"+volDataset].Type = typeVolume
-	volumeID, err := w.snap.CreateVolumeFromSnapshot(snapID, "volume?volsize=1073741824", "", nil)
+	volumeID, err := w.snap.CreateVolumeFromSnapshot(snapID, "volume?refreservation=1107820544&volsize=1073741824", "", nil)
 	require.NoError(t, err)
 	id, _ := ParseVolumeID(volumeID)
+	assert.Equal(t, map[string]string{"volsize": "1073741824", "refreservation": "1107820544"}, w.agents["remote"].made[0].GetNative())
 
 	pv := openEBSPV(t)
 	require.NoError(t, unstructured.SetNestedField(pv.Object, "ext4", "spec", "csi", "fsType"))
@@ -454,12 +454,47 @@ func TestSnapshotter_restore_zvol(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "ZVOL", zv.Object["spec"].(map[string]any)["volumeType"])
 	assert.Equal(t, "ext4", zv.Object["spec"].(map[string]any)["fsType"])
+	assert.Equal(t, "no", zv.Object["spec"].(map[string]any)["thinProvision"])
 
 	block := pvFrom(t, "{metadata: {name: pv}, spec: {volumeMode: Block, local: {path: /dev/zvol/znvm/k3s/pvc-1}, "+onNode("kubernetes.io/hostname", "hassio")+"}}")
 	out, err = w.snap.SetVolumeID(block, volumeID)
 	require.NoError(t, err)
 	got, _, _ := unstructured.NestedString(out.UnstructuredContent(), "spec", "local", "path")
 	assert.Equal(t, "/dev/zvol/"+id.Dataset, got)
+}
+
+// A rehearsal says so, and so may who restores where there is no room.
+func TestSnapshotter_restore_thin(t *testing.T) {
+	t.Parallel()
+	for _, mark := range []func(*velerov1api.Restore, map[string]string){
+		func(r *velerov1api.Restore, m map[string]string) { r.Annotations = m },
+		func(r *velerov1api.Restore, m map[string]string) { r.Labels = m },
+	} {
+		restore := restoreObject("now", velerov1api.RestorePhaseInProgress)
+		mark(restore, map[string]string{AnnotationThin: "true"})
+		w := newWorld(t, drConfig(), restore)
+		w.agents["remote"].datasets["backup/replica/"+volDataset] = filesystem("backup/replica/" + volDataset)
+		w.agents["remote"].add("backup/replica/"+volDataset, 42, "dr-nightly")
+		volumeID, err := w.snap.CreateVolumeFromSnapshot(snapID, "filesystem?quota=4096&refreservation=4096&reservation=4096", "", nil)
+		require.NoError(t, err)
+		assert.Equal(t, map[string]string{"quota": "4096"}, w.agents["remote"].made[0].GetNative())
+		out, err := w.snap.SetVolumeID(openEBSPV(t), volumeID)
+		require.NoError(t, err)
+		zv, err := getZFSVolume(t.Context(), w.kube, "openebs", out.(*unstructured.Unstructured).GetName())
+		require.NoError(t, err)
+		assert.Equal(t, "yes", zv.Object["spec"].(map[string]any)["thinProvision"])
+	}
+}
+
+func TestSnapshotter_restore_noRoom(t *testing.T) {
+	t.Parallel()
+	w := drWorld(t, drConfig())
+	w.agents["remote"].full = true
+	_, err := w.snap.CreateVolumeFromSnapshot(snapID, "filesystem?refreservation=4096", "", nil)
+	require.ErrorContains(t, err, "out of space (its source reserves space; make room in the pool, or restore with the label kubectl-dr.io/thin=true to reserve none)")
+	_, err = w.snap.CreateVolumeFromSnapshot(snapID, "filesystem", "", nil)
+	require.ErrorContains(t, err, "out of space")
+	assert.NotContains(t, err.Error(), AnnotationThin, "it would not help")
 }
 
 func TestSnapshotter_restore_where(t *testing.T) {
