@@ -3,6 +3,7 @@ package zfssnap
 import (
 	"cmp"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -12,6 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	corev1api "k8s.io/api/core/v1"
 	storagev1api "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -463,6 +465,67 @@ func TestSnapshotter_restore_zvol(t *testing.T) {
 	assert.Equal(t, "/dev/zvol/"+id.Dataset, got)
 }
 
+// Velero makes no volume of what can not be described, and nobody would find what
+// was made for it.
+func TestSnapshotter_SetVolumeID_leavesNothing(t *testing.T) {
+	t.Parallel()
+	taken := func(w *world, volumeID string) {
+		id, err := ParseVolumeID(volumeID)
+		require.NoError(t, err)
+		require.NoError(t, w.kube.Create(t.Context(), zfsVolume(path.Base(id.Dataset), "another/pool", "remote")))
+	}
+	tests := []struct {
+		name   string
+		before func(w *world, volumeID string)
+		want   string
+		stays  bool
+	}{
+		{name: "another ZFSVolume of its name", want: "; the volume that was made for it is gone again"},
+		{
+			name: "which a PersistentVolume has",
+			before: func(w *world, volumeID string) {
+				id, _ := ParseVolumeID(volumeID)
+				require.NoError(t, w.kube.Create(t.Context(), &corev1api.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: path.Base(id.Dataset)}}))
+			},
+			want: "; the volume that was made for it stays: destroy backup/znvm/k3s/pvc-1-", stays: true,
+		},
+		{
+			name: "which is of another restore",
+			before: func(w *world, volumeID string) {
+				id, _ := ParseVolumeID(volumeID)
+				w.agents["remote"].datasets[id.Dataset].Properties[PropRestore] = "other"
+			},
+			want: "not the same", stays: true,
+		},
+		{
+			name:   "whose agent does not answer",
+			before: func(w *world, _ string) { w.agents["remote"].down = true },
+			want:   "connection refused", stays: true,
+		},
+		{
+			name:   "which this process has not made",
+			before: func(w *world, _ string) { w.snap.made.Clear() },
+			want:   `it exists with poolName "another/pool"`, stays: true,
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := drWorld(t, drConfig())
+			volumeID, err := w.snap.CreateVolumeFromSnapshot(snapID, "filesystem", "", nil)
+			require.NoError(t, err)
+			taken(w, volumeID)
+			if tt.before != nil {
+				tt.before(w, volumeID)
+			}
+			_, err = w.snap.SetVolumeID(openEBSPV(t), volumeID)
+			require.ErrorContains(t, err, tt.want)
+			id, _ := ParseVolumeID(volumeID)
+			assert.Equal(t, tt.stays, w.agents["remote"].datasets[id.Dataset] != nil)
+		})
+	}
+}
+
 // A rehearsal says so, and so may who restores where there is no room.
 func TestSnapshotter_restore_thin(t *testing.T) {
 	t.Parallel()
@@ -648,16 +711,22 @@ func TestRestoredName(t *testing.T) {
 func TestSnapshotter_SetVolumeID_fails(t *testing.T) {
 	t.Parallel()
 	w := drWorld(t, drConfig())
-	volumeID, err := w.snap.CreateVolumeFromSnapshot(snapID, "filesystem", "", nil)
-	require.NoError(t, err)
-
-	_, err = w.snap.SetVolumeID(pvFrom(t, "{metadata: {name: pv}, spec: {awsElasticBlockStore: {volumeID: vol-1}}}"), volumeID)
+	var volumeID string
+	again := func() {
+		var err error
+		volumeID, err = w.snap.CreateVolumeFromSnapshot(snapID, "filesystem", "", nil)
+		require.NoError(t, err)
+	}
+	again()
+	_, err := w.snap.SetVolumeID(pvFrom(t, "{metadata: {name: pv}, spec: {awsElasticBlockStore: {volumeID: vol-1}}}"), volumeID)
 	require.ErrorContains(t, err, "of a kind this plugin does not know")
 	_, err = w.snap.SetVolumeID(openEBSPV(t), "zfs1:remote:backup/none")
 	require.ErrorContains(t, err, "look up backup/none on node remote")
+	again()
 	_, err = w.snap.SetVolumeID(pvFrom(t, "{metadata: {name: pv}, spec: {local: {path: /srv/data}}}"), volumeID)
 	require.ErrorContains(t, err, `has mountpoint "legacy", so no path leads to it`)
 
+	again()
 	id, _ := ParseVolumeID(volumeID)
 	require.NoError(t, w.kube.Create(t.Context(), zfsVolume(id.Dataset[len("backup/znvm/k3s/"):], "other/pool", "remote")))
 	_, err = w.snap.SetVolumeID(openEBSPV(t), volumeID)

@@ -24,12 +24,11 @@ import (
 // Agent is what recovery asks of the agent on a node; agentpb.AgentClient is
 // one.
 type Agent interface {
-	zfssnap.Agent // makes volumes
+	zfssnap.Agent // makes volumes, and destroys them
 
 	Info(context.Context, *agentpb.InfoRequest, ...grpc.CallOption) (*agentpb.InfoResponse, error)
 	ListArchived(context.Context, *agentpb.ListArchivedRequest, ...grpc.CallOption) (*agentpb.ListArchivedResponse, error)
 	ListDatasets(context.Context, *agentpb.ListDatasetsRequest, ...grpc.CallOption) (*agentpb.ListDatasetsResponse, error)
-	DestroyVolume(context.Context, *agentpb.DestroyVolumeRequest, ...grpc.CallOption) (*agentpb.DestroyVolumeResponse, error)
 	ListHolds(context.Context, *agentpb.ListHoldsRequest, ...grpc.CallOption) (*agentpb.ListHoldsResponse, error)
 	ReapHolds(context.Context, *agentpb.ListHoldsRequest, ...grpc.CallOption) (*agentpb.ListHoldsResponse, error)
 	Doctor(context.Context, *agentpb.DoctorRequest, ...grpc.CallOption) (*agentpb.DoctorResponse, error)
