@@ -286,25 +286,41 @@ func cleaner(e *env, s *site) *drill.Cleaner {
 
 func newCmdDrillCleanup(e *env, g *globalFlags) *cobra.Command {
 	c := &cobra.Command{
-		Use:   "cleanup (RUN | --expired)",
+		Use:   "cleanup (RUN | --expired | --restore=NAME)",
 		Short: "Remove what a drill left",
 		Long: `Remove what a drill left: its namespaces, volumes and clones, and Velero's record
 of the restore. Only what carries the run's name is removed. A drill that is
 still in progress is ended. Can be repeated.
 
---expired does so for every drill that was kept with --ttl and has outlived it.` + exitStatus,
+--expired does so for every drill that was kept with --ttl and has outlived it.
+
+--restore destroys the volumes that a Restore of Velero's own left: it failed, or
+what it restored is deleted, and no PersistentVolume leads to them. As clones they
+keep the snapshots they were made of. kubectl dr check lists them. One that is
+mounted, or has snapshots, stays.` + exitStatus,
 		Example: `  kubectl dr drill cleanup wordpress-drill-20260102-030405
 
   # Of all plans, what was kept longer than wanted
-  kubectl dr drill cleanup --expired`,
+  kubectl dr drill cleanup --expired
+
+  # What velero restore create left
+  kubectl dr drill cleanup --restore=wordpress-20260102`,
 		ValidArgsFunction: func(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 			return names(c.Context(), e, g, runNames)
 		},
 	}
 	expired := c.Flags().Bool("expired", false, "every kept drill that has outlived its --ttl")
+	restore := c.Flags().String("restore", "", "what this Restore of Velero left and nothing uses")
 	c.Args = func(_ *cobra.Command, args []string) error {
-		if *expired && len(args) > 0 || !*expired && len(args) != 1 {
-			return hint.Errorf("kubectl dr drill cleanup RUN, or kubectl dr drill cleanup --expired", "want either the name of one drill or --expired")
+		ways := len(args)
+		if *expired {
+			ways++
+		}
+		if *restore != "" {
+			ways++
+		}
+		if ways != 1 {
+			return hint.Errorf("kubectl dr drill cleanup RUN, or kubectl dr drill cleanup --expired", "want either the name of one drill, --expired or --restore")
 		}
 		return nil
 	}
@@ -313,10 +329,17 @@ still in progress is ended. Can be repeated.
 		if err != nil {
 			return err
 		}
-		if !*expired {
-			return e.cleanUp(ctx, s, args[0])
+		switch {
+		case *expired:
+			return e.cleanUpExpired(ctx, s)
+		case *restore != "":
+			message, err := cleaner(e, s).CleanUpRestore(ctx, s.storage, *restore)
+			if message != "" {
+				fmt.Fprintln(e.ErrOut, message)
+			}
+			return err
 		}
-		return e.cleanUpExpired(ctx, s)
+		return e.cleanUp(ctx, s, args[0])
 	})
 	return c
 }

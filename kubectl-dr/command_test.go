@@ -433,6 +433,9 @@ func TestDrill_keepsWhatItMadeWhenAsked(t *testing.T) {
 	got := w.run(t.Context(), "drill", "--keep")
 	require.Zero(t, got.code, got.err)
 	assert.Len(t, w.clones(), 2)
+	restore := &velerov1api.Restore{}
+	require.NoError(t, w.recovery.Client.Get(t.Context(), client.ObjectKey{Namespace: veleroNS, Name: w.lastRun(t).Name}, restore))
+	assert.Equal(t, "true", restore.Annotations[zfssnap.AnnotationThin], "a rehearsal reserves no space")
 	got = w.run(t.Context(), "drill", "cleanup", "wordpress-drill-20260102-030405")
 	require.Zero(t, got.code, got.err)
 	w.assertNothingLeft(t)
@@ -694,4 +697,48 @@ func TestExamples(t *testing.T) {
 		_, err = plan.Decode(content)
 		assert.NoError(t, err, f)
 	}
+}
+
+// What a restore of Velero's own made stays when it fails, and keeps a snapshot.
+func TestDrillCleanup_ofARestore(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	c := w.recovery.Client
+	restore := func(name string, phase velerov1api.RestorePhase) {
+		w.restorePhase = phase
+		require.NoError(t, c.Create(t.Context(), &velerov1api.Restore{ObjectMeta: metav1.ObjectMeta{Namespace: veleroNS, Name: name}}))
+	}
+	made := func(name, restore string) {
+		w.host.datasets["backup/znvm/k3s/"+name] = map[string]string{zfssnap.PropManaged: "true", zfssnap.PropRestore: restore, zfssnap.PropVolume: name}
+	}
+	restore("failed", velerov1api.RestorePhasePartiallyFailed)
+	restore("running", velerov1api.RestorePhaseInProgress)
+	made("left-1", "failed")
+	made("left-2", "gone")
+	made("yet-to-come", "running")
+	made("in-use", "failed")
+	made("of-a-run", "gone")
+	w.host.datasets["backup/znvm/k3s/of-a-run"][zfssnap.PropRun] = "wordpress-failover-1"
+	require.NoError(t, c.Create(t.Context(), &corev1api.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "in-use"}}))
+
+	got := w.run(t.Context(), "check")
+	assert.Contains(t, got.out, "volume backup/znvm/k3s/left-1 on remote")
+	assert.Contains(t, got.out, "it was made for restore failed, which is PartiallyFailed, and no PersistentVolume leads to it")
+	assert.Contains(t, got.out, "it was made for restore gone, which is gone")
+	assert.Contains(t, got.out, "kubectl dr drill cleanup --restore=gone")
+	for _, other := range []string{"yet-to-come", "in-use", "of-a-run"} {
+		assert.NotContains(t, got.out, other)
+	}
+	for _, name := range []string{"failed", "gone"} {
+		got = w.run(t.Context(), "drill", "cleanup", "--restore="+name)
+		require.Zero(t, got.code, got.err)
+		assert.Contains(t, got.err, "destroyed 1 volume")
+		got = w.run(t.Context(), "drill", "cleanup", "--restore="+name)
+		assert.NotZero(t, got.code)
+		assert.Contains(t, got.err, "left no volume that nothing uses")
+	}
+	got = w.run(t.Context(), "drill", "cleanup", "--restore=running")
+	assert.NotZero(t, got.code)
+	assert.Equal(t, []string{"backup/znvm/k3s/in-use", "backup/znvm/k3s/of-a-run", "backup/znvm/k3s/yet-to-come"}, w.clones())
+	assert.NotZero(t, w.run(t.Context(), "drill", "cleanup", "some-run", "--restore=gone").code)
 }

@@ -22,6 +22,7 @@ import (
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/restore/rules"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 )
 
 // sideApp is what the backup has beside the application.
@@ -223,6 +224,7 @@ func TestFailover_activatesAWarmStandby(t *testing.T) {
 	require.NoError(t, w.recovery.Client.Get(t.Context(), client.ObjectKey{Namespace: veleroNS, Name: w.lastRun(t).Name}, restore))
 	assert.Contains(t, restore.Spec.IncludedResources, "persistentvolumeclaims")
 	assert.NotContains(t, restore.Spec.IncludedResources, "deployments")
+	assert.NotContains(t, restore.Annotations, zfssnap.AnnotationThin, "volumes in production have the space that their sources reserved")
 	golden(t, "sync/report of a warm failover", w.do(t, "report").String())
 	assert.Contains(t, w.do(t, "report -o markdown").out, "from a warm standby")
 	assert.Contains(t, w.do(t, "report -o html").out, "from a warm standby")

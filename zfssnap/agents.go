@@ -21,6 +21,7 @@ type Agent interface {
 	DestroySnapshot(context.Context, *agentpb.DestroySnapshotRequest, ...grpc.CallOption) (*agentpb.DestroySnapshotResponse, error)
 	SetProperties(context.Context, *agentpb.SetPropertiesRequest, ...grpc.CallOption) (*agentpb.Dataset, error)
 	CreateVolume(context.Context, *agentpb.CreateVolumeRequest, ...grpc.CallOption) (*agentpb.Dataset, error)
+	DestroyVolume(context.Context, *agentpb.DestroyVolumeRequest, ...grpc.CallOption) (*agentpb.DestroyVolumeResponse, error)
 	Replicate(context.Context, *agentpb.ReplicateRequest, ...grpc.CallOption) (*agentpb.Transfer, error)
 	Archive(context.Context, *agentpb.ArchiveRequest, ...grpc.CallOption) (*agentpb.Transfer, error)
 	ExpireArchived(context.Context, *agentpb.ExpireArchivedRequest, ...grpc.CallOption) (*agentpb.ExpireArchivedResponse, error)

@@ -84,7 +84,7 @@ func (openEBS) rewrite(ctx context.Context, s *Site, pv *unstructured.Unstructur
 	if err != nil {
 		return err
 	}
-	if err := keepTuning(ctx, kube, was, pv, want); err != nil {
+	if err := keepSharing(ctx, kube, was, pv, want); err != nil {
 		return err
 	}
 	return ensureZFSVolume(ctx, kube, want)
@@ -110,6 +110,11 @@ func newZFSVolume(namespace string, obj *unstructured.Unstructured, vol restored
 		"capacity":    strconv.FormatInt(capacity.Value(), 10),
 		"volumeType":  volumeType,
 		"fsType":      fsType,
+		// What is not set reads "no" to the driver.
+		"thinProvision": "yes",
+	}
+	if reserves(vol.dataset.GetNative()) {
+		spec["thinProvision"] = "no"
 	}
 	if q := vol.dataset.GetNative()["refquota"]; q != "" && q != "0" {
 		spec["quotaType"] = "refquota"
@@ -132,10 +137,10 @@ func newZFSVolume(namespace string, obj *unstructured.Unstructured, vol restored
 	return zv, nil
 }
 
-// keepTuning gives a ZFSVolume what no property of a dataset tells of the source
-// volume: from its own ZFSVolume while this cluster has that, else from the
+// keepSharing says whether several pods may mount a volume, which no property of a
+// dataset tells: its source's ZFSVolume does while this cluster has that, else the
 // storage class. What neither knows is left to the driver's default.
-func keepTuning(ctx context.Context, kube client.Client, source string, pv *unstructured.Unstructured, want *unstructured.Unstructured) error {
+func keepSharing(ctx context.Context, kube client.Client, source string, pv *unstructured.Unstructured, want *unstructured.Unstructured) error {
 	known := map[string]string{}
 	zv, err := getZFSVolume(ctx, kube, want.GetNamespace(), source)
 	switch {
@@ -156,16 +161,13 @@ func keepTuning(ctx context.Context, kube client.Client, source string, pv *unst
 	default:
 		return err
 	}
-	tuning := map[string]string{}
-	for _, field := range []string{"shared", "thinProvision"} {
-		for name, value := range known {
-			// The driver does not look at the case of a class's parameters.
-			if strings.EqualFold(name, field) && value != "" {
-				tuning[field] = value
-			}
+	for name, value := range known {
+		// The driver does not look at the case of a class's parameters.
+		if strings.EqualFold(name, "shared") && value != "" {
+			return setStrings(want, []string{"spec"}, map[string]string{"shared": value})
 		}
 	}
-	return setStrings(want, []string{"spec"}, tuning)
+	return nil
 }
 
 // ensureZFSVolume creates a ZFSVolume unless it is there, and refuses one of

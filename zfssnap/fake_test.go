@@ -12,6 +12,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/stretchr/testify/require"
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	corev1api "k8s.io/api/core/v1"
 	storagev1api "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -38,6 +39,7 @@ type fakeAgent struct {
 	datasets map[string]*agentpb.Dataset
 	versions map[string][]*agentpb.Version
 	busy     map[uint64]bool // snapshots that can not be destroyed
+	full     bool            // no volume can be made
 	replicas bool            // the newest of a dataset goes later
 	deferred []string        // those that do
 	made     []*agentpb.CreateVolumeRequest
@@ -200,6 +202,9 @@ func (a *fakeAgent) CreateVolume(_ context.Context, req *agentpb.CreateVolumeReq
 	}
 	defer leave()
 	a.made = append(a.made, req)
+	if a.full {
+		return nil, status.Error(codes.ResourceExhausted, "out of space")
+	}
 	if d, ok := a.datasets[req.GetDataset()]; ok {
 		return d, nil
 	}
@@ -213,6 +218,22 @@ func (a *fakeAgent) CreateVolume(_ context.Context, req *agentpb.CreateVolumeReq
 	}
 	a.datasets[req.GetDataset()] = d
 	return d, nil
+}
+
+func (a *fakeAgent) DestroyVolume(_ context.Context, req *agentpb.DestroyVolumeRequest, _ ...grpc.CallOption) (*agentpb.DestroyVolumeResponse, error) {
+	leave, err := a.enter()
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	d, existed := a.datasets[req.GetDataset()]
+	for prop, want := range req.GetMatch() {
+		if existed && d.GetProperties()[prop] != want {
+			return nil, status.Error(codes.FailedPrecondition, "not the same")
+		}
+	}
+	delete(a.datasets, req.GetDataset())
+	return &agentpb.DestroyVolumeResponse{Existed: existed}, nil
 }
 
 func (a *fakeAgent) Replicate(_ context.Context, req *agentpb.ReplicateRequest, _ ...grpc.CallOption) (*agentpb.Transfer, error) {
@@ -286,6 +307,7 @@ func newWorld(t *testing.T, config map[string]string, objs ...client.Object) *wo
 	scheme := runtime.NewScheme()
 	require.NoError(t, velerov1api.AddToScheme(scheme))
 	require.NoError(t, storagev1api.AddToScheme(scheme))
+	require.NoError(t, corev1api.AddToScheme(scheme))
 	scheme.AddKnownTypeWithName(zfsVolumeKind, &unstructured.Unstructured{})
 	scheme.AddKnownTypeWithName(schema.GroupVersionKind{Group: zfsVolumeKind.Group, Version: "v1", Kind: "ZFSVolumeList"}, &unstructured.UnstructuredList{})
 	w := &world{

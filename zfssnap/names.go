@@ -10,6 +10,7 @@ const (
 	LabelStandby      = names.LabelStandby
 	AnnotationProfile = names.AnnotationProfile
 	AnnotationOnly    = names.AnnotationOnly
+	AnnotationThin    = names.AnnotationThin
 	LabelVolume       = names.LabelVolume
 	PropManaged       = names.PropManaged
 	PropBackup        = names.PropBackup

@@ -7,16 +7,22 @@ import (
 	"fmt"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/sirupsen/logrus"
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	corev1api "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/received"
 )
 
 // CreateVolumeFromSnapshot makes a volume from the copy of a snapshot and
@@ -52,6 +58,7 @@ func (s *Snapshotter) CreateVolumeFromSnapshot(snapshotID, volType, _ string, _ 
 	if err != nil {
 		return "", fmt.Errorf("restore volume from %s: %w", id.Name(), err)
 	}
+	s.made.Store(vol.String(), restore.Name)
 	s.Log.WithFields(logrus.Fields{"node": vol.Node, "dataset": vol.Dataset, "snapshot": id.Name(), "guid": id.GUID}).Info("volume made")
 	return vol.String(), nil
 }
@@ -100,7 +107,7 @@ func (s *Site) createVolume(ctx context.Context, id SnapshotID, vt volumeType, r
 			PropRestore: restore.Name,
 			PropVolume:  name,
 		},
-		Native: vt.nativeFor(dataset, s.RestoreAs == AsLocal),
+		Native: vt.nativeFor(dataset, s.RestoreAs == AsLocal, isThin(restore)),
 	}
 	if run := restore.Labels[LabelRun]; run != "" {
 		req.Properties[PropRun] = run
@@ -122,10 +129,24 @@ func (s *Site) createVolume(ctx context.Context, id SnapshotID, vt volumeType, r
 	_, err = callFor(ctx, timeout, s, from.node, deed, func(ctx context.Context, a Agent) (*agentpb.Dataset, error) {
 		return a.CreateVolume(ctx, req)
 	})
-	if isNotFound(err) && from.archive != "" {
+	switch {
+	case isNotFound(err) && from.archive != "":
 		err = errors.Join(err, from.missing)
+	case status.Code(err) == codes.ResourceExhausted && reserves(req.GetNative()):
+		err = fmt.Errorf("%w (its source reserves space; make room in the pool, or restore with the label %s=true to reserve none)", err, AnnotationThin)
 	}
 	return VolumeID{Node: from.node, Dataset: dataset}, err
+}
+
+// isThin reports whether the volumes of a restore are to reserve no space.
+func isThin(restore *velerov1api.Restore) bool {
+	return restore.Annotations[AnnotationThin] == "true" || restore.Labels[AnnotationThin] == "true"
+}
+
+// reserves reports whether native properties of a dataset, with sizes in bytes,
+// reserve space for it.
+func reserves(native map[string]string) bool {
+	return slices.ContainsFunc(received.Reservations, func(name string) bool { return native[name] != "" && native[name] != "0" })
 }
 
 // findOrigin looks for a snapshot by guid on restoreNode, or else on the
@@ -222,7 +243,8 @@ func restoredName(id SnapshotID, restore *velerov1api.Restore) string {
 
 // SetVolumeID returns the PersistentVolume of a restored volume: a copy of the
 // given one with name, handle, attributes, path and node affinity changed
-// together. It also makes what the volume's driver needs to mount it.
+// together. It also makes what the volume's driver needs to mount it. When that
+// fails Velero makes no PersistentVolume, and the volume goes again.
 func (s *Snapshotter) SetVolumeID(obj runtime.Unstructured, volumeID string) (runtime.Unstructured, error) {
 	id, err := resolvedVolume(volumeID)
 	if err != nil {
@@ -232,7 +254,43 @@ func (s *Snapshotter) SetVolumeID(obj runtime.Unstructured, volumeID string) (ru
 	if err != nil {
 		return nil, err
 	}
-	return site.SetVolume(context.Background(), obj, id)
+	ctx := context.Background()
+	restore, made := s.made.LoadAndDelete(volumeID)
+	pv, err := site.SetVolume(ctx, obj, id)
+	switch {
+	case err == nil:
+		return pv, nil
+	case !made:
+		return nil, err
+	}
+	if errUndo := site.destroyUnused(ctx, id, restore.(string)); errUndo != nil {
+		return nil, fmt.Errorf("%w; the volume that was made for it stays: %w", err, errUndo)
+	}
+	return nil, fmt.Errorf("%w; the volume that was made for it is gone again", err)
+}
+
+// destroyUnused destroys a volume that was made for a Restore, unless a
+// PersistentVolume has its name: a restore may visit a snapshot twice. The agent
+// refuses what was not made for that Restore, is mounted, or has snapshots.
+func (s *Site) destroyUnused(ctx context.Context, id VolumeID, restore string) error {
+	kube, err := s.kube()
+	if err != nil {
+		return err
+	}
+	name := path.Base(id.Dataset)
+	err = kube.Get(ctx, client.ObjectKey{Name: name}, &corev1api.PersistentVolume{})
+	switch {
+	case err == nil:
+		return fmt.Errorf("destroy %s on node %s: PersistentVolume %s has it", id.Dataset, id.Node, name)
+	case !apierrors.IsNotFound(err):
+		return fmt.Errorf("get PersistentVolume %s: %w", name, err)
+	}
+	_, err = call(ctx, s, id.Node, "destroy "+id.Dataset, func(ctx context.Context, a Agent) (*agentpb.DestroyVolumeResponse, error) {
+		return a.DestroyVolume(ctx, &agentpb.DestroyVolumeRequest{Dataset: id.Dataset, Match: map[string]string{
+			PropManaged: "true", PropRestore: restore, PropVolume: name,
+		}})
+	})
+	return err
 }
 
 // SetVolume returns the PersistentVolume of a volume that MakeVolume made; see

@@ -64,6 +64,7 @@ type Snapshotter struct {
 	current *Site
 	unseen  sync.Map // volume ID → why GetVolumeInfo could not look at it
 	claims  sync.Map // volume ID → the record of its claim
+	made    sync.Map // volume ID → the name of the Restore that it was just made for
 }
 
 // Init makes config the location that following calls consult first.

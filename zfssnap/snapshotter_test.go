@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	corev1api "k8s.io/api/core/v1"
 	storagev1api "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -414,7 +416,7 @@ func TestSnapshotter_restore(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, map[string]any{
 		"ownerNodeID": "remote", "poolName": "backup/znvm/k3s", "capacity": "4294967296",
-		"volumeType": "DATASET", "fsType": "zfs", "quotaType": "refquota",
+		"volumeType": "DATASET", "fsType": "zfs", "quotaType": "refquota", "thinProvision": "yes",
 	}, zv.Object["spec"])
 	assert.Equal(t, map[string]any{"state": "Ready"}, zv.Object["status"])
 	assert.Equal(t, []string{OpenEBSFinalizer}, zv.GetFinalizers(), "the dataset goes with a volume that is to be deleted")
@@ -429,7 +431,7 @@ func TestSnapshotter_restore_openEBS(t *testing.T) {
 		return &storagev1api.StorageClass{
 			ObjectMeta:  metav1.ObjectMeta{Name: "zfs-storage-znvm"},
 			Provisioner: provisioner,
-			Parameters:  map[string]string{"Shared": "yes", "thinprovision": "yes", "recordsize": "16k"},
+			Parameters:  map[string]string{"Shared": "yes", "thinprovision": "no", "recordsize": "16k"},
 		}
 	}
 	tests := []struct {
@@ -437,13 +439,12 @@ func TestSnapshotter_restore_openEBS(t *testing.T) {
 		policy     string
 		there      []client.Object
 		shared     any
-		thin       any
 		finalizers []string
 	}{
 		{name: "the dataset of a retained volume outlives it", policy: "Retain"},
 		{name: "the dataset of a volume to be deleted does not", policy: "Delete", finalizers: []string{OpenEBSFinalizer}},
 		{name: "the source's own settings are kept in its cluster", policy: "Retain", there: []client.Object{source}, shared: "yes"},
-		{name: "those of the class in another", policy: "Retain", there: []client.Object{class(openEBSDriver)}, shared: "yes", thin: "yes"},
+		{name: "those of the class in another", policy: "Retain", there: []client.Object{class(openEBSDriver)}, shared: "yes"},
 		{name: "a class of another driver says nothing", policy: "Retain", there: []client.Object{class("ebs.csi.aws.com")}},
 	}
 	for _, tt := range tests {
@@ -463,7 +464,7 @@ func TestSnapshotter_restore_openEBS(t *testing.T) {
 			require.NoError(t, err)
 			spec := zv.Object["spec"].(map[string]any)
 			assert.Equal(t, tt.shared, spec["shared"])
-			assert.Equal(t, tt.thin, spec["thinProvision"])
+			assert.Equal(t, "yes", spec["thinProvision"], "it reserves nothing, whatever the class would have")
 			assert.NotContains(t, spec, "recordsize", "the dataset has it")
 			assert.Equal(t, tt.finalizers, zv.GetFinalizers())
 		})
@@ -495,9 +496,10 @@ func TestSnapshotter_restore_zvol(t *testing.T) {
 	t.Parallel()
 	w := drWorld(t, drConfig())
 	w.agents["remote"].datasets["backup/replica/"+volDataset].Type = typeVolume
-	volumeID, err := w.snap.CreateVolumeFromSnapshot(snapID, "volume?volsize=1073741824", "", nil)
+	volumeID, err := w.snap.CreateVolumeFromSnapshot(snapID, "volume?refreservation=1107820544&volsize=1073741824", "", nil)
 	require.NoError(t, err)
 	id, _ := ParseVolumeID(volumeID)
+	assert.Equal(t, map[string]string{"volsize": "1073741824", "refreservation": "1107820544"}, w.agents["remote"].made[0].GetNative())
 
 	pv := openEBSPV(t)
 	require.NoError(t, unstructured.SetNestedField(pv.Object, "ext4", "spec", "csi", "fsType"))
@@ -507,12 +509,108 @@ func TestSnapshotter_restore_zvol(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "ZVOL", zv.Object["spec"].(map[string]any)["volumeType"])
 	assert.Equal(t, "ext4", zv.Object["spec"].(map[string]any)["fsType"])
+	assert.Equal(t, "no", zv.Object["spec"].(map[string]any)["thinProvision"])
 
 	block := pvFrom(t, "{metadata: {name: pv}, spec: {volumeMode: Block, local: {path: /dev/zvol/znvm/k3s/pvc-1}, "+onNode("kubernetes.io/hostname", "hassio")+"}}")
 	out, err = w.snap.SetVolumeID(block, volumeID)
 	require.NoError(t, err)
 	got, _, _ := unstructured.NestedString(out.UnstructuredContent(), "spec", "local", "path")
 	assert.Equal(t, "/dev/zvol/"+id.Dataset, got)
+}
+
+// Velero makes no volume of what can not be described, and nobody would find what
+// was made for it.
+func TestSnapshotter_SetVolumeID_leavesNothing(t *testing.T) {
+	t.Parallel()
+	taken := func(w *world, volumeID string) {
+		id, err := ParseVolumeID(volumeID)
+		require.NoError(t, err)
+		require.NoError(t, w.kube.Create(t.Context(), zfsVolume(path.Base(id.Dataset), "another/pool", "remote")))
+	}
+	tests := []struct {
+		name   string
+		before func(w *world, volumeID string)
+		want   string
+		stays  bool
+	}{
+		{name: "another ZFSVolume of its name", want: "; the volume that was made for it is gone again"},
+		{
+			name: "which a PersistentVolume has",
+			before: func(w *world, volumeID string) {
+				id, _ := ParseVolumeID(volumeID)
+				require.NoError(t, w.kube.Create(t.Context(), &corev1api.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: path.Base(id.Dataset)}}))
+			},
+			want: "; the volume that was made for it stays: destroy backup/znvm/k3s/pvc-1-", stays: true,
+		},
+		{
+			name: "which is of another restore",
+			before: func(w *world, volumeID string) {
+				id, _ := ParseVolumeID(volumeID)
+				w.agents["remote"].datasets[id.Dataset].Properties[PropRestore] = "other"
+			},
+			want: "not the same", stays: true,
+		},
+		{
+			name:   "whose agent does not answer",
+			before: func(w *world, _ string) { w.agents["remote"].down = true },
+			want:   "connection refused", stays: true,
+		},
+		{
+			name:   "which this process has not made",
+			before: func(w *world, _ string) { w.snap.made.Clear() },
+			want:   `it exists with poolName "another/pool"`, stays: true,
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := drWorld(t, drConfig())
+			volumeID, err := w.snap.CreateVolumeFromSnapshot(snapID, "filesystem", "", nil)
+			require.NoError(t, err)
+			taken(w, volumeID)
+			if tt.before != nil {
+				tt.before(w, volumeID)
+			}
+			_, err = w.snap.SetVolumeID(openEBSPV(t), volumeID)
+			require.ErrorContains(t, err, tt.want)
+			id, _ := ParseVolumeID(volumeID)
+			assert.Equal(t, tt.stays, w.agents["remote"].datasets[id.Dataset] != nil)
+		})
+	}
+}
+
+// A rehearsal says so, and so may who restores where there is no room.
+func TestSnapshotter_restore_thin(t *testing.T) {
+	t.Parallel()
+	for _, mark := range []func(*velerov1api.Restore, map[string]string){
+		func(r *velerov1api.Restore, m map[string]string) { r.Annotations = m },
+		func(r *velerov1api.Restore, m map[string]string) { r.Labels = m },
+	} {
+		restore := restoreObject("now", velerov1api.RestorePhaseInProgress)
+		mark(restore, map[string]string{AnnotationThin: "true"})
+		w := newWorld(t, drConfig(), restore)
+		w.agents["remote"].datasets["backup/replica/"+volDataset] = filesystem("backup/replica/" + volDataset)
+		w.agents["remote"].add("backup/replica/"+volDataset, 42, "dr-nightly")
+		volumeID, err := w.snap.CreateVolumeFromSnapshot(snapID, "filesystem?quota=4096&refreservation=4096&reservation=4096", "", nil)
+		require.NoError(t, err)
+		assert.Equal(t, map[string]string{"quota": "4096"}, w.agents["remote"].made[0].GetNative())
+		out, err := w.snap.SetVolumeID(openEBSPV(t), volumeID)
+		require.NoError(t, err)
+		zv, err := getZFSVolume(t.Context(), w.kube, "openebs", out.(*unstructured.Unstructured).GetName())
+		require.NoError(t, err)
+		assert.Equal(t, "yes", zv.Object["spec"].(map[string]any)["thinProvision"])
+	}
+}
+
+func TestSnapshotter_restore_noRoom(t *testing.T) {
+	t.Parallel()
+	w := drWorld(t, drConfig())
+	w.agents["remote"].full = true
+	_, err := w.snap.CreateVolumeFromSnapshot(snapID, "filesystem?refreservation=4096", "", nil)
+	require.ErrorContains(t, err, "out of space (its source reserves space; make room in the pool, or restore with the label kubectl-dr.io/thin=true to reserve none)")
+	_, err = w.snap.CreateVolumeFromSnapshot(snapID, "filesystem", "", nil)
+	require.ErrorContains(t, err, "out of space")
+	assert.NotContains(t, err.Error(), AnnotationThin, "it would not help")
 }
 
 func TestSnapshotter_restore_where(t *testing.T) {
@@ -666,16 +764,22 @@ func TestRestoredName(t *testing.T) {
 func TestSnapshotter_SetVolumeID_fails(t *testing.T) {
 	t.Parallel()
 	w := drWorld(t, drConfig())
-	volumeID, err := w.snap.CreateVolumeFromSnapshot(snapID, "filesystem", "", nil)
-	require.NoError(t, err)
-
-	_, err = w.snap.SetVolumeID(pvFrom(t, "{metadata: {name: pv}, spec: {awsElasticBlockStore: {volumeID: vol-1}}}"), volumeID)
+	var volumeID string
+	again := func() {
+		var err error
+		volumeID, err = w.snap.CreateVolumeFromSnapshot(snapID, "filesystem", "", nil)
+		require.NoError(t, err)
+	}
+	again()
+	_, err := w.snap.SetVolumeID(pvFrom(t, "{metadata: {name: pv}, spec: {awsElasticBlockStore: {volumeID: vol-1}}}"), volumeID)
 	require.ErrorContains(t, err, "of a kind this plugin does not know")
 	_, err = w.snap.SetVolumeID(openEBSPV(t), "zfs1:remote:backup/none")
 	require.ErrorContains(t, err, "look up backup/none on node remote")
+	again()
 	_, err = w.snap.SetVolumeID(pvFrom(t, "{metadata: {name: pv}, spec: {local: {path: /srv/data}}}"), volumeID)
 	require.ErrorContains(t, err, `has mountpoint "legacy", so no path leads to it`)
 
+	again()
 	id, _ := ParseVolumeID(volumeID)
 	require.NoError(t, w.kube.Create(t.Context(), zfsVolume(id.Dataset[len("backup/znvm/k3s/"):], "other/pool", "remote")))
 	_, err = w.snap.SetVolumeID(openEBSPV(t), volumeID)

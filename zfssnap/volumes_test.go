@@ -167,6 +167,7 @@ func restoreShape(t *testing.T, config map[string]string, snapshot, volumeType s
 	require.NoError(t, err)
 	out, err := w.snap.SetVolumeID(pv, volumeID)
 	if err != nil {
+		assert.Len(t, w.agents["remote"].datasets, 1, "what was made for it is gone: the replica alone is there")
 		return nil, err
 	}
 	restored := out.(*unstructured.Unstructured)

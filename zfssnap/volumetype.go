@@ -6,6 +6,7 @@ import (
 	"path"
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/received"
 )
 
 // Dataset types as the agent reports them.
@@ -72,11 +73,16 @@ func parseVolumeType(s string) (volumeType, error) {
 // nativeFor returns the properties of a volume to be made as dataset. A source
 // that a path leads to gets one again, at ZFS's usual place for the new name;
 // every other stays with a driver that mounts it itself, unless a path is asked
-// for.
-func (t volumeType) nativeFor(dataset string, withPath bool) map[string]string {
+// for. A thin one reserves no space.
+func (t volumeType) nativeFor(dataset string, withPath, thin bool) map[string]string {
 	native := map[string]string{}
 	for k, v := range t.Native {
 		native[k] = v
+	}
+	if thin {
+		for _, name := range received.Reservations {
+			delete(native, name)
+		}
 	}
 	_, had := native[propMountpoint]
 	if had || withPath && t.Kind == typeFilesystem {

@@ -250,6 +250,21 @@ func (in *inspection) storage(ctx context.Context) {
 			in.pools(h)
 		}
 	}
+	in.leftovers(ctx)
+}
+
+// leftovers names the volumes that restores of Velero made and nothing uses.
+func (in *inspection) leftovers(ctx context.Context) {
+	left, err := in.Storage.Leftovers(ctx, in.Cluster)
+	if err != nil {
+		in.warn("leftovers", "it is not known whether restores left volumes that nothing uses: "+err.Error(), HintOr(err, "make the agents reachable"))
+		return
+	}
+	for _, l := range left {
+		in.warn(fmt.Sprintf("volume %s on %s", l.Dataset, l.Node),
+			fmt.Sprintf("it was made for restore %s, which %s, and no PersistentVolume leads to it; it keeps the snapshot it was made of", l.Restore, l.State()),
+			"if nothing needs it: kubectl dr drill cleanup --restore="+l.Restore)
+	}
 }
 
 // examined tells what a host's own doctor finds. It returns false for an agent

@@ -24,12 +24,11 @@ import (
 // Agent is what recovery asks of the agent on a node; agentpb.AgentClient is
 // one.
 type Agent interface {
-	zfssnap.Agent // makes volumes
+	zfssnap.Agent // makes volumes, and destroys them
 
 	Info(context.Context, *agentpb.InfoRequest, ...grpc.CallOption) (*agentpb.InfoResponse, error)
 	ListArchived(context.Context, *agentpb.ListArchivedRequest, ...grpc.CallOption) (*agentpb.ListArchivedResponse, error)
 	ListDatasets(context.Context, *agentpb.ListDatasetsRequest, ...grpc.CallOption) (*agentpb.ListDatasetsResponse, error)
-	DestroyVolume(context.Context, *agentpb.DestroyVolumeRequest, ...grpc.CallOption) (*agentpb.DestroyVolumeResponse, error)
 	ListBackup(context.Context, *agentpb.ListBackupRequest, ...grpc.CallOption) (*agentpb.ListBackupResponse, error)
 	ListHolds(context.Context, *agentpb.ListHoldsRequest, ...grpc.CallOption) (*agentpb.ListHoldsResponse, error)
 	ReapHolds(context.Context, *agentpb.ListHoldsRequest, ...grpc.CallOption) (*agentpb.ListHoldsResponse, error)
@@ -217,6 +216,15 @@ func (l Location) RecoveryNodes() []string {
 	return nil
 }
 
+// restoreNodes is RecoveryNodes, and every node where volumes are recovered where
+// they were snapshotted.
+func (l Location) restoreNodes() []string {
+	if nodes := l.RecoveryNodes(); len(nodes) > 0 {
+		return nodes
+	}
+	return slices.Sorted(maps.Keys(l.Location.Agents))
+}
+
 // nodesFor returns the nodes that a snapshot is recovered on. One that was taken
 // where a failover went is recovered where that came from.
 func (l Location) nodesFor(id zfssnap.SnapshotID) []string {
@@ -398,11 +406,7 @@ func (s *Storage) Hosts(ctx context.Context, now func() time.Time) []Host {
 	var hosts []Host
 	seen := map[string]bool{}
 	for _, l := range s.Locations {
-		nodes := l.RecoveryNodes()
-		if len(nodes) == 0 {
-			nodes = slices.Sorted(maps.Keys(l.Location.Agents))
-		}
-		for _, node := range nodes {
+		for _, node := range l.restoreNodes() {
 			if seen[node] {
 				continue
 			}
@@ -449,26 +453,12 @@ func (s *Storage) Fence(ctx context.Context, node, dataset, by string) error {
 // last pod is just ending, is tried again until the context ends.
 func (s *Storage) DestroyRun(ctx context.Context, run string, interval time.Duration) ([]string, error) {
 	var destroyed []string
-	var errs []error
-	seen := map[string]bool{}
-	for _, l := range s.Locations {
-		nodes := l.RecoveryNodes()
-		if len(nodes) == 0 {
-			nodes = slices.Sorted(maps.Keys(l.Location.Agents))
-		}
-		for _, node := range nodes {
-			if seen[node] {
-				continue
-			}
-			seen[node] = true
-			names, err := destroyOn(ctx, l, node, run, interval)
-			destroyed = append(destroyed, names...)
-			if err != nil {
-				errs = append(errs, err)
-			}
-		}
-	}
-	return destroyed, errors.Join(errs...)
+	err := s.eachNode(func(l Location, node string) error {
+		names, err := destroyOn(ctx, l, node, run, interval)
+		destroyed = append(destroyed, names...)
+		return err
+	})
+	return destroyed, err
 }
 
 func destroyOn(ctx context.Context, l Location, node, run string, interval time.Duration) ([]string, error) {
@@ -487,6 +477,12 @@ func destroyOn(ctx context.Context, l Location, node, run string, interval time.
 			byName[d.GetName()] = match
 		}
 	}
+	return destroyEach(ctx, l, node, byName, interval)
+}
+
+// destroyEach destroys volumes of a node, each with the properties that it must
+// have. One that is busy is tried again until the context ends.
+func destroyEach(ctx context.Context, l Location, node string, byName map[string]map[string]string, interval time.Duration) ([]string, error) {
 	var destroyed []string
 	var errs []error
 	names := slices.Sorted(maps.Keys(byName))

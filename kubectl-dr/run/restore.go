@@ -108,6 +108,11 @@ func (t *Target) restore(ctx context.Context, only string, included, excluded []
 	if profile := t.profile(); profile != "" {
 		metav1.SetMetaDataAnnotation(&r.ObjectMeta, zfssnap.AnnotationProfile, profile)
 	}
+	if t.Run.Spec.Kind == plan.RunDrill {
+		// A rehearsal takes no room from the copies: it must not fail because the pool
+		// could not hold every volume in full once more.
+		metav1.SetMetaDataAnnotation(&r.ObjectMeta, zfssnap.AnnotationThin, "true")
+	}
 	if only != "" {
 		metav1.SetMetaDataAnnotation(&r.ObjectMeta, zfssnap.AnnotationOnly, only)
 		r.Spec.IncludeClusterResources = ptr.To(true)

@@ -177,6 +177,11 @@ func replicationOn(t *testing.T, from, to zfstest.Target) {
 			third := w.take(t, dataset, "three")
 			assert.Contains(t, done(third).GetBase(), dataset+"#kubectl-dr_remote_")
 
+			for _, mode := range []string{agent.ModeClone, agent.ModeCopy} {
+				if kind == zfs.Volume {
+					requireReserved(t, w, dataset, copied+"@three", third.GetGuid(), targetRoot+"/"+mode, mode)
+				}
+			}
 			if tt.mode == "Lce" && kind == zfs.Filesystem {
 				require.NoError(t, target.zfs.Clone(ctx, copied+"@three", targetRoot+"/look", map[string]string{"readonly": "on", "canmount": "on"}))
 				for file, size := range map[string]int{"a": 4 << 20, "b": 3 << 20, "c": 1 << 20} {
@@ -188,6 +193,30 @@ func replicationOn(t *testing.T, from, to zfstest.Target) {
 			require.ErrorIs(t, agent.TransferError(replicate(w.take(t, dataset, "four"))), agent.ErrStreamMode)
 		})
 	}
+}
+
+// requireReserved makes a volume of a replica with what its source reserves, and
+// then one for which there is no room.
+func requireReserved(t *testing.T, w *world, source, snapshot string, guid uint64, dataset, mode string) {
+	t.Helper()
+	d, err := w.client.ResolveDataset(t.Context(), &agentpb.ResolveDatasetRequest{By: &agentpb.ResolveDatasetRequest_Name{Name: source}})
+	require.NoError(t, err)
+	require.NotEmpty(t, d.GetNative()["refreservation"])
+	req := &agentpb.CreateVolumeRequest{Snapshot: snapshot, Guid: guid, Dataset: dataset, Mode: mode, Native: d.GetNative()}
+	for range 2 {
+		made, err := w.far.CreateVolume(t.Context(), req)
+		require.NoError(t, err)
+		assert.Equal(t, d.GetNative()["refreservation"], made.GetNative()["refreservation"])
+	}
+	req = &agentpb.CreateVolumeRequest{
+		Snapshot: snapshot, Guid: guid, Dataset: dataset + "-grown", Mode: mode,
+		Native: map[string]string{"volsize": "1125899906842624", "refreservation": "1125899906842624"},
+	}
+	_, err = w.far.CreateVolume(t.Context(), req)
+	require.ErrorIs(t, err, agent.ErrNoSpace)
+	exists, err := w.remote.zfs.Exists(t.Context(), req.GetDataset())
+	require.NoError(t, err)
+	assert.False(t, exists, "what failed leaves nothing")
 }
 
 // TestArchiveOnAnyZFS restores volumes of every kind from an archive: cut off
@@ -254,10 +283,10 @@ func archiveOn(t *testing.T, from, to zfstest.Target) {
 			}
 			req := &agentpb.CreateVolumeRequest{
 				Guid: last.GetGuid(), Dataset: restored, Mode: agent.ModeArchive, Archive: "offsite",
-				Properties: map[string]string{zfssnap.PropVolume: vol}, Native: map[string]string{"volsize": "33554432"},
+				Properties: map[string]string{zfssnap.PropVolume: vol}, Native: map[string]string{"volsize": "33554432", "refreservation": "33554432"},
 			}
 			if tt.volume == 0 {
-				req.Native = map[string]string{"quota": "2147483648", "mountpoint": "/tmp/" + name + "-" + vol}
+				req.Native = map[string]string{"quota": "2147483648", "refreservation": "1048576", "reservation": "2097152", "mountpoint": "/tmp/" + name + "-" + vol}
 				cut.after.Store(512 << 10)
 				_, err := w.far.CreateVolume(ctx, req)
 				require.Error(t, err)

@@ -314,7 +314,7 @@ func (s *Server) restoreVolume(ctx context.Context, req *agentpb.CreateVolumeReq
 	if err != nil {
 		return nil, err
 	}
-	if have, err = s.finishVolume(ctx, have, snap, req.GetNative()["volsize"]); err != nil {
+	if have, err = s.finishVolume(ctx, have, snap, req.GetNative(), !done); err != nil {
 		return nil, err
 	}
 	// One with a path of its own is mounted by ZFS, if its key is there and

@@ -26,6 +26,7 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/received"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/zfs"
 )
 
@@ -637,6 +638,64 @@ func TestCreateVolume_ofAZvolGrows(t *testing.T) {
 	assert.ErrorContains(t, err, "would cut off data")
 }
 
+// What a volume's source reserves is reserved for it too, whatever it is made by:
+// the default of a volume, which is more than its size, and numbers.
+func TestCreateVolume_reserves(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	require.NoError(t, w.hassio.zfs.Create(t.Context(), "nas/thick", zfs.CreateOptions{VolumeSize: 1 << 20}))
+	require.NoError(t, w.hassio.zfs.Create(t.Context(), "nas/part", zfs.CreateOptions{VolumeSize: 1 << 20, Sparse: true, Properties: map[string]string{"refreservation": "4096"}}))
+	require.NoError(t, w.hassio.zfs.Create(t.Context(), "nas/fs", zfs.CreateOptions{Properties: map[string]string{"refreservation": "4096", "reservation": "8192"}}))
+	for _, name := range []string{"thick", "part", "fs"} {
+		for _, mode := range []string{zfssnap.ModeClone, zfssnap.ModeCopy} {
+			t.Run(name+" by "+mode, func(t *testing.T) {
+				source := "nas/" + name
+				v := w.take(t, source, mode)
+				d, err := w.client.ResolveDataset(t.Context(), &agentpb.ResolveDatasetRequest{By: &agentpb.ResolveDatasetRequest_Name{Name: source}})
+				require.NoError(t, err)
+				req := &agentpb.CreateVolumeRequest{
+					Snapshot: source + "@" + v.GetName(), Guid: v.GetGuid(), Dataset: source + "-" + mode, Mode: mode, Native: d.GetNative(),
+				}
+				require.Contains(t, req.GetNative(), "refreservation")
+				delete(req.Native, "mountpoint")
+				for range 2 {
+					made, err := w.client.CreateVolume(t.Context(), req)
+					require.NoError(t, err)
+					for _, prop := range received.Reservations {
+						assert.Equal(t, d.GetNative()[prop], made.GetNative()[prop], prop)
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestCreateVolume_noRoomToReserve(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	v := w.snapshot(t, "b1")
+	w.hassio.pool.SetFree("znvm", 1<<30)
+	for _, mode := range []string{zfssnap.ModeClone, zfssnap.ModeCopy} {
+		req := &agentpb.CreateVolumeRequest{
+			Snapshot: source + "@dr-b1", Guid: v.GetGuid(), Dataset: "znvm/new", Mode: mode, Native: map[string]string{"reservation": "1099511627776"},
+		}
+		_, err := w.client.CreateVolume(t.Context(), req)
+		require.ErrorIs(t, err, agent.ErrNoSpace)
+		require.ErrorContains(t, err, "create volume znvm/new: reserve the space that its source does in pool znvm")
+		assert.NotContains(t, w.hassio.pool.Names(), "znvm/new", "what failed leaves nothing")
+
+		req.Native = nil
+		_, err = w.client.CreateVolume(t.Context(), req)
+		require.NoError(t, err)
+		req.Native = map[string]string{"reservation": "1099511627776"}
+		_, err = w.client.CreateVolume(t.Context(), req)
+		require.ErrorIs(t, err, agent.ErrNoSpace)
+		assert.Contains(t, w.hassio.pool.Names(), "znvm/new", "what was there before stays")
+		_, err = w.client.DestroyVolume(t.Context(), &agentpb.DestroyVolumeRequest{Dataset: "znvm/new"})
+		require.NoError(t, err)
+	}
+}
+
 func TestCreateVolume_refuses(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -650,6 +709,7 @@ func TestCreateVolume_refuses(t *testing.T) {
 		{"another guid", func(r *agentpb.CreateVolumeRequest) { r.Guid++ }, agent.ErrMismatch},
 		{"a missing snapshot", func(r *agentpb.CreateVolumeRequest) { r.Snapshot = source + "@none" }, agent.ErrNotFound},
 		{"a native property off the list", func(r *agentpb.CreateVolumeRequest) { r.Native = map[string]string{"sharenfs": "on"} }, agent.ErrInvalid},
+		{"a reservation that is no number", func(r *agentpb.CreateVolumeRequest) { r.Native = map[string]string{"reservation": "much"} }, agent.ErrInvalid},
 		{"a relative mountpoint", func(r *agentpb.CreateVolumeRequest) { r.Native = map[string]string{"mountpoint": "etc"} }, agent.ErrInvalid},
 		{"the root as mountpoint", func(r *agentpb.CreateVolumeRequest) { r.Native = map[string]string{"mountpoint": "/"} }, agent.ErrInvalid},
 		{"an unknown mode", func(r *agentpb.CreateVolumeRequest) { r.Mode = "move" }, agent.ErrInvalid},

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -75,6 +76,7 @@ func (s *Server) CreateVolume(ctx context.Context, req *agentpb.CreateVolumeRequ
 	}
 	defer s.making.Delete(req.GetDataset())
 
+	made := false
 	have, err := s.ZFS.Dataset(ctx, req.GetDataset())
 	switch {
 	case err == nil:
@@ -84,6 +86,7 @@ func (s *Server) CreateVolume(ctx context.Context, req *agentpb.CreateVolumeRequ
 	case !errors.Is(err, ErrNotFound):
 		return nil, err
 	default:
+		made = true
 		if err := s.makeVolume(ctx, req, snap, source.Type, native, props); err != nil {
 			return nil, err
 		}
@@ -91,7 +94,7 @@ func (s *Server) CreateVolume(ctx context.Context, req *agentpb.CreateVolumeRequ
 			return nil, err
 		}
 	}
-	if have, err = s.finishVolume(ctx, have, snap, req.GetNative()["volsize"]); err != nil {
+	if have, err = s.finishVolume(ctx, have, snap, req.GetNative(), made); err != nil {
 		return nil, err
 	}
 	return s.describe(ctx, have)
@@ -190,8 +193,10 @@ func (s *Server) copyVolume(ctx context.Context, snap zfs.Version, dataset strin
 
 // finishVolume does what a request that was cut off may have left: a copy that
 // has arrived is marked so and loses the snapshot it came with, which would be
-// found by guid in the place of its original, and a volume grows to its size.
-func (s *Server) finishVolume(ctx context.Context, have zfs.Dataset, snap zfs.Version, volsize string) (zfs.Dataset, error) {
+// found by guid in the place of its original, a volume grows to its size, and
+// the space that was asked for is reserved. Without room for that, what this
+// request has made goes again.
+func (s *Server) finishVolume(ctx context.Context, have zfs.Dataset, snap zfs.Version, asked map[string]string, made bool) (zfs.Dataset, error) {
 	if have.Origin == "" {
 		came, err := s.ZFS.Lookup(ctx, have.Name+"@"+snap.Name)
 		if err == nil && came.GUID == snap.GUID {
@@ -203,6 +208,18 @@ func (s *Server) finishVolume(ctx context.Context, have zfs.Dataset, snap zfs.Ve
 			return have, err
 		}
 	}
+	have, err := s.grow(ctx, have, asked["volsize"])
+	if err != nil {
+		return have, err
+	}
+	if err = s.reserve(ctx, have, asked); errors.Is(err, ErrNoSpace) && made {
+		s.discard(ctx, have.Name)
+	}
+	return have, err
+}
+
+// grow gives a volume its size, unless it has that.
+func (s *Server) grow(ctx context.Context, have zfs.Dataset, volsize string) (zfs.Dataset, error) {
 	if have.Type != zfs.Volume || volsize == "" {
 		return have, nil
 	}
@@ -221,9 +238,54 @@ func (s *Server) finishVolume(ctx context.Context, have zfs.Dataset, snap zfs.Ve
 	return have, nil
 }
 
+// reserve gives a volume the space that its source reserves. It comes last, for a
+// volume may not reserve more than its size, except what ZFS itself adds for
+// metadata: that is "auto"; see zfsprops(7).
+func (s *Server) reserve(ctx context.Context, have zfs.Dataset, asked map[string]string) error {
+	set := map[string]string{}
+	for _, name := range received.Reservations {
+		size, _ := strconv.ParseUint(asked[name], 10, 64) // nativeFor has looked at it
+		switch {
+		case size == 0:
+		case have.Type == zfs.Volume && name == "refreservation" && size > have.VolSize:
+			set[name] = "auto"
+		default:
+			set[name] = asked[name]
+		}
+	}
+	if len(set) == 0 {
+		return nil
+	}
+	if err := s.ZFS.Set(ctx, have.Name, set); err != nil {
+		return fmt.Errorf("create volume %s: reserve the space that its source does in pool %s: %w", have.Name, zfs.Pool(have.Name), err)
+	}
+	return nil
+}
+
+// discardTries is how often destroying a volume is tried while the device that it
+// was just given is being looked at.
+const discardTries = 5
+
+// discard destroys a volume that this request has made and nobody knows of yet.
+func (s *Server) discard(ctx context.Context, dataset string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonTimeout)
+	defer cancel()
+	resp, err := s.planDestroy(ctx, dataset, false)
+	if err == nil {
+		err = s.destroyPlanned(ctx, "destroy "+dataset, resp)
+	}
+	for n := 1; n < discardTries && errors.Is(err, ErrBusy); n++ {
+		time.Sleep(s.RetryDelay(n))
+		err = s.destroyPlanned(ctx, "destroy "+dataset, resp)
+	}
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		s.Log.Warn("a volume that has no room stays", "dataset", dataset, "error", err)
+	}
+}
+
 // nativeFor returns the native properties of a new volume: those asked for, if
 // allowed, and those that make it writable and leave mounting to whoever uses
-// it. A volsize is set later.
+// it. Sizes of volumes and reservations are set later; see finishVolume.
 func nativeFor(kind zfs.Type, asked map[string]string) (map[string]string, error) {
 	props := map[string]string{"readonly": "off"}
 	if kind == zfs.Filesystem {
@@ -235,6 +297,11 @@ func nativeFor(kind zfs.Type, asked map[string]string) (map[string]string, error
 		switch {
 		case !slices.Contains(received.NativeProperties[kind], name):
 			return nil, fmt.Errorf("%w: property %q of a %s is not one of %s", ErrInvalid, name, kind, strings.Join(received.NativeProperties[kind], ", "))
+		case slices.Contains(received.Reservations, name):
+			if _, err := strconv.ParseUint(value, 10, 64); err != nil {
+				return nil, fmt.Errorf("%w: %s %q is not a number of bytes", ErrInvalid, name, value)
+			}
+			continue
 		case name == "volsize":
 			continue
 		case name == "mountpoint" && value != "legacy" && value != "none":

@@ -102,11 +102,13 @@ func (r *Restorer) PlanChain(ctx context.Context, chain []*Manifest, target stri
 }
 
 // restorable are the native properties to put back. The size of a volume comes
-// with its stream, and where something is mounted is for those who use it.
+// with its stream, where something is mounted is for those who use it, and what
+// is kept like a replica reserves nothing.
 func restorable(m *Manifest) map[string]string {
 	props := maps.Clone(m.Properties)
-	delete(props, "volsize")
-	delete(props, "mountpoint")
+	for _, name := range append([]string{"volsize", "mountpoint"}, received.Reservations...) {
+		delete(props, name)
+	}
 	return props
 }
 

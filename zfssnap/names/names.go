@@ -25,6 +25,9 @@ const (
 	// AnnotationOnly on a Velero Restore names the ConfigMap of the objects that the
 	// restore is limited to, which has it as a label.
 	AnnotationOnly = Domain + "/only"
+	// AnnotationThin (or the label of the same name), when "true" on a Velero
+	// Restore, has the volumes made for it reserve no space, whatever their sources do.
+	AnnotationThin = Domain + "/thin"
 	// LabelVolume marks a PersistentVolume made by the volume snapshotter.
 	LabelVolume = Domain + "/volume"
 )

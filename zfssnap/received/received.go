@@ -99,6 +99,10 @@ func look(ctx context.Context, c *zfs.Client, kind zfs.Type, dataset string, wit
 // NativeProperties are the native properties that belong to a volume rather
 // than to the pool it lies on.
 var NativeProperties = map[zfs.Type][]string{
-	zfs.Filesystem: {"quota", "refquota", "recordsize", "compression", "mountpoint"},
-	zfs.Volume:     {"volsize", "compression"},
+	zfs.Filesystem: append([]string{"quota", "refquota", "recordsize", "compression", "mountpoint"}, Reservations...),
+	zfs.Volume:     append([]string{"volsize", "compression"}, Reservations...),
 }
+
+// Reservations are those of NativeProperties that take space from the pool. A
+// replica has none.
+var Reservations = []string{"refreservation", "reservation"}

@@ -1825,7 +1825,8 @@ type CreateVolumeRequest struct {
 	Mode       string                 `protobuf:"bytes,4,opt,name=mode,proto3" json:"mode,omitempty"`                                                                                       // "clone", "copy" or "archive"
 	Properties map[string]string      `protobuf:"bytes,5,rep,name=properties,proto3" json:"properties,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // io.kubectl-dr:* to put on it
 	// Native properties to set, from an allow-list: quota, refquota, volsize,
-	// recordsize, compression, mountpoint ("legacy" unless given).
+	// recordsize, compression, refreservation, reservation, mountpoint ("legacy"
+	// unless given).
 	Native        map[string]string `protobuf:"bytes,6,rep,name=native,proto3" json:"native,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Archive       string            `protobuf:"bytes,60,opt,name=archive,proto3" json:"archive,omitempty"` // that has the snapshot, for "archive"
 	unknownFields protoimpl.UnknownFields

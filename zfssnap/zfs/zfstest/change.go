@@ -200,9 +200,9 @@ func (p *Pool) makeable(name string) *failure {
 	return nil
 }
 
-// properties checks what is given on creation; the failure has what follows
-// the name of the dataset.
-func properties(volume bool, given [][2]string) (map[string]string, string) {
+// properties checks what is given to a dataset, which has that size when it is a
+// volume that is there; the failure has what follows the name of the dataset.
+func properties(volume bool, volsize string, given [][2]string) (map[string]string, string) {
 	local := map[string]string{}
 	for _, kv := range given {
 		v, problem := checkProperty(volume, kv[0], kv[1])
@@ -210,6 +210,24 @@ func properties(volume bool, given [][2]string) (map[string]string, string) {
 			return nil, problem
 		}
 		local[kv[0]] = v
+	}
+	if !volume {
+		return local, ""
+	}
+	if v, ok := local["volsize"]; ok {
+		volsize = v
+	}
+	size, _ := strconv.ParseUint(volsize, 10, 64)
+	for _, kv := range given {
+		if kv[0] != "refreservation" && kv[0] != "reservation" {
+			continue
+		}
+		if kv == [2]string{"refreservation", "auto"} {
+			// Some is added for what describes the blocks.
+			local[kv[0]] = strconv.FormatUint(size+size/32, 10)
+		} else if n, _ := strconv.ParseUint(local[kv[0]], 10, 64); n > size {
+			return nil, "'" + kv[0] + "' is greater than current volume size"
+		}
 	}
 	return local, ""
 }
@@ -227,10 +245,10 @@ func (p *Pool) create(args []string) *failure {
 	if volume {
 		f.props = append(f.props, [2]string{"volsize", f.value["V"]})
 		if !f.set["s"] {
-			f.props = append(f.props, [2]string{"refreservation", f.value["V"]})
+			f.props = append(f.props, [2]string{"refreservation", "auto"})
 		}
 	}
-	local, problem := properties(volume, f.props)
+	local, problem := properties(volume, "", f.props)
 	if problem != "" {
 		return fail("cannot create '%s': %s", name, problem)
 	}
@@ -296,7 +314,7 @@ func (p *Pool) clone(args []string) *failure {
 	if poolOf(name) != poolOf(s.ds.name) {
 		return fail("cannot create '%s': source and target pools differ", name)
 	}
-	local, problem := properties(s.ds.volume, f.props)
+	local, problem := properties(s.ds.volume, s.ds.local["volsize"], f.props)
 	if problem != "" {
 		return fail("cannot create '%s': %s", name, problem)
 	}
@@ -542,9 +560,14 @@ func (p *Pool) set(args []string) *failure {
 	if failed != nil {
 		return failed
 	}
-	local, problem := properties(d.volume, pairs)
+	local, problem := properties(d.volume, d.local["volsize"], pairs)
 	if problem != "" {
 		return fail("cannot set property for '%s': %s", name, problem)
+	}
+	for _, prop := range []string{"refreservation", "reservation"} {
+		if n, _ := strconv.ParseUint(local[prop], 10, 64); n > p.used(d)+p.pools[poolOf(name)].free {
+			return fail("cannot set property for '%s': size is greater than available space", name)
+		}
 	}
 	maps.Copy(d.local, local)
 	if v, ok := local["mountpoint"]; ok {

@@ -1192,6 +1192,29 @@ var conformance = []struct {
 		s.nothingReceived(replica)
 		assert.Equal(s, []string{"@s1", "@s2"}, s.names(replica))
 	}},
+	{"a volume's clone reserves what it does by auto alone", func(s *suite) {
+		ctx := s.Context()
+		vol, clone := s.dir+"/vol", s.dir+"/clone"
+		reserved := func(name string) string { return s.values(name, "refreservation")["refreservation"] }
+		require.NoError(s, s.Create(ctx, vol, zfs.CreateOptions{VolumeSize: 8 * mib}))
+		s.snap(vol, "s1")
+		require.NoError(s, s.Clone(ctx, vol+"@s1", clone, nil))
+		assert.Equal(s, "0", reserved(clone))
+		require.Error(s, s.Set(ctx, clone, map[string]string{"refreservation": reserved(vol)}), "it is more than the volume's size")
+		assert.Equal(s, "0", reserved(clone))
+		require.NoError(s, s.Set(ctx, clone, map[string]string{"refreservation": "auto"}))
+		assert.Equal(s, reserved(vol), reserved(clone))
+		require.NoError(s, s.Set(ctx, clone, map[string]string{"refreservation": fmt.Sprint(8 * mib)}))
+		assert.Equal(s, fmt.Sprint(8*mib), reserved(clone))
+	}},
+	{"a reservation needs the room", func(s *suite) {
+		ctx, fs := s.Context(), s.fs("fs")
+		for _, prop := range []string{"reservation", "refreservation"} {
+			require.ErrorIs(s, s.Set(ctx, fs, map[string]string{prop: "1125899906842624"}), zfs.ErrNoSpace)
+			require.NoError(s, s.Set(ctx, fs, map[string]string{prop: "1048576"}))
+			assert.Equal(s, "1048576", s.values(fs, prop)[prop])
+		}
+	}},
 	{"what is set with a stream is there after a cut, and after the rest", func(s *suite) {
 		ctx := s.Context()
 		fs, replica := s.fs("fs"), s.dir+"/replica"
