@@ -330,6 +330,9 @@ func TestForget_restorePoints(t *testing.T) {
 	golden(t, "forget/archived, alone", forget("gone", "--dry-run"))
 	p.archived("next", uidB)
 	golden(t, "forget/archived, others are based on it", forget("gone", "--yes"))
+	p.archive = "elsewhere"
+	golden(t, "forget/archived, where nobody knows", forget("next", "--dry-run"))
+	p.archive = "offsite"
 	golden(t, "forget/archived", forget("next", "--yes"))
 }
 

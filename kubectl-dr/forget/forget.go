@@ -142,11 +142,7 @@ func (f *Forgetter) Plan(ctx context.Context, backup string) (*Plan, error) {
 		}
 		f.judge(ctx, backup, item)
 	}
-	archived, err := f.archived(ctx, p.Items)
-	if err != nil {
-		return nil, err
-	}
-	p.Items = append(p.Items, archived...)
+	p.Items = append(p.Items, f.archived(ctx, p.Items)...)
 	p.Refused, err = f.refuse(ctx, p, unclear)
 	return p, err
 }
@@ -317,7 +313,7 @@ func (f *Forgetter) leading(id zfssnap.SnapshotID) []*zfssnap.Site {
 
 // archived finds the restore points of snapshots in archives of the locations that
 // lead to them, which a deletion deletes too.
-func (f *Forgetter) archived(ctx context.Context, items []Item) ([]Item, error) {
+func (f *Forgetter) archived(ctx context.Context, items []Item) []Item {
 	var points []Item
 	for _, i := range items {
 		if i.State != Destroy && i.State != Later || slices.Contains(f.Gone, i.ID.Node) {
@@ -328,23 +324,21 @@ func (f *Forgetter) archived(ctx context.Context, items []Item) ([]Item, error) 
 			if site.Archive == "" || slices.ContainsFunc(points, func(p Item) bool { return p.String() == point.String() }) {
 				continue
 			}
-			there, err := f.restorePoint(ctx, &point)
-			if err != nil {
-				return nil, err
-			}
-			if there {
+			if f.restorePoint(ctx, &point) {
 				points = append(points, point)
 			}
 		}
 	}
-	return points, nil
+	return points
 }
 
-// restorePoint tells of one in an archive; false when it is not there.
-func (f *Forgetter) restorePoint(ctx context.Context, i *Item) (bool, error) {
+// restorePoint tells of one in an archive, and reports whether it is there. It may
+// be in one that can't be asked: then it stays, as the rules have it.
+func (f *Forgetter) restorePoint(ctx context.Context, i *Item) bool {
 	said, err := f.Storage.Archived(ctx, i.Node, i.Archive, i.ID.Dataset)
 	if err != nil {
-		return false, fmt.Errorf("look for %s in archive %s: %w", i.ID.Name(), i.Archive, err)
+		i.State, i.Reason, i.undone = Kept, "it may be there: "+err.Error(), false
+		return true
 	}
 	i.State, i.Reason, i.undone = Destroy, "", true
 	there := false
@@ -356,7 +350,7 @@ func (f *Forgetter) restorePoint(ctx context.Context, i *Item) (bool, error) {
 			i.State, i.Reason, i.undone = Kept, "others are based on it: it goes with them", false
 		}
 	}
-	return there, nil
+	return there
 }
 
 // Apply destroys what a plan says, and puts into it what became of each. What had
@@ -404,9 +398,7 @@ func (f *Forgetter) see(ctx context.Context, p *Plan) (unfinished bool, err erro
 		}
 		is := false
 		if i.Archive != "" {
-			if is, err = f.restorePoint(ctx, i); err != nil {
-				return false, err
-			}
+			is = f.restorePoint(ctx, i)
 		} else if at := slices.IndexFunc(there, i.same); at >= 0 {
 			i.found, is = there[at].found, true
 			f.judge(ctx, p.Backup, i)
