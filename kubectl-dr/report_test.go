@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -48,6 +49,22 @@ func TestReport_ofADrillThatFailed(t *testing.T) {
 	for _, format := range documentFormats {
 		golden(t, "look/report of a drill that failed, -o "+format, w.do(t, "report -o "+format).out)
 	}
+}
+
+func TestReport_ofADrillThatWasKept(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.dieAfter = "restore"
+	require.NotZero(t, w.run(t.Context(), "drill", "--keep").code)
+	w.revive()
+	assert.Contains(t, w.do(t, "report -o markdown").out, "| start database | Pending | the run is not there yet |")
+	w.do(t, "drill --keep --resume")
+	took := regexp.MustCompile(`\S+ from first to last`)
+	before := took.FindString(w.do(t, "report -o html").out)
+	require.NotEmpty(t, before)
+	w.pass(48 * time.Hour)
+	w.do(t, "drill cleanup "+w.lastRun(t).Name)
+	assert.Equal(t, before, took.FindString(w.do(t, "report -o html").out), "cleaning up two days later is not of the run")
 }
 
 func TestReport_whatAnApplicationSaysIsText(t *testing.T) {

@@ -24,7 +24,7 @@ const (
 )
 
 // Document writes a run in one of the formats. runs are all of its plan, newest
-// first: measured ones up to it are the trend.
+// first: those up to it are the trend.
 func Document(w io.Writer, format string, r *plan.RecoveryRun, runs []plan.RecoveryRun) error {
 	d := newDocument(r, runs)
 	switch format {
@@ -105,9 +105,6 @@ type bar struct {
 // mostTrend bounds how many runs a trend shows.
 const mostTrend = 24
 
-// notReached is why a step was not executed where the journal does not say.
-const notReached = "the run did not get there"
-
 // What the measures are.
 const (
 	aboutRPO = "age of the recovered data"
@@ -131,9 +128,15 @@ func newDocument(r *plan.RecoveryRun, runs []plan.RecoveryRun) *document {
 	if d.Passed && s.RTO != nil {
 		d.Message = objectives(missed(s.RPOMet), missed(s.RTOMet))
 	}
+	notReached := "the run did not get there"
+	if r.InProgress() {
+		notReached = "the run is not there yet"
+	}
+	// What was done when the run was over, as cleaning up after a drill that was kept,
+	// would leave nothing to see of the run.
 	var whole time.Duration
 	for _, step := range s.Steps {
-		if s.StartedAt != nil && step.EndedAt != nil {
+		if s.StartedAt != nil && step.EndedAt != nil && !later(step.StartedAt, s.EndedAt) {
 			whole = max(whole, step.EndedAt.Sub(s.StartedAt.Time))
 		}
 	}
@@ -146,8 +149,8 @@ func newDocument(r *plan.RecoveryRun, runs []plan.RecoveryRun) *document {
 			row.took = step.EndedAt.Sub(step.StartedAt.Time)
 			row.Took = Age(row.took)
 			if whole > 0 && s.StartedAt != nil {
-				row.Offset = percent(step.StartedAt.Sub(s.StartedAt.Time), whole)
-				row.Width = percent(row.took, whole)
+				row.Offset = min(100, percent(step.StartedAt.Sub(s.StartedAt.Time), whole))
+				row.Width = min(100-row.Offset, percent(row.took, whole))
 			}
 		}
 		if row.executed() {
