@@ -74,9 +74,12 @@ func TestRead_folders(t *testing.T) {
 	for _, file := range []string{"a.yaml", "below/b.json", "c.txt"} {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, file), []byte(`{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "`+file+`"}}`), 0o600))
 	}
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "alerts.yaml"), []byte("groups: []\n"), 0o600))
 	in, err := Read([]string{dir}, false, nil)
-	require.NoError(t, err)
+	require.NoError(t, err, "what is no object is left out")
 	assert.Len(t, in.Objects, 1)
+	_, err = Read([]string{filepath.Join(dir, "alerts.yaml")}, false, nil)
+	require.ErrorIs(t, err, errNoObject, "unless it was asked for")
 	in, err = Read([]string{dir}, true, nil)
 	require.NoError(t, err)
 	assert.Len(t, in.Objects, 2)

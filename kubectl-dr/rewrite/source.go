@@ -41,7 +41,7 @@ func Read(paths []string, recursive bool, stdin io.Reader) (*Input, error) {
 			if err != nil {
 				return nil, fmt.Errorf("read standard input: %w", err)
 			}
-			if err := in.document("standard input", content); err != nil {
+			if err := in.document("standard input", content, false); err != nil {
 				return nil, err
 			}
 			continue
@@ -51,7 +51,7 @@ func Read(paths []string, recursive bool, stdin io.Reader) (*Input, error) {
 			return nil, err
 		}
 		for _, file := range files {
-			if err := in.file(file); err != nil {
+			if err := in.file(file, file != path); err != nil {
 				return nil, err
 			}
 		}
@@ -82,7 +82,7 @@ func filesIn(path string, recursive bool) ([]string, error) {
 	return files, err
 }
 
-func (in *Input) file(name string) error {
+func (in *Input) file(name string, found bool) error {
 	if strings.HasSuffix(name, ".tar.gz") || strings.HasSuffix(name, ".tgz") {
 		return in.backup(name)
 	}
@@ -90,11 +90,12 @@ func (in *Input) file(name string) error {
 	if err != nil {
 		return err
 	}
-	return in.document(name, content)
+	return in.document(name, content, found)
 }
 
-// document sorts the documents of one file.
-func (in *Input) document(file string, content []byte) error {
+// document sorts the documents of one file. Of one that was found in a folder, those
+// that are no Kubernetes objects are left out.
+func (in *Input) document(file string, content []byte, found bool) error {
 	reader := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(content)))
 	for {
 		doc, err := reader.Read()
@@ -115,16 +116,18 @@ func (in *Input) document(file string, content []byte) error {
 		if string(raw) == "null" {
 			continue
 		}
-		if err := in.object(file, raw, content); err != nil {
+		if err := in.object(file, raw, content); err != nil && !(found && errors.Is(err, errNoObject)) {
 			return fmt.Errorf("read %s: %w", file, err)
 		}
 	}
 }
 
+var errNoObject = errors.New("it holds something that is no Kubernetes object: it has no kind")
+
 func (in *Input) object(file string, raw, content []byte) error {
 	var kind metav1.TypeMeta
 	if err := yaml.Unmarshal(raw, &kind); err != nil || kind.Kind == "" {
-		return errors.New("it holds something that is no Kubernetes object: it has no kind")
+		return errNoObject
 	}
 	switch {
 	case kind.Kind == rules.Kind:

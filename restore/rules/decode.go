@@ -43,6 +43,12 @@ func (e *ConfigError) Error() string {
 	return where + ": " + e.Field + ": " + e.Message
 }
 
+// follows reports whether a fault may come from another in what is around or in its
+// field.
+func (e *ConfigError) follows(other *ConfigError) bool {
+	return strings.HasPrefix(e.Field, other.Field) || strings.HasPrefix(other.Field, e.Field)
+}
+
 // Set is a valid set of profiles with distinct names.
 type Set struct {
 	profiles map[string]*Profile
@@ -65,14 +71,18 @@ func (s *Set) Profile(name string) (*Profile, error) {
 
 // Load decodes and validates files of profiles, each of one or several YAML
 // documents. A document may also be a ConfigMap whose data are such files. The
-// error joins one [*ConfigError] for every fault found.
+// error joins one [*ConfigError] for every fault found, by file and line.
 func Load(files map[string][]byte, languages Languages) (*Set, error) {
 	l := &loader{languages: languages, profiles: map[string]*Profile{}}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		l.file(name, 0, files[name])
 	}
 	if len(l.faults) > 0 {
-		return nil, errors.Join(l.faults...)
+		var errs []error
+		for _, fault := range l.faults {
+			errs = append(errs, fault)
+		}
+		return nil, errors.Join(errs...)
 	}
 	return &Set{profiles: l.profiles}, nil
 }
@@ -80,7 +90,7 @@ func Load(files map[string][]byte, languages Languages) (*Set, error) {
 type loader struct {
 	languages Languages
 	profiles  map[string]*Profile
-	faults    []error
+	faults    []*ConfigError
 }
 
 // file loads one file whose first line is line offset+1 of the file reported.
@@ -117,18 +127,33 @@ func (l *loader) document(file string, offset int, node *yaml.Node) {
 		}
 		return
 	}
+	before := len(l.faults)
+	defer func() {
+		slices.SortStableFunc(l.faults[before:], func(a, b *ConfigError) int { return a.Line - b.Line })
+	}()
 	d := &checker{languages: l.languages, file: file, offset: offset, lines: map[string]int{}}
 	d.check(node, reflect.TypeFor[document](), "")
 	var doc document
-	if len(d.faults) == 0 {
-		if err := convert(value, &doc); err != nil {
-			d.fault("", "%s", err)
+	mistyped := d.faults
+	if len(mistyped) > 0 {
+		// What is of a wrong type is taken out of the tree, so that the rest is looked at.
+		value = nil
+		if err := node.Decode(&value); err != nil {
+			value = nil
 		}
 	}
-	if len(d.faults) == 0 {
+	switch err := convert(value, &doc); {
+	case err == nil:
 		validate(d, &doc)
+	case len(mistyped) == 0:
+		d.fault("", "%s", err)
 	}
-	l.faults = append(l.faults, d.faults...)
+	l.faults = append(l.faults, mistyped...)
+	for _, fault := range d.faults[len(mistyped):] {
+		if !slices.ContainsFunc(mistyped, fault.follows) {
+			l.faults = append(l.faults, fault)
+		}
+	}
 	for i := range doc.Profiles {
 		p := &doc.Profiles[i]
 		p.effective = &sync.Map{}
@@ -197,7 +222,7 @@ type checker struct {
 	file      string
 	offset    int
 	lines     map[string]int // by field
-	faults    []error
+	faults    []*ConfigError
 }
 
 func (c *checker) fault(field, format string, args ...any) {
@@ -341,6 +366,7 @@ func (c *checker) is(node *yaml.Node, kind yaml.Kind, tag, field string) bool {
 		hint = "; quote it"
 	}
 	c.fault(field, "want %s, got %s%s", tagNames[tag], kindName(node), hint)
+	*node = yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null", Line: node.Line}
 	return false
 }
 

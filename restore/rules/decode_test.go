@@ -116,18 +116,26 @@ func TestLoad_refuses(t *testing.T) {
 		{
 			name: "names that can't be followed or applied twice",
 			file: profile("  match: {names: [a], excludeKinds: [secret]}\n  names:\n    Secret: {\"*\": dr, \"a*\": b}\n    Sercice: {\"*\": \"*-dr\"}\n    ConfigMap: {\"*\": \"*-dr\", a-dr: b}\n  rules:\n  - match: {kinds: [Secret]}\n    names: {Secret: {a: b}}\n"),
-			want: "rules.yaml:12: profiles[0].rules[0].names: references to an object are in others, which the rule may not select; write names on the profile\n" +
-				"rules.yaml:5: profiles[0].match: names follow references, so this may only say which namespaces and kinds to leave out\n" +
+			want: "rules.yaml:5: profiles[0].match: names follow references, so this may only say which namespaces and kinds to leave out\n" +
 				"rules.yaml:5: profiles[0].match.excludeKinds[0]: names renames objects of this kind\n" +
-				"rules.yaml:9: profiles[0].names[ConfigMap][a-dr]: \"a-dr\" looks like what \"*\" maps to; a second restore would carry it further\n" +
 				"rules.yaml:7: profiles[0].names[Secret][*]: want an asterisk for the name with something before or after it, such as *-dr; got \"dr\"\n" +
 				"rules.yaml:7: profiles[0].names[Secret][a*]: an asterisk stands for every name alone, and in what it maps to\n" +
-				"rules.yaml:8: profiles[0].names[Sercice]: unknown value \"Sercice\"; did you mean \"Service\"?",
+				"rules.yaml:8: profiles[0].names[Sercice]: unknown value \"Sercice\"; did you mean \"Service\"?\n" +
+				"rules.yaml:9: profiles[0].names[ConfigMap][a-dr]: \"a-dr\" looks like what \"*\" maps to; a second restore would carry it further\n" +
+				"rules.yaml:12: profiles[0].rules[0].names: references to an object are in others, which the rule may not select; write names on the profile",
 		},
 		{
 			name: "an unknown state, and says which was meant",
 			file: profile("  state: stanby\n"),
 			want: `rules.yaml:5: profiles[0].state: unknown value "stanby"; did you mean "standby"?`,
+		},
+		{
+			name: "a wrong type beside other faults",
+			file: profile("  state: stanby\n  hosts: [{from: 1, to: b.example.org}]\n  labels: []\n  storageClasses: {a: a}\n"),
+			want: `rules.yaml:5: profiles[0].state: unknown value "stanby"; did you mean "standby"?` + "\n" +
+				"rules.yaml:6: profiles[0].hosts[0].from: want a string, got a whole number; quote it\n" +
+				"rules.yaml:7: profiles[0].labels: want a mapping, got a list\n" +
+				`rules.yaml:8: profiles[0].storageClasses[a]: it maps "a" to itself`,
 		},
 		{
 			name: "an empty host",
@@ -190,8 +198,8 @@ func TestLoad_refuses(t *testing.T) {
 		{
 			name: "a range mapped to an address, and a label whose values are mapped further",
 			file: profile("  addresses: {192.0.2.0/24: 198.51.100.1}\n  nodeLabels: {site: {a: b}}\n  nodeLabelKeys: {zone: site}\n"),
-			want: "rules.yaml:7: profiles[0].nodeLabelKeys[zone]: nodeLabels maps values of \"site\", so a second restore would carry them further; use two profiles\n" +
-				"rules.yaml:5: profiles[0].addresses[192.0.2.0/24]: \"198.51.100.1\" is no range of IP addresses",
+			want: "rules.yaml:5: profiles[0].addresses[192.0.2.0/24]: \"198.51.100.1\" is no range of IP addresses\n" +
+				"rules.yaml:7: profiles[0].nodeLabelKeys[zone]: nodeLabels maps values of \"site\", so a second restore would carry them further; use two profiles",
 		},
 		{
 			name: "replicas of what has none",
@@ -229,19 +237,19 @@ func TestLoad_refuses(t *testing.T) {
 		{
 			name: "placement that can't be",
 			file: profile("  affinity: {remove: [podAfinity]}\n  ipFamilies: {policy: SingleStack, families: [IPv4, IPv6]}\n  nodeLabels: {zone: {a: b, b: c}}\n  podTemplates: {CronTab: .spec}\n  images: {\"\": a}\n"),
-			want: "rules.yaml:9: profiles[0].images[]: neither side may be empty\n" +
+			want: "rules.yaml:5: profiles[0].affinity.remove[0]: unknown value \"podAfinity\"; did you mean \"podAffinity\"?\n" +
+				"rules.yaml:6: profiles[0].ipFamilies.families: SingleStack has one family\n" +
 				"rules.yaml:7: profiles[0].nodeLabels[zone][a]: \"b\" is both mapped to and mapped from, so a second restore would carry \"a\" further; use two profiles\n" +
-				"rules.yaml:5: profiles[0].affinity.remove[0]: unknown value \"podAfinity\"; did you mean \"podAffinity\"?\n" +
 				"rules.yaml:8: profiles[0].podTemplates[CronTab]: want a path such as spec.template, got \".spec\"\n" +
-				"rules.yaml:6: profiles[0].ipFamilies.families: SingleStack has one family",
+				"rules.yaml:9: profiles[0].images[]: neither side may be empty",
 		},
 		{
 			name: "operators that hold back nothing, or not one field",
 			file: profile("  operators:\n    A.example.org: {}\n    B.example.org: {\"spec.list[*].x\": 0, spec.y: [1]}\n    \"*.example.org\": {spec.x: 0}\n"),
-			want: "rules.yaml:8: profiles[0].operators[*.example.org]: want one kind, so that its objects are found again to be started\n" +
-				"rules.yaml:6: profiles[0].operators[A.example.org]: want fields and the values that hold it back, such as spec.replicas: 0\n" +
+			want: "rules.yaml:6: profiles[0].operators[A.example.org]: want fields and the values that hold it back, such as spec.replicas: 0\n" +
 				"rules.yaml:7: profiles[0].operators[B.example.org][spec.list[*].x]: want the path of one field, such as spec.replicas\n" +
-				"rules.yaml:7: profiles[0].operators[B.example.org][spec.y]: want a string, a number, true or false",
+				"rules.yaml:7: profiles[0].operators[B.example.org][spec.y]: want a string, a number, true or false\n" +
+				"rules.yaml:8: profiles[0].operators[*.example.org]: want one kind, so that its objects are found again to be started",
 		},
 		{
 			name: "a drop or a rule for everything",
@@ -253,8 +261,8 @@ func TestLoad_refuses(t *testing.T) {
 			name: "a match that isn't one",
 			file: profile("  match:\n    kinds: [\".apps\"]\n    names: [\"\"]\n    namespaces: [a_b]\n    labelSelector: a in b\n    condition: object.spec.replicas >\n"),
 			want: "rules.yaml:6: profiles[0].match.kinds[0]: want a kind, or a kind, a dot and a group\n" +
-				"rules.yaml:8: profiles[0].match.namespaces[0]: \"a_b\" is no namespace: a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')\n" +
 				"rules.yaml:7: profiles[0].match.names[0]: it is empty\n" +
+				"rules.yaml:8: profiles[0].match.namespaces[0]: \"a_b\" is no namespace: a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')\n" +
 				"rules.yaml:9: profiles[0].match.labelSelector: unable to parse requirement: found 'b' expected: '('\n" +
 				"rules.yaml:10: profiles[0].match.condition: column 23: Syntax error: mismatched input '<EOF>' expecting {'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}",
 		},
@@ -298,7 +306,9 @@ func TestLoad_refuses(t *testing.T) {
 		{
 			name: "a fault inside a ConfigMap, at its line in the file",
 			file: "kind: ConfigMap\ndata:\n  a.yaml: |\n    kind: x\n    profile: []\n",
-			want: `rules.yaml (a.yaml):5: profile: unknown field; did you mean "profiles"?`,
+			want: `rules.yaml (a.yaml):4: apiVersion: want "rewrite.kubectl-dr.io/v1alpha1", got ""` + "\n" +
+				`rules.yaml (a.yaml):4: kind: want "RewriteProfiles", got "x"` + "\n" +
+				`rules.yaml (a.yaml):5: profile: unknown field; did you mean "profiles"?`,
 		},
 	}
 	for _, tt := range tests {

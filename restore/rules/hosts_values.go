@@ -47,6 +47,9 @@ var (
 
 // formArgsText is an argument of a container.
 var formArgsText = &form{formConfigMapText.about, func(e *edit, m mapper, at path) error {
+	if len(e.p.HostsIn.Args) == 0 {
+		return nil
+	}
 	container, _ := e.get(at[:len(at)-2]...).(map[string]any)
 	if name, _ := container["name"].(string); fits(e.p.HostsIn.Args, name) {
 		e.hostText(m.(hostMap), at...)

@@ -296,7 +296,7 @@ func (e *edit) spot(s *spot, m mapper) error {
 		if s.template && len(template) == 0 {
 			continue
 		}
-		if err := e.walk(s.steps, append(e.way[:0], template...), e.get(template...), s.form, m); err != nil {
+		if err := e.walk(s.steps, append(e.way[:0], template...), lookup(e.obj.Object, template), s.form, m); err != nil {
 			return err
 		}
 	}
@@ -343,8 +343,10 @@ func (e *edit) walk(steps []step, at path, value any, f *form, m mapper) error {
 			}
 		}
 	default:
-		if v, ok := value.(map[string]any); ok && v[s.key] != nil {
-			return e.walk(steps[1:], append(at, s.name), v[s.key], f, m)
+		if v, ok := value.(map[string]any); ok {
+			if child := v[s.key]; child != nil {
+				return e.walk(steps[1:], append(at, s.name), child, f, m)
+			}
 		}
 	}
 	return nil
