@@ -70,7 +70,8 @@ func TestLook(t *testing.T) {
 			volumes := w.files["BackupVolumeInfos/wordpress-2"]
 			volumes = strings.Replace(volumes, `"pvcName":"wordpress-db"`, `"pvcName":"other"`, 1)
 			w.files["BackupVolumeInfos/wordpress-2"] = strings.Replace(volumes, `"backupMethod":"NativeSnapshot"`, `"skipped":true,"skippedReason":"skipped due to resource policy "`, 1)
-			w.deploy("velero", "v1.0.0", "--features=EnableAPIGroupVersions,EnableCSI")
+			w.deploy("velero", "v1.0.0", "--features", "EnableAPIGroupVersions,EnableCSI")
+			w.inPlace(corev1api.VolumeReleased)
 			w.update(&velerov1api.BackupStorageLocation{}, "default", func(o client.Object) {
 				o.(*velerov1api.BackupStorageLocation).Spec.AccessMode = velerov1api.BackupStorageLocationAccessModeReadWrite
 			})
@@ -78,6 +79,13 @@ func TestLook(t *testing.T) {
 				o.(*velerov1api.Backup).Spec.VolumeSnapshotLocations = []string{"zfs-primary"}
 			})
 		}},
+		{"check of a Velero that gives up before the location does", "check", func(w *world) {
+			w.update(&velerov1api.Backup{}, "wordpress-2", func(o client.Object) {
+				b := o.(*velerov1api.Backup)
+				b.Spec.VolumeSnapshotLocations, b.Spec.ItemOperationTimeout.Duration = []string{"zfs"}, time.Hour
+			})
+		}},
+		{"check of a site with a volume of the backup's name", "check", func(w *world) { w.inPlace(corev1api.VolumeBound) }},
 		{"check of a backup with CSI snapshots", "check", func(w *world) {
 			w.files["BackupVolumeInfos/wordpress-2"] = strings.Replace(w.files["BackupVolumeInfos/wordpress-2"],
 				`"backupMethod":"NativeSnapshot"`, `"backupMethod":"CSISnapshot","csiSnapshotInfo":{"driver":"zfs.csi.openebs.io"}`, 1)
@@ -741,4 +749,47 @@ func TestDrillCleanup_ofARestore(t *testing.T) {
 	assert.NotZero(t, got.code)
 	assert.Equal(t, []string{"backup/znvm/k3s/in-use", "backup/znvm/k3s/of-a-run", "backup/znvm/k3s/yet-to-come"}, w.clones())
 	assert.NotZero(t, w.run(t.Context(), "drill", "cleanup", "some-run", "--restore=gone").code)
+}
+
+// inPlace has the newest backup hold a PersistentVolume, and the recovery cluster
+// one of its name.
+func (w *world) inPlace(phase corev1api.PersistentVolumePhase) {
+	w.t.Helper()
+	contents := strings.Replace(w.files["BackupResourceList/wordpress-2"], "{", `{"v1/PersistentVolume": ["pvc-db", "pvc-html"],`, 1)
+	w.files["BackupResourceList/wordpress-2"] = contents
+	pv := &corev1api.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pvc-db"}, Status: corev1api.PersistentVolumeStatus{Phase: phase}}
+	require.NoError(w.t, w.recovery.Client.Create(w.t.Context(), pv))
+}
+
+// Velero waits ten minutes for a volume that is Released to go, and then fails.
+func TestFailover_volumesInPlace(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.inPlace(corev1api.VolumeReleased)
+	got := w.run(t.Context(), strings.Fields(doDisaster)...)
+	assert.NotZero(t, got.code)
+	assert.Contains(t, got.err, "PersistentVolume pvc-db, which the backup has too, is Released: Velero waits for it to go")
+	assert.Contains(t, got.err, "kubectl delete persistentvolume pvc-db")
+	restores := &velerov1api.RestoreList{}
+	require.NoError(t, w.recovery.Client.List(t.Context(), restores))
+	assert.Empty(t, restores.Items, "Velero was not asked yet")
+
+	require.NoError(t, w.recovery.Client.Delete(t.Context(), &corev1api.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pvc-db"}}))
+	got = w.run(t.Context(), strings.Fields(doDisaster)...)
+	require.Zero(t, got.code, got.err)
+}
+
+func TestFailover_volumesThatStay(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.inPlace(corev1api.VolumeAvailable)
+	got := w.run(t.Context(), strings.Fields(doDisaster)...)
+	require.Zero(t, got.code, got.err)
+	assert.Contains(t, got.err, "PersistentVolume pvc-db, which the backup has too, is Available: Velero leaves it as it is, and restores no data")
+
+	drilled := newWorld(t)
+	drilled.inPlace(corev1api.VolumeReleased)
+	got = drilled.run(t.Context(), "drill")
+	require.Zero(t, got.code, got.err)
+	assert.NotContains(t, got.err, "pvc-db", "volumes of other namespaces get other names")
 }

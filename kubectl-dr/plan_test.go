@@ -157,6 +157,18 @@ func TestProtect(t *testing.T) {
 	assert.Equal(t, 240*time.Hour, daily.Spec.Template.TTL.Duration)
 	assert.Equal(t, []string{"wordpress"}, daily.Spec.Template.IncludedNamespaces)
 	assert.Equal(t, []string{"zfs"}, daily.Spec.Template.VolumeSnapshotLocations)
+	assert.Zero(t, daily.Spec.Template.ItemOperationTimeout.Duration, "the plan says nothing of it")
+
+	slow := protectedPlan()
+	slow.Spec.Protect.OperationTimeout = &metav1.Duration{Duration: 36 * time.Hour}
+	w.plan(slow)
+	require.Zero(t, protect().code)
+	for _, name := range []string{"wordpress", "wordpress-daily"} {
+		assert.Equal(t, 36*time.Hour, w.schedules(t)[name].Spec.Template.ItemOperationTimeout.Duration)
+	}
+	slow.Spec.Protect.OperationTimeout.Duration = time.Second
+	w.plan(slow)
+	assert.Contains(t, protect().err, "spec.protect.operationTimeout")
 
 	fewer := protectedPlan()
 	fewer.Spec.Protect.Weekly, fewer.Spec.Protect.Daily.Keep = nil, 5

@@ -1026,7 +1026,7 @@ func (w *world) run(ctx context.Context, args ...string) outcome {
 		loc := zfssnap.Location{
 			Agents: map[string]string{"hassio": "127.0.0.1:31001", "remote": "127.0.0.1:31002"}, Target: "remote", TargetPrefix: "backup/replica", RestoreNode: "remote",
 			RestoreParents: map[string]string{"znvm/k3s": "backup/znvm/k3s"}, FailbackTarget: "hassio", FailbackPrefix: "replica",
-			Archive: w.archive,
+			Archive: w.archive, ReplicationTimeout: zfssnap.DefaultReplicationTimeout,
 		}
 		if w.external {
 			loc.Replication, loc.FailbackTarget, loc.FailbackPrefix = zfssnap.ReplicationExternal, "", ""

@@ -64,7 +64,19 @@ func (s *Snapshotter) DeleteSnapshot(snapshotID string) error {
 	if err != nil {
 		return err
 	}
-	return site.deleteLogged(context.Background(), id, s.Log)
+	ctx := context.Background()
+	if err := site.deleteLogged(ctx, id, s.Log); err != nil {
+		return err
+	}
+	// Which location the backup was in is not told: every one that has copies of the
+	// volume elsewhere is asked to delete them. One that was changed since may lead
+	// nowhere.
+	for _, other := range s.Sites.keepingElsewhere(id, site) {
+		if err := other.deleteLogged(ctx, id, s.Log); err != nil {
+			s.Log.WithError(err).Warn("another location's copy of a deleted snapshot may stay")
+		}
+	}
+	return nil
 }
 
 // DeleteBackedUp deletes what there is of a volume's snapshot that was taken for

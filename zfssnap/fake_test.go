@@ -3,6 +3,7 @@ package zfssnap
 import (
 	"context"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -209,6 +210,10 @@ func (a *fakeAgent) CreateVolume(_ context.Context, req *agentpb.CreateVolumeReq
 		return d, nil
 	}
 	dataset, _, _ := strings.Cut(req.GetSnapshot(), "@")
+	if req.GetMode() == modeArchive {
+		// What is in the archive is of the type that is here.
+		dataset = slices.Collect(maps.Keys(a.datasets))[0]
+	}
 	d := &agentpb.Dataset{
 		Name: req.GetDataset(), Type: a.datasets[dataset].GetType(), Origin: req.GetSnapshot(),
 		Mountpoint: "legacy", Properties: req.GetProperties(), Native: req.GetNative(),

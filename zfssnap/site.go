@@ -191,6 +191,34 @@ func (s *Sites) withAgentOn(node string, preferred *Site) (*Site, error) {
 	return nil, &NoAgentError{Node: node}
 }
 
+// keepingElsewhere returns the sites that know the node of a snapshot and have its
+// copies in another place than one does. What another tool copies is its own.
+func (s *Sites) keepingElsewhere(id SnapshotID, than *Site) []*Site {
+	type place struct {
+		at      Destination
+		archive string
+	}
+	placeOf := func(site *Site) place {
+		p := place{archive: site.Archive}
+		if !site.External() {
+			p.at, _ = site.Destination(id.Node, id.Dataset)
+		}
+		return p
+	}
+	seen := map[place]bool{{}: true, placeOf(than): true}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var others []*Site
+	for _, site := range s.open {
+		if _, ok := site.Agents[id.Node]; !ok || seen[placeOf(site)] || site.External() {
+			continue
+		}
+		seen[placeOf(site)] = true
+		others = append(others, site)
+	}
+	return others
+}
+
 func siteKey(loc Location, pem []byte) (key [sha256.Size]byte, err error) {
 	loc.CredentialsFile = "" // its content counts, not where Velero put it
 	b, err := json.Marshal(struct {

@@ -154,6 +154,35 @@ func TestSnapshotter_servesSeveralLocations(t *testing.T) {
 	assert.Empty(t, w.agents["hassio"].names(volDataset))
 }
 
+// Deleting a backup initialises all its locations before it deletes a snapshot, and
+// the last of them may have another target.
+func TestSnapshotter_DeleteSnapshot_ofAnotherLocation(t *testing.T) {
+	t.Parallel()
+	const replica = "backup/replica/" + volDataset
+	w := newWorld(t, primaryConfig())
+	id, err := w.snap.CreateSnapshot("zfs1:hassio:"+volDataset, "", backupTags)
+	require.NoError(t, err)
+	parsed, err := ParseSnapshotID(id)
+	require.NoError(t, err)
+	w.agents["remote"].datasets[replica] = filesystem(replica)
+	w.agents["remote"].add(replica, parsed.GUID, parsed.Snapshot)
+	w.agents["remote"].add(replica, 77, "dr-of-another-backup")
+	w.agents["third"] = newFakeAgent()
+	w.agents["hassio"].add(volDataset, 77, "dr-of-another-backup")
+
+	config := primaryConfig()
+	config[KeyAgents], config[KeyTarget] = "hassio=127.0.0.1:31001,third=127.0.0.1:31003", "third"
+	require.NoError(t, w.snap.Init(config))
+	stale := primaryConfig()
+	stale[KeyAgents], stale[KeyTarget] = "hassio=127.0.0.1:31001,gone=127.0.0.1:31004", "gone"
+	require.NoError(t, w.snap.Init(stale))
+	require.NoError(t, w.snap.Init(config))
+
+	require.NoError(t, w.snap.DeleteSnapshot(id), "a location that leads nowhere is not in the way")
+	assert.Equal(t, []string{"dr-of-another-backup"}, w.agents["hassio"].names(volDataset))
+	assert.Equal(t, []string{"dr-of-another-backup"}, w.agents["remote"].names(replica), "the copy in the other location is gone")
+}
+
 func TestSnapshotter_isSafeForConcurrentUse(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, primaryConfig())

@@ -3,6 +3,7 @@ package zfssnap
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -39,6 +40,7 @@ var shapes = []struct {
 	{"democratic-csi-zfs-generic-iscsi", "democratic-csi `zfs-generic-iscsi`", "tank/k8s/iscsi/v/pvc-2f0a6b0e-7d0f-4ac7-9a2b-6f5d1c2e3f40", "", true},
 	{"democratic-csi-freenas-iscsi", "democratic-csi `freenas-iscsi`, `freenas-api-iscsi`", "tank/k8s/iscsi/v/pvc-8f4b1b9e-7c1d-4b66-8c5f-0f9a7d3c2b11", "", true},
 	{"democratic-csi-zfs-generic-smb", "democratic-csi `zfs-generic-smb`", "tank/k8s/smb/v/pvc-6d4c0f1e-2f3b-4a7c-8a57-11aa22bb33cc", "/tank/k8s/smb/v/pvc-6d4c0f1e-2f3b-4a7c-8a57-11aa22bb33cc", true},
+	{"democratic-csi-zfs-generic-nvmeof", "democratic-csi `zfs-generic-nvmeof`", "tank/k8s/nvmeof/v/pvc-7e1b0c55-3a7e-4c51-9d0f-0d6b0a6a5f33", "", true},
 	{"democratic-csi-node-manual-nfs", "democratic-csi `node-manual` over NFS", "tank/media", "/tank/media", true},
 	{"truenas-nfs", "TrueNAS CSI, NFS", "tank/pvc-9b1d6a7e-0c2f-4d5e-8f60-1a2b3c4d5e60", "/mnt/tank/pvc-9b1d6a7e-0c2f-4d5e-8f60-1a2b3c4d5e60", true},
 	{"truenas-iscsi", "TrueNAS CSI, iSCSI", "tank/pvc-9b1d6a7e-0c2f-4d5e-8f60-1a2b3c4d5e61", "", true},
@@ -55,7 +57,7 @@ func sourceConfig() map[string]string {
 	return map[string]string{
 		KeyAgents: "hassio=10.0.0.20:7443,remote=remote.example.org:7443", KeyTarget: "remote", KeyTargetPrefix: "backup/replica",
 		KeyStorageHosts:   "storage-1.domain.tld=hassio",
-		KeyDatasetParents: "org.democratic-csi.iscsi=tank/k8s/iscsi/v,truenas-iscsi=tank/k8s/iscsi/v,org.democratic-csi.smb=tank/k8s/smb/v",
+		KeyDatasetParents: "org.democratic-csi.iscsi=tank/k8s/iscsi/v,truenas-iscsi=tank/k8s/iscsi/v,org.democratic-csi.smb=tank/k8s/smb/v,org.democratic-csi.nvmeof=tank/k8s/nvmeof/v",
 	}
 }
 
@@ -64,7 +66,7 @@ func recoveryConfig(dataset string) map[string]string {
 		KeyAgents: "remote=remote.example.org:7443", KeyTargetPrefix: "backup/replica", KeyRestoreNode: "remote",
 		KeyRestoreParents: path.Dir(dataset) + "=backup/k8s",
 		KeyStorageHosts:   "storage-2.domain.tld=remote",
-		KeyDatasetParents: "org.democratic-csi.iscsi=backup/k8s,truenas-iscsi=backup/k8s",
+		KeyDatasetParents: "org.democratic-csi.iscsi=backup/k8s,truenas-iscsi=backup/k8s,org.democratic-csi.nvmeof=backup/k8s",
 	}
 }
 
@@ -103,7 +105,7 @@ func TestShapes(t *testing.T) {
 				snapshot, err := primary.snap.CreateSnapshot(volumeID, "", backupTags)
 				require.NoError(t, err)
 
-				inKind, err := restoreShape(t, recoveryConfig(shape.dataset), snapshot, volumeType, dataset, pv)
+				inKind, err := restoreShape(t, recoveryConfig(shape.dataset), ModeClone, snapshot, volumeType, dataset, pv)
 				kind := "yes"
 				switch {
 				case err != nil:
@@ -118,8 +120,13 @@ func TestShapes(t *testing.T) {
 
 				config := recoveryConfig(shape.dataset)
 				config[KeyRestoreAs] = AsLocal
-				asLocal, err := restoreShape(t, config, snapshot, volumeType, dataset, pv)
+				asLocal, err := restoreShape(t, config, ModeClone, snapshot, volumeType, dataset, pv)
 				require.NoError(t, err)
+				for _, mode := range []string{ModeCopy, modeArchive} {
+					same, err := restoreShape(t, config, mode, snapshot, volumeType, dataset, pv)
+					require.NoError(t, err)
+					assert.Equal(t, asLocal, same, "by %s as by clone", mode)
+				}
 				golden(t, shape.file+"-as-local", asLocal)
 				assert.Equal(t, before, pv, "the volume is not changed")
 
@@ -130,13 +137,13 @@ func TestShapes(t *testing.T) {
 				if _, isCSI, _ := unstructured.NestedMap(pv.Object, "spec", "csi"); isCSI {
 					enableCSI = "**skipped**"
 				}
-				rows[i] = fmt.Sprintf("| %s | %s | yes | %s | yes | yes | %s |", shape.title, dataset.GetType(), kind, enableCSI)
+				rows[i] = fmt.Sprintf("| %s | %s | yes | %s | yes | yes, yes, yes | yes | %s |", shape.title, dataset.GetType(), kind, enableCSI)
 			})
 		}
 	})
 	want := strings.Join(append([]string{
-		"| PersistentVolume | dataset | backed up | restored as it was | restored with `restoreAs: local` | deleted | snapshot with `EnableCSI` |",
-		"|---|---|---|---|---|---|---|",
+		"| PersistentVolume | dataset | backed up | restored as it was | restored with `restoreAs: local` | by clone, copy, archive | deleted | snapshot with `EnableCSI` |",
+		"|---|---|---|---|---|---|---|---|",
 	}, rows...), "\n") + "\n"
 	doc := filepath.Join("..", "docs", "drivers.md")
 	text, err := os.ReadFile(doc)
@@ -154,17 +161,24 @@ func TestShapes(t *testing.T) {
 
 // restoreShape restores a volume at the recovery site and returns the objects
 // that describe it, after checking that they lead back to it.
-func restoreShape(t *testing.T, config map[string]string, snapshot, volumeType string, source *agentpb.Dataset, pv *unstructured.Unstructured) ([]map[string]any, error) {
+func restoreShape(t *testing.T, config map[string]string, mode, snapshot, volumeType string, source *agentpb.Dataset, pv *unstructured.Unstructured) ([]map[string]any, error) {
 	t.Helper()
+	config = maps.Clone(config)
+	if config[KeyRestoreMode] = mode; mode == modeArchive {
+		config[KeyRestoreMode], config[KeyArchive] = ModeClone, "offsite"
+	}
 	w := newWorld(t, config, restoreObject("now", velerov1api.RestorePhaseInProgress))
 	id, err := ParseSnapshotID(snapshot)
 	require.NoError(t, err)
 	replica := "backup/replica/" + source.GetName()
 	w.agents["remote"] = newFakeAgent(&agentpb.Dataset{Name: replica, Type: source.GetType(), Mountpoint: "none"})
-	w.agents["remote"].add(replica, id.GUID, id.Snapshot)
+	if mode != modeArchive {
+		w.agents["remote"].add(replica, id.GUID, id.Snapshot)
+	}
 
 	volumeID, err := w.snap.CreateVolumeFromSnapshot(snapshot, volumeType, "", nil)
 	require.NoError(t, err)
+	assert.Equal(t, mode, w.agents["remote"].made[0].GetMode())
 	out, err := w.snap.SetVolumeID(pv, volumeID)
 	if err != nil {
 		assert.Len(t, w.agents["remote"].datasets, 1, "what was made for it is gone: the replica alone is there")

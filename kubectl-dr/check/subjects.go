@@ -26,6 +26,8 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/rpo"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/run"
 	"github.com/kubectl-dr/kubectl-dr/restore/rules"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent"
 )
 
 // Thresholds of free space in a pool, as a part of its size.
@@ -251,11 +253,36 @@ func (in *inspection) storage(ctx context.Context) {
 		}
 	}
 	in.leftovers(ctx)
+	in.timeouts()
+}
+
+// timeouts compares how long Velero waits for copies with how long the location
+// would: the shorter ends a backup.
+func (in *inspection) timeouts() {
+	if len(in.backups) == 0 {
+		return
+	}
+	b := &in.backups[0]
+	waits := b.Spec.ItemOperationTimeout.Duration
+	if waits == 0 {
+		waits = zfssnap.DefaultReplicationTimeout
+	}
+	for _, l := range in.Storage.Locations {
+		if l.Target == "" && l.Archive == "" || l.ReplicationTimeout <= waits || !slices.Contains(b.Spec.VolumeSnapshotLocations, l.Name) {
+			continue
+		}
+		in.warn("timeout of "+l.Name,
+			fmt.Sprintf("Velero gives up the copies of a backup after %s, before the %s of %s", waits, l.ReplicationTimeout, zfssnap.KeyReplicationTimeout),
+			fmt.Sprintf("operationTimeout: %s in spec.protect of the plan, and kubectl dr protect; or itemOperationTimeout in the template of the schedule", l.ReplicationTimeout))
+	}
 }
 
 // leftovers names the volumes that restores of Velero made and nothing uses.
 func (in *inspection) leftovers(ctx context.Context) {
 	left, err := in.Storage.Leftovers(ctx, in.Cluster)
+	if errors.Is(err, agent.ErrUnreachable) {
+		return // host says so
+	}
 	if err != nil {
 		in.warn("leftovers", "it is not known whether restores left volumes that nothing uses: "+err.Error(), HintOr(err, "make the agents reachable"))
 		return

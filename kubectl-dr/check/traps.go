@@ -60,16 +60,26 @@ func (in *inspection) deployment(ctx context.Context) {
 			in.pluginVersion = tag
 		}
 	}
+	if numbered(in.pluginVersion) && numbered(zfssnap.Version) && in.pluginVersion != zfssnap.Version {
+		in.warn("plugin release", fmt.Sprintf("the plugin is %s, kubectl dr %s", in.pluginVersion, zfssnap.Version), "run the same release of both")
+	}
 	in.features(d)
 }
+
+// numbered tells a release from what was built otherwise, which is not compared.
+func numbered(v string) bool { return len(v) > 1 && v[0] == 'v' && v[1] >= '0' && v[1] <= '9' }
 
 // features looks at EnableCSI: with it Velero leaves our snapshots of CSI volumes
 // out, and without it it can't restore its own.
 func (in *inspection) features(d *appsv1api.Deployment) {
 	on := false
 	for _, c := range d.Spec.Template.Spec.Containers {
-		for _, arg := range append(c.Command, c.Args...) {
+		args := slices.Concat(c.Command, c.Args)
+		for i, arg := range args {
 			value, ok := strings.CutPrefix(arg, "--features=")
+			if arg == "--features" && i+1 < len(args) {
+				value, ok = args[i+1], true
+			}
 			on = on || ok && slices.Contains(strings.Split(value, ","), featureCSI)
 		}
 	}
@@ -95,9 +105,8 @@ func cutTag(image string) (name, tag string, ok bool) {
 }
 
 // sameVersion warns of an agent that is of another release than the plugin. The
-// two are made together; what has no number is not compared.
+// two are made together.
 func (in *inspection) sameVersion(node, agent string) {
-	numbered := func(v string) bool { return len(v) > 1 && v[0] == 'v' && v[1] >= '0' && v[1] <= '9' }
 	if numbered(in.pluginVersion) && numbered(agent) && in.pluginVersion != agent {
 		in.warn("version on "+node, fmt.Sprintf("the agent is %s, the plugin %s", agent, in.pluginVersion), "run the same release of both")
 	}
@@ -115,8 +124,27 @@ func (in *inspection) volumes(ctx context.Context) {
 			in.warn("claim "+name, "its snapshot stays with the source's storage: it can be restored here only where the two sites share that", remedy)
 		}
 	}
+	in.inPlace(ctx)
 	if moved := append(in.by(plan.MethodPodVolumeBackup), in.by(plan.MethodDataUpload)...); len(moved) > 0 {
 		in.nodeAgent(ctx, moved)
+	}
+}
+
+// inPlace looks for volumes that would keep the backup's from being restored.
+func (in *inspection) inPlace(ctx context.Context) {
+	if len(in.backups) == 0 {
+		return
+	}
+	volumes, err := in.Cluster.InPlace(ctx, in.backups[0].Name)
+	if err != nil {
+		in.failed("volumes in place", err, "")
+	}
+	for _, v := range volumes {
+		state := report.Warning
+		if v.Going {
+			state = report.Problem
+		}
+		in.add(state, "volume "+v.Name, v.Error(), v.Hint())
 	}
 }
 

@@ -79,6 +79,9 @@ func (l *linter) protect(schedule string, p *Protect) {
 			l.fault(field+".interval.every", "must be a minute at least, as 15m")
 		}
 	}
+	if t := p.OperationTimeout; t != nil && t.Duration < time.Minute {
+		l.fault(field+".operationTimeout", "must be a minute at least, as 24h")
+	}
 	if p.Daily != nil {
 		l.class(field+".daily", p.Daily.At, p.Daily.Keep)
 	}

@@ -137,6 +137,11 @@ type Protect struct {
 	// SnapshotLocations are the VolumeSnapshotLocations, one for each provider;
 	// Velero's default ones when empty.
 	SnapshotLocations []string `json:"snapshotLocations,omitempty"`
+	// OperationTimeout is how long Velero waits for the copies of a backup, from when
+	// each begins: itemOperationTimeout of the Schedules. Velero gives up a first full
+	// copy that takes longer. What the Schedule says when empty, or else Velero's
+	// server: 4h by default.
+	OperationTimeout *metav1.Duration `json:"operationTimeout,omitempty"`
 	// Interval backups are the restore points: their Schedule is
 	// spec.source.schedule. The other Schedules are named after it, as
 	// "<schedule>-daily"; their backups are there to go further back, by name.

@@ -383,6 +383,11 @@ func (in *Protect) DeepCopyInto(out *Protect) {
 		*out = make([]string, len(*in))
 		copy(*out, *in)
 	}
+	if in.OperationTimeout != nil {
+		in, out := &in.OperationTimeout, &out.OperationTimeout
+		*out = new(v1.Duration)
+		**out = **in
+	}
 	if in.Interval != nil {
 		in, out := &in.Interval, &out.Interval
 		*out = new(IntervalClass)

@@ -137,6 +137,9 @@ func set(s *velerov1api.Schedule, of *plan.RecoveryPlan, class plan.BackupClass)
 	t := &s.Spec.Template
 	t.IncludedNamespaces = of.Spec.Source.Namespaces
 	t.TTL = metav1.Duration{Duration: class.TTL}
+	if timeout := of.Spec.Protect.OperationTimeout; timeout != nil {
+		t.ItemOperationTimeout = *timeout
+	}
 	if l := of.Spec.Protect.StorageLocation; l != "" {
 		t.StorageLocation = l
 	}

@@ -30,7 +30,7 @@ func (t *Target) Select(finder *restorepoint.Finder) Step {
 			if err != nil {
 				return "", err
 			}
-			if err := t.admit(ctx, p); err != nil {
+			if err := errors.Join(t.admit(ctx, p), t.unoccupied(ctx)); err != nil {
 				return "", err
 			}
 			t.Run.Status.Volumes = p.Volumes
@@ -60,6 +60,23 @@ func (t *Target) admit(ctx context.Context, p restorepoint.Point) error {
 		return err
 	}
 	return hint.Add(fmt.Errorf("%s would come back empty: its files are restored into its pod, which profile %s drops", strings.Join(files, ", "), profile), StandbyHint)
+}
+
+// unoccupied refuses a backup while the cluster has volumes of the names that those
+// in the backup have, for which Velero would wait in vain. To other namespaces it
+// restores them under other names.
+func (t *Target) unoccupied(ctx context.Context) error {
+	if len(t.Run.Spec.NamespaceMapping) > 0 {
+		return nil
+	}
+	volumes, err := t.Cluster.InPlace(ctx, t.Run.Spec.Backup)
+	for _, v := range volumes {
+		if v.Going {
+			return v
+		}
+		t.Hooks.Warnf("%s", v)
+	}
+	return err
 }
 
 // StandbyHint says what to do about a profile that drops pods.
