@@ -57,11 +57,23 @@ var formArgsText = &form{formConfigMapText.about, func(e *edit, m mapper, at pat
 	return nil
 }}
 
-// textSecret reports whether the Secret is opted in, and none that Kubernetes
-// keeps.
+// formConfigMapData is text in base64, if it is text.
+var formConfigMapData = &form{formConfigMapText.about, func(e *edit, m mapper, at path) error {
+	if text := decoded(e.str(at...)); fits(e.p.HostsIn.ConfigMaps, e.orig.GetName()) {
+		after, mapped := e.text(m.(hostMap), text)
+		e.mapped(mapped, base64.StdEncoding.EncodeToString([]byte(after)), at)
+	}
+	return nil
+}}
+
+// textSecret reports whether the Secret is opted in. One of a type that Kubernetes
+// keeps is by its whole name alone.
 func (e *edit) textSecret() bool {
-	kind := e.str("type")
-	return (kind == "" || kind == "Opaque") && fits(e.p.HostsIn.Secrets, e.orig.GetName())
+	name := e.orig.GetName()
+	if kind := e.str("type"); kind != "" && kind != "Opaque" {
+		return slices.Contains(e.p.HostsIn.Secrets, name)
+	}
+	return fits(e.p.HostsIn.Secrets, name)
 }
 
 // keys returns the sorted keys of the map at a path.
@@ -85,6 +97,11 @@ func (e *edit) hostSecret(m hostMap, at ...any) {
 // alone: the text around them may be long, or hold a password.
 func (e *edit) hostText(m hostMap, at ...any) {
 	after, mapped := e.text(m, e.str(at...))
+	e.mapped(mapped, after, at)
+}
+
+// mapped writes a text in which hosts are mapped, if any are.
+func (e *edit) mapped(mapped [][2]string, after string, at path) {
 	for i, pair := range mapped {
 		if slices.Index(mapped, pair) == i {
 			e.record(at, pair[0], pair[1])

@@ -2,6 +2,7 @@ package rules
 
 import (
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -68,13 +69,48 @@ func labelMap(of func(*Rewrites) map[string]map[string]string) *form {
 		labels := of(e.p)
 		for _, label := range sortedKeys(labels) {
 			value, _ := have[label].(string)
-			if to, ok := labels[label][value]; ok {
+			if to, ok := labelValue(labels[label], value); ok {
 				e.use(e.rule + "[" + label + "]")
 				e.set(to, at.join(label)...)
 			}
 		}
 		return nil
 	}}
+}
+
+// calicoTerm is a label compared with a value or with a set of them, and calicoValue a
+// value, as in Calico's selectors: app == 'web' && tier in {'a', "b"}.
+var (
+	calicoTerm  = regexp.MustCompile(`([\w./-]+)\s*(?:[!=]=\s*(?:'[^']*'|"[^"]*")|(?:not\s+)?in\s*\{[^}]*\})`)
+	calicoValue = regexp.MustCompile(`'[^']*'|"[^"]*"`)
+)
+
+var formCalico = &form{"Calico's selector", func(e *edit, _ mapper, at path) error {
+	e.set(calicoTerm.ReplaceAllStringFunc(e.str(at...), func(term string) string {
+		label := calicoTerm.FindStringSubmatch(term)[1]
+		return calicoValue.ReplaceAllStringFunc(term, func(quoted string) string {
+			to, ok := labelValue(e.p.LabelValues[label], quoted[1:len(quoted)-1])
+			if !ok {
+				return quoted
+			}
+			e.use(e.rule + "[" + label + "]")
+			return quoted[:1] + to + quoted[:1]
+		})
+	}), at...)
+	return nil
+}}
+
+// labelValue maps the value of a label. The value "*" stands for all others, and an
+// asterisk in what it maps to for the value.
+func labelValue(mapping map[string]string, value string) (string, bool) {
+	if to, ok := mapping[value]; ok {
+		return to, true
+	}
+	to, ok := mapping["*"]
+	if !ok || value == "" || wildcard(to, value) || slices.Contains(slices.Collect(maps.Values(mapping)), value) {
+		return "", false
+	}
+	return strings.Replace(to, "*", value, 1), true
 }
 
 func labelExpression(of func(*Rewrites) map[string]map[string]string) *form {
@@ -91,7 +127,7 @@ func labelExpression(of func(*Rewrites) map[string]map[string]string) *form {
 		}
 		changed := false
 		for i, value := range values {
-			if to, ok := mapping[value]; ok {
+			if to, ok := labelValue(mapping, value); ok {
 				values[i], changed = to, true
 			}
 		}

@@ -178,7 +178,8 @@ type Rewrites struct {
 	// Tolerations changes the tolerations of Pods and pod templates.
 	Tolerations *Tolerations `json:"tolerations,omitempty"`
 	// LabelValues maps values of labels, by label, on objects and pod templates and
-	// in the selectors that look for them.
+	// in the selectors that look for them. The value "*" stands for all others, and an
+	// asterisk in what it maps to for the value: "*-drill".
 	LabelValues map[string]map[string]string `json:"labelValues,omitempty"`
 	// Names maps names of objects, by kind: ConfigMap, PersistentVolumeClaim, Secret,
 	// Service and ServiceAccount, and follows references to them. The name "*" stands
@@ -186,7 +187,9 @@ type Rewrites struct {
 	// the profile as a whole may have it, since references are anywhere.
 	Names map[string]map[string]string `json:"names,omitempty"`
 	// GitOps is "keep" (the default) or "strip": takes away the labels and
-	// annotations by which Argo CD, Flux and Fleet know what is theirs to prune.
+	// annotations by which Argo CD, Flux and Fleet know what is theirs to prune, but
+	// not app.kubernetes.io/instance, which selectors look for too: map that by
+	// LabelValues where Argo CD tracks by label.
 	GitOps GitOps `json:"gitOps,omitempty"`
 	// Labels and Annotations change the metadata of every object. They come
 	// last, so what they set wins over every other rule.
@@ -259,10 +262,10 @@ const (
 // stay, so JSON, YAML, ini files and properties stay what they are. Mail
 // addresses and paths are left alone.
 type HostsIn struct {
-	// ConfigMaps are names of ConfigMaps. An asterisk stands for anything.
+	// ConfigMaps are names of ConfigMaps, whose binaryData is looked at where it is text. An asterisk stands for anything.
 	ConfigMaps []string `json:"configMaps,omitempty"`
-	// Secrets are names of Secrets. An asterisk stands for anything; it leaves out
-	// Secrets of types that Kubernetes keeps, such as TLS keys.
+	// Secrets are names of Secrets. An asterisk stands for anything; a name with one
+	// leaves out Secrets of types that Kubernetes keeps, such as TLS keys.
 	Secrets []string `json:"secrets,omitempty"`
 	// Env are names of environment variables of containers. An asterisk stands
 	// for anything.

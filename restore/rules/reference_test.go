@@ -3,7 +3,11 @@ package rules
 import (
 	"encoding/json"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -57,9 +61,48 @@ func operatorRows(prose string) string {
 	return before + operatorsBegin + rows.String() + after[end+1:]
 }
 
-// reference lists every place, by rule.
+// fieldsText lists the fields of a profile, by type, with what their comments say.
+func fieldsText() string {
+	file, err := parser.ParseFile(token.NewFileSet(), "profile.go", nil, parser.ParseComments)
+	if err != nil {
+		panic(err)
+	}
+	var b strings.Builder
+	ast.Inspect(file, func(n ast.Node) bool {
+		t, ok := n.(*ast.TypeSpec)
+		if !ok {
+			return true
+		}
+		s, ok := t.Type.(*ast.StructType)
+		if heading := typeHeadings[t.Name.Name]; ok && heading != "" {
+			fmt.Fprintf(&b, "\n### %s\n\n", heading)
+			said := ""
+			for _, f := range s.Fields.List {
+				if f.Tag == nil {
+					continue
+				}
+				name, _, _ := strings.Cut(reflect.StructTag(strings.Trim(f.Tag.Value, "`")).Get("json"), ",")
+				if f.Doc != nil {
+					said = strings.Join(strings.Fields(f.Doc.Text()), " ")
+				}
+				fmt.Fprintf(&b, "- `%s`: %s\n", name, said)
+			}
+		}
+		return false
+	})
+	return b.String()
+}
+
+// typeHeadings are headings of the lists of fields, by type.
+var typeHeadings = map[string]string{
+	"Rewrites": "What a profile and its rules may say", "HostMapping": "Each of hosts", "HostsIn": "hostsIn", "LoadBalancer": "loadBalancer",
+	"IPFamilies": "ipFamilies", "Affinity": "affinity", "Entries": "labels, annotations and nodeSelector", "Tolerations": "tolerations",
+}
+
+// reference lists the fields, and every place by rule.
 func reference() string {
 	var b strings.Builder
+	b.WriteString(fieldsText())
 	rule := ""
 	for _, p := range places {
 		if p.rule != rule {

@@ -169,6 +169,7 @@ var hostPlaces = []place{
 	{"hosts", nil, "pod.spec.dnsConfig.searches", formList},
 
 	{"hostsIn", kindsIn("ConfigMap", core...), "data[*]", formConfigMapText},
+	{"hostsIn", kindsIn("ConfigMap", core...), "binaryData[*]", formConfigMapData},
 	{"hostsIn", kindsIn("Secret", core...), "stringData[*]", formSecretText},
 	{"hostsIn", kindsIn("Secret", core...), "data[*]", formSecretData},
 	{"hostsIn", nil, "pod.spec.initContainers[*].env[*].value", formEnvText},
@@ -366,6 +367,7 @@ var (
 	rollouts               = kindsIn("Rollout", "argoproj.io")
 	roles                  = kindsIn("Role ClusterRole", "rbac.authorization.k8s.io")
 	triggerAuthentications = kindsIn("TriggerAuthentication", "keda.sh")
+	calicoPolicies         = kindsIn("NetworkPolicy GlobalNetworkPolicy", "projectcalico.org", "crd.projectcalico.org")
 	ciliumPolicies         = kindsIn("CiliumNetworkPolicy CiliumClusterwideNetworkPolicy", "cilium.io")
 	required               = "requiredDuringSchedulingIgnoredDuringExecution[*]"
 	preferred              = "preferredDuringSchedulingIgnoredDuringExecution[*].podAffinityTerm"
@@ -608,6 +610,9 @@ var labelPlaces = []place{
 	{"labelValues", workloads, "spec.selector.matchExpressions[*]", formExpression},
 	{"labelValues", kindsIn("Job", "batch"), "spec.selector.matchLabels", formLabels},
 	{"labelValues", kindsIn("PersistentVolumeClaim", core...), "spec.selector.matchLabels", formLabels},
+	{"labelValues", kindsIn("PersistentVolumeClaim", core...), "spec.selector.matchExpressions[*]", formExpression},
+	{"labelValues", webhooks, "webhooks[*].objectSelector.matchLabels", formLabels},
+	{"labelValues", webhooks, "webhooks[*].objectSelector.matchExpressions[*]", formExpression},
 	{"labelValues", kindsIn("PodDisruptionBudget", "policy"), "spec.selector.matchLabels", formLabels},
 	{"labelValues", kindsIn("PodDisruptionBudget", "policy"), "spec.selector.matchExpressions[*]", formExpression},
 	{"labelValues", monitors, "spec.selector.matchLabels", formLabels},
@@ -634,5 +639,22 @@ var labelPlaces = []place{
 	{"labelValues", ciliumPolicies, "spec.endpointSelector.matchLabels", formLabels},
 	{"labelValues", ciliumPolicies, "spec.ingress[*].fromEndpoints[*].matchLabels", formLabels},
 	{"labelValues", ciliumPolicies, "spec.egress[*].toEndpoints[*].matchLabels", formLabels},
+	{"labelValues", ciliumPolicies, "spec.endpointSelector.matchExpressions[*]", formExpression},
+	{"labelValues", ciliumPolicies, "spec.ingress[*].fromEndpoints[*].matchExpressions[*]", formExpression},
+	{"labelValues", ciliumPolicies, "spec.egress[*].toEndpoints[*].matchExpressions[*]", formExpression},
+	{"labelValues", ciliumPolicies, "specs[*].endpointSelector.matchLabels", formLabels},
+	{"labelValues", ciliumPolicies, "specs[*].endpointSelector.matchExpressions[*]", formExpression},
+	{"labelValues", ciliumPolicies, "specs[*].ingress[*].fromEndpoints[*].matchLabels", formLabels},
+	{"labelValues", ciliumPolicies, "specs[*].ingress[*].fromEndpoints[*].matchExpressions[*]", formExpression},
+	{"labelValues", ciliumPolicies, "specs[*].egress[*].toEndpoints[*].matchLabels", formLabels},
+	{"labelValues", ciliumPolicies, "specs[*].egress[*].toEndpoints[*].matchExpressions[*]", formExpression},
+	{"labelValues", calicoPolicies, "spec.selector", formCalico},
+	{"labelValues", calicoPolicies, "spec.ingress[*].source.selector", formCalico},
+	{"labelValues", calicoPolicies, "spec.ingress[*].destination.selector", formCalico},
+	{"labelValues", calicoPolicies, "spec.egress[*].source.selector", formCalico},
+	{"labelValues", calicoPolicies, "spec.egress[*].destination.selector", formCalico},
+	{"labelValues", kindsIn("Telemetry", "telemetry.istio.io"), "spec.selector.matchLabels", formLabels},
+	{"labelValues", kindsIn("WasmPlugin", "extensions.istio.io"), "spec.selector.matchLabels", formLabels},
+	{"labelValues", kindsIn("EnvoyFilter", istioNetworking), "spec.workloadSelector.labels", formLabels},
 	{"labelValues", kindsIn("AuthorizationPolicy PeerAuthentication RequestAuthentication", istioSecurity), "spec.selector.matchLabels", formLabels},
 }

@@ -263,8 +263,12 @@ func (v validator) rewrites(p *Rewrites) {
 		at := v.at(".labelValues[%s]", label)
 		at.mapping(p.LabelValues[label])
 		for _, from := range sortedKeys(p.LabelValues[label]) {
-			if problems := validation.IsValidLabelValue(p.LabelValues[label][from]); len(problems) > 0 {
-				at.at("[%s]", from).fault("%q is no value: %s", p.LabelValues[label][from], problems[0])
+			to, every := p.LabelValues[label][from], p.LabelValues[label]["*"]
+			if problems := validation.IsValidLabelValue(strings.Replace(to, "*", "a", 1)); len(problems) > 0 || to == "*" || from != "*" && strings.Contains(to, "*") {
+				at.at("[%s]", from).fault("%q is no value: %s", to, strings.Join(append(problems, `an asterisk is for what "*" maps to, with something before or after it`)[:1], ""))
+			}
+			if from != "*" && every != "" && wildcard(every, from) {
+				at.at("[%s]", from).fault("%q looks like what \"*\" maps to; a second restore would carry it further", from)
 			}
 		}
 		if p.Labels != nil && (p.Labels.removes(label) || p.Labels.Set[label] != "") {
