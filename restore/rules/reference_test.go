@@ -85,7 +85,11 @@ func fieldsText() string {
 				if f.Doc != nil {
 					said = strings.Join(strings.Fields(f.Doc.Text()), " ")
 				}
-				fmt.Fprintf(&b, "- `%s`: %s\n", name, said)
+				if rest, own := strings.CutPrefix(said, f.Names[0].Name+" "); own {
+					fmt.Fprintf(&b, "- `%s` %s\n", name, rest)
+				} else {
+					fmt.Fprintf(&b, "- `%s`: %s\n", name, said)
+				}
 			}
 		}
 		return false
