@@ -238,9 +238,9 @@ func (s *Server) grow(ctx context.Context, have zfs.Dataset, volsize string) (zf
 	return have, nil
 }
 
-// reserve gives a volume the space that its source reserves. It comes last, for a
-// volume may not reserve more than its size, except what ZFS itself adds for
-// metadata: that is "auto"; see zfsprops(7).
+// reserve gives a volume the space that its source reserves, once it has its size.
+// More than the size of a volume is what ZFS adds for metadata, which differs from
+// pool to pool: that is "auto"; see zfsprops(7).
 func (s *Server) reserve(ctx context.Context, have zfs.Dataset, asked map[string]string) error {
 	set := map[string]string{}
 	for _, name := range received.Reservations {

@@ -218,16 +218,9 @@ func properties(volume bool, volsize string, given [][2]string) (map[string]stri
 		volsize = v
 	}
 	size, _ := strconv.ParseUint(volsize, 10, 64)
-	for _, kv := range given {
-		if kv[0] != "refreservation" && kv[0] != "reservation" {
-			continue
-		}
-		if kv == [2]string{"refreservation", "auto"} {
-			// Some is added for what describes the blocks.
-			local[kv[0]] = strconv.FormatUint(size+size/32, 10)
-		} else if n, _ := strconv.ParseUint(local[kv[0]], 10, 64); n > size {
-			return nil, "'" + kv[0] + "' is greater than current volume size"
-		}
+	if slices.Contains(given, [2]string{"refreservation", "auto"}) {
+		// Some is added for what describes the blocks.
+		local["refreservation"] = strconv.FormatUint(size+size/32, 10)
 	}
 	return local, ""
 }
