@@ -275,8 +275,12 @@ func (s *Server) discard(ctx context.Context, dataset string) {
 		err = s.destroyPlanned(ctx, "destroy "+dataset, resp)
 	}
 	for n := 1; n < discardTries && errors.Is(err, ErrBusy); n++ {
-		time.Sleep(s.RetryDelay(n))
-		err = s.destroyPlanned(ctx, "destroy "+dataset, resp)
+		select {
+		case <-time.After(s.RetryDelay(n)):
+			err = s.destroyPlanned(ctx, "destroy "+dataset, resp)
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
 	}
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		s.Log.Warn("a volume that has no room stays", "dataset", dataset, "error", err)
