@@ -6,6 +6,7 @@ import (
 	"fmt"
 	mathrand "math/rand/v2"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -202,10 +203,10 @@ func (w *world) failAt(verb string, n int) {
 }
 
 func nth(verb string, n int) func(string, string) error {
-	count := 0
+	var count atomic.Int64 // parts are stored side by side
 	return func(v, key string) error {
 		if v == verb {
-			if count++; count >= n {
+			if count.Add(1) >= int64(n) {
 				return fmt.Errorf("%s %s: %w", v, key, errFault)
 			}
 		}
