@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -169,7 +170,7 @@ func (f *reportFlags) print(ctx context.Context, e *env, cl *cluster.Cluster, r 
 // write writes the report, and its signature; both or nothing.
 func (f *reportFlags) write(ctx context.Context, e *env, content []byte) error {
 	if f.signKey == "" {
-		if err := create(f.file, content); err != nil {
+		if err := create(f.file, 0o644, all(content)); err != nil {
 			return fmt.Errorf("write the report: %w", err)
 		}
 		fmt.Fprintf(e.ErrOut, "wrote %s\n", f.file)
@@ -180,24 +181,30 @@ func (f *reportFlags) write(ctx context.Context, e *env, content []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := create(f.file, content); err != nil {
+	if err := create(f.file, 0o644, all(content)); err != nil {
 		return fmt.Errorf("write the report: %w", err)
 	}
-	if err := create(signature.File(f.file), sig); err != nil {
+	if err := create(signature.File(f.file), 0o644, all(sig)); err != nil {
 		return errors.Join(fmt.Errorf("write the signature: %w", err), os.Remove(f.file))
 	}
 	fmt.Fprintf(e.ErrOut, "wrote %s, and %s: signed with key %s\n", f.file, signature.File(f.file), ssh.FingerprintSHA256(public))
 	return nil
 }
 
-// create writes a file that is not there yet.
-func create(name string, content []byte) error {
-	file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+func all(content []byte) func(io.Writer) error {
+	return func(w io.Writer) error {
+		_, err := w.Write(content)
+		return err
+	}
+}
+
+// create writes a file that is not there yet, whole or not at all.
+func create(name string, mode os.FileMode, write func(io.Writer) error) error {
+	file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return err
 	}
-	_, err = file.Write(content)
-	if err := errors.Join(err, file.Close()); err != nil {
+	if err := errors.Join(write(file), file.Close()); err != nil {
 		return errors.Join(err, os.Remove(name))
 	}
 	return nil

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -78,17 +77,14 @@ func (f *bundleFlags) bundle(ctx context.Context, e *env, cl *cluster.Cluster) e
 		_, err := collector.Write(ctx, e.Out, name)
 		return err
 	}
-	file, err := os.OpenFile(f.file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	var summary bundle.Summary
+	var size counter
+	err := create(f.file, 0o600, func(w io.Writer) (err error) {
+		size.Writer = w
+		summary, err = collector.Write(ctx, &size, name)
+		return err
+	})
 	if err != nil {
-		return fmt.Errorf("write the bundle: %w", err)
-	}
-	size := &counter{Writer: file}
-	summary, err := collector.Write(ctx, size, name)
-	if closed := file.Close(); err == nil {
-		err = closed
-	}
-	if err != nil {
-		_ = os.Remove(f.file) // half a bundle is none
 		return fmt.Errorf("write the bundle: %w", err)
 	}
 	return f.out.result(e, &report.Bundle{

@@ -35,11 +35,14 @@ func (l Leftover) State() string {
 	return "is " + string(l.Phase)
 }
 
-// running are the phases of a Restore that may yet make something of its volumes.
-var running = []velerov1api.RestorePhase{
-	"", velerov1api.RestorePhaseNew, velerov1api.RestorePhaseInProgress, velerov1api.RestorePhaseWaitingForPluginOperations,
-	velerov1api.RestorePhaseWaitingForPluginOperationsPartiallyFailed,
-	velerov1api.RestorePhaseFinalizing, velerov1api.RestorePhaseFinalizingPartiallyFailed,
+// Over tells whether a Restore in this phase makes nothing more of its volumes.
+func Over(phase velerov1api.RestorePhase) bool {
+	switch phase {
+	case velerov1api.RestorePhaseCompleted, velerov1api.RestorePhasePartiallyFailed,
+		velerov1api.RestorePhaseFailed, velerov1api.RestorePhaseFailedValidation:
+		return true
+	}
+	return false
 }
 
 // Leftovers finds what restores of Velero left on the nodes that volumes are
@@ -66,7 +69,7 @@ func (s *Storage) Leftovers(ctx context.Context, c *Cluster) ([]Leftover, error)
 		if i >= 0 {
 			l.Phase = restores.Items[i].Status.Phase
 		}
-		if i >= 0 && slices.Contains(running, l.Phase) || used[l.VolumeID.String()] || used[path.Base(l.Dataset)] {
+		if i >= 0 && !Over(l.Phase) || used[l.VolumeID.String()] || used[path.Base(l.Dataset)] {
 			continue
 		}
 		left = append(left, l)
@@ -75,13 +78,15 @@ func (s *Storage) Leftovers(ctx context.Context, c *Cluster) ([]Leftover, error)
 }
 
 // restored lists the volumes that were made for restores, not for runs.
-func (s *Storage) restored(ctx context.Context) (all []Leftover, _ error) {
-	err := s.eachNode(func(l Location, node string) error {
+func (s *Storage) restored(ctx context.Context) ([]Leftover, error) {
+	var all []Leftover
+	var errs []error
+	for node, l := range s.restoreNodes() {
 		resp, err := call(ctx, l, node, agentTimeout, func(ctx context.Context, a Agent) (*agentpb.ListDatasetsResponse, error) {
 			return a.ListDatasets(ctx, &agentpb.ListDatasetsRequest{Match: map[string]string{zfssnap.PropManaged: "true"}})
 		})
 		if err != nil {
-			return fmt.Errorf("list volumes on node %s: %w", node, err)
+			errs = append(errs, fmt.Errorf("list volumes on node %s: %w", node, err))
 		}
 		for _, d := range resp.GetDatasets() {
 			props := d.GetProperties()
@@ -89,9 +94,8 @@ func (s *Storage) restored(ctx context.Context) (all []Leftover, _ error) {
 				all = append(all, Leftover{VolumeID: zfssnap.VolumeID{Node: node, Dataset: d.GetName()}, Restore: props[zfssnap.PropRestore]})
 			}
 		}
-		return nil
-	})
-	return all, err
+	}
+	return all, errors.Join(errs...)
 }
 
 // used returns the names of all PersistentVolumes, which those of restored volumes
@@ -129,19 +133,4 @@ func (s *Storage) DestroyLeftover(ctx context.Context, left Leftover, interval t
 		zfssnap.PropManaged: "true", zfssnap.PropRestore: left.Restore, zfssnap.PropVolume: path.Base(left.Dataset),
 	}}, interval)
 	return err
-}
-
-// eachNode goes over the nodes that volumes are recovered on, errors or not.
-func (s *Storage) eachNode(do func(l Location, node string) error) error {
-	var errs []error
-	seen := map[string]bool{}
-	for _, l := range s.Locations {
-		for _, node := range l.restoreNodes() {
-			if !seen[node] {
-				seen[node] = true
-				errs = append(errs, do(l, node))
-			}
-		}
-	}
-	return errors.Join(errs...)
 }

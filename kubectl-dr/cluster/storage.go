@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -225,6 +226,24 @@ func (l Location) restoreNodes() []string {
 	return slices.Sorted(maps.Keys(l.Location.Agents))
 }
 
+// restoreNodes are the nodes that volumes are recovered on, each with the first
+// location that says so.
+func (s *Storage) restoreNodes() iter.Seq2[string, Location] {
+	return func(yield func(string, Location) bool) {
+		seen := map[string]bool{}
+		for _, l := range s.Locations {
+			for _, node := range l.restoreNodes() {
+				if seen[node] {
+					continue
+				}
+				if seen[node] = true; !yield(node, l) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // nodesFor returns the nodes that a snapshot is recovered on. One that was taken
 // where a failover went is recovered where that came from.
 func (l Location) nodesFor(id zfssnap.SnapshotID) []string {
@@ -404,20 +423,13 @@ func Skew(asked, answered time.Time, unixMs int64) (skew, uncertainty time.Durat
 // Hosts asks the agents on every node that volumes are recovered on.
 func (s *Storage) Hosts(ctx context.Context, now func() time.Time) []Host {
 	var hosts []Host
-	seen := map[string]bool{}
-	for _, l := range s.Locations {
-		for _, node := range l.restoreNodes() {
-			if seen[node] {
-				continue
-			}
-			seen[node] = true
-			h := Host{Location: l.Name, Node: node, Asked: now()}
-			h.Info, h.Err = call(ctx, l, node, agentTimeout, func(ctx context.Context, a Agent) (*agentpb.InfoResponse, error) {
-				return a.Info(ctx, &agentpb.InfoRequest{})
-			})
-			h.Answered = now()
-			hosts = append(hosts, h)
-		}
+	for node, l := range s.restoreNodes() {
+		h := Host{Location: l.Name, Node: node, Asked: now()}
+		h.Info, h.Err = call(ctx, l, node, agentTimeout, func(ctx context.Context, a Agent) (*agentpb.InfoResponse, error) {
+			return a.Info(ctx, &agentpb.InfoRequest{})
+		})
+		h.Answered = now()
+		hosts = append(hosts, h)
 	}
 	return hosts
 }
@@ -453,12 +465,13 @@ func (s *Storage) Fence(ctx context.Context, node, dataset, by string) error {
 // last pod is just ending, is tried again until the context ends.
 func (s *Storage) DestroyRun(ctx context.Context, run string, interval time.Duration) ([]string, error) {
 	var destroyed []string
-	err := s.eachNode(func(l Location, node string) error {
+	var errs []error
+	for node, l := range s.restoreNodes() {
 		names, err := destroyOn(ctx, l, node, run, interval)
 		destroyed = append(destroyed, names...)
-		return err
-	})
-	return destroyed, err
+		errs = append(errs, err)
+	}
+	return destroyed, errors.Join(errs...)
 }
 
 func destroyOn(ctx context.Context, l Location, node, run string, interval time.Duration) ([]string, error) {

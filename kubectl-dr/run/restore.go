@@ -158,12 +158,7 @@ func (t *Target) awaitRestore(ctx context.Context, r *velerov1api.Restore) error
 			seen = r.Status.Phase
 			t.Hooks.Progressf("restore %s is %s", r.Name, seen)
 		}
-		switch r.Status.Phase {
-		case velerov1api.RestorePhaseCompleted, velerov1api.RestorePhasePartiallyFailed,
-			velerov1api.RestorePhaseFailed, velerov1api.RestorePhaseFailedValidation:
-			return true, nil
-		}
-		return false, nil
+		return cluster.Over(r.Status.Phase), nil
 	})
 	switch {
 	case errors.Is(err, cluster.ErrTimedOut):

@@ -5,7 +5,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"unicode/utf8"
 )
 
 // rewriteValueHosts maps hosts in free text that the profile opts in by name.
@@ -84,11 +83,7 @@ func (e *edit) keys(at ...any) []string {
 
 // hostSecret is hostText for text in base64. What is no text stays.
 func (e *edit) hostSecret(m hostMap, at ...any) {
-	raw, err := base64.StdEncoding.DecodeString(e.str(at...))
-	if err != nil || !utf8.Valid(raw) {
-		return
-	}
-	if after, mapped := e.text(m, string(raw)); len(mapped) > 0 {
+	if after, mapped := e.text(m, decoded(e.str(at...))); len(mapped) > 0 {
 		e.set(base64.StdEncoding.EncodeToString([]byte(after)), at...)
 	}
 }

@@ -265,7 +265,7 @@ func (v validator) rewrites(p *Rewrites) {
 		for _, from := range sortedKeys(p.LabelValues[label]) {
 			to, every := p.LabelValues[label][from], p.LabelValues[label]["*"]
 			if problems := validation.IsValidLabelValue(strings.Replace(to, "*", "a", 1)); len(problems) > 0 || to == "*" || from != "*" && strings.Contains(to, "*") {
-				at.at("[%s]", from).fault("%q is no value: %s", to, strings.Join(append(problems, `an asterisk is for what "*" maps to, with something before or after it`)[:1], ""))
+				at.at("[%s]", from).fault("%q is no value: %s", to, append(problems, `an asterisk is for what "*" maps to, with something before or after it`)[0])
 			}
 			if from != "*" && every != "" && wildcard(every, from) {
 				at.at("[%s]", from).fault("%q looks like what \"*\" maps to; a second restore would carry it further", from)

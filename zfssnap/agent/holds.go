@@ -217,9 +217,7 @@ func (ts *transfers) lease(ctx context.Context, t *transfer) <-chan struct{} {
 		defer ticker.Stop()
 		if _, known := ts.leases.Load(t.target()); known {
 			close(recorded)
-			select {
-			case <-time.After(min(leaseAfter, ts.s.TransferLease/3)):
-			case <-ctx.Done():
+			if pause(ctx, min(leaseAfter, ts.s.TransferLease/3)) != nil {
 				return
 			}
 			renew()

@@ -179,10 +179,7 @@ func (s *Server) holdAtLast(ctx context.Context, tag, name string) {
 		}
 		delay := s.RetryDelay(n)
 		log.Error("snapshot is not held yet", "delay", delay.String(), "error", err)
-		select {
-		case <-time.After(delay):
-		case <-ctx.Done():
-		}
+		_ = pause(ctx, delay) // the loop ends with ctx
 	}
 }
 

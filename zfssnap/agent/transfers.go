@@ -373,11 +373,19 @@ func (ts *transfers) run(ctx context.Context, t *transfer) error {
 		ts.s.Log.Warn("transfer will be tried again", "transfer", t.state.GetId(), "dataset", t.job.Dataset, "snapshot", t.job.Snapshot,
 			"target", t.peer(), "delay", delay.String(), "error", err)
 		t.update(func(pb *agentpb.Transfer) { pb.Error, pb.Reason = describeError(err) })
-		select {
-		case <-time.After(delay):
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := pause(ctx, delay); err != nil {
+			return err
 		}
+	}
+}
+
+// pause waits, or returns why ctx ended before.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -275,11 +274,8 @@ func (s *Server) discard(ctx context.Context, dataset string) {
 		err = s.destroyPlanned(ctx, "destroy "+dataset, resp)
 	}
 	for n := 1; n < discardTries && errors.Is(err, ErrBusy); n++ {
-		select {
-		case <-time.After(s.RetryDelay(n)):
+		if err = pause(ctx, s.RetryDelay(n)); err == nil {
 			err = s.destroyPlanned(ctx, "destroy "+dataset, resp)
-		case <-ctx.Done():
-			err = ctx.Err()
 		}
 	}
 	if err != nil && !errors.Is(err, ErrNotFound) {

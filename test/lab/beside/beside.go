@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/kubectl-dr/kubectl-dr/test/lab/proc"
 )
 
 // Start starts a program with further environment variables. What it said last is
@@ -52,15 +54,14 @@ func Eventually(t *testing.T, timeout time.Duration, what string, try func(conte
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	err := ctx.Err()
-	for ctx.Err() == nil {
-		if err = try(ctx); err == nil {
-			return
+	var err error
+	proc.Poll(ctx, 100*time.Millisecond, func() bool {
+		// What the last try of all says is that the time was up.
+		if err == nil || ctx.Err() == nil {
+			err = try(ctx)
 		}
-		<-tick.C
-	}
+		return err == nil
+	})
 	require.NoError(t, err, what)
 }
 

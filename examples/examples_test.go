@@ -1,5 +1,6 @@
-// Package examplestest checks examples as users would find out that they are wrong.
-package examplestest
+// Package examples holds no code: its tests keep the examples right, as users would
+// find out that they are wrong.
+package examples
 
 import (
 	"os"
@@ -15,9 +16,9 @@ import (
 	kubectldr "github.com/kubectl-dr/kubectl-dr/kubectl-dr"
 )
 
-// Decode reads a file that has one object of each kind into what stands for it.
+// decode reads a file that has one object of each kind into what stands for it.
 // Unknown fields fail the test.
-func Decode(t *testing.T, file string, kinds map[string]any) {
+func decode(t *testing.T, file string, kinds map[string]any) {
 	t.Helper()
 	content, err := os.ReadFile(file)
 	require.NoError(t, err)
@@ -31,13 +32,13 @@ func Decode(t *testing.T, file string, kinds map[string]any) {
 	}
 }
 
-// Command gives kubectl dr the arguments that a container has, and returns the
+// command gives kubectl dr the arguments that a container has, and returns the
 // command that they are for.
-func Command(t *testing.T, args []string) *cobra.Command {
+func command(t *testing.T, args []string) *cobra.Command {
 	t.Helper()
-	command, rest, err := kubectldr.NewCommand(genericiooptions.NewTestIOStreamsDiscard()).Find(args)
+	cmd, rest, err := kubectldr.NewCommand(genericiooptions.NewTestIOStreamsDiscard()).Find(args)
 	require.NoError(t, err)
-	require.NoError(t, command.ParseFlags(rest))
-	require.NoError(t, command.ValidateArgs(command.Flags().Args()))
-	return command
+	require.NoError(t, cmd.ParseFlags(rest))
+	require.NoError(t, cmd.ValidateArgs(cmd.Flags().Args()))
+	return cmd
 }

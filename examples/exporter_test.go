@@ -1,4 +1,4 @@
-package exporter
+package examples
 
 import (
 	"os"
@@ -11,8 +11,6 @@ import (
 	corev1api "k8s.io/api/core/v1"
 	rbacv1api "k8s.io/api/rbac/v1"
 	"sigs.k8s.io/yaml"
-
-	"github.com/kubectl-dr/kubectl-dr/examples/examplestest"
 )
 
 // TestExporter decodes every object, and gives the command the flags that it is
@@ -23,16 +21,16 @@ func TestExporter(t *testing.T) {
 		"ServiceAccount": &corev1api.ServiceAccount{}, "Role": &rbacv1api.Role{}, "RoleBinding": &rbacv1api.RoleBinding{},
 		"Deployment": &appsv1api.Deployment{}, "Service": &corev1api.Service{},
 	}
-	examplestest.Decode(t, "exporter.yaml", kinds)
+	decode(t, "exporter/exporter.yaml", kinds)
 	pod := kinds["Deployment"].(*appsv1api.Deployment).Spec.Template.Spec
 	assert.Equal(t, kinds["ServiceAccount"].(*corev1api.ServiceAccount).Name, pod.ServiceAccountName)
 	assert.Equal(t, pod.Containers[0].Ports[0].Name, kinds["Service"].(*corev1api.Service).Spec.Ports[0].TargetPort.StrVal)
-	assert.Equal(t, "exporter", examplestest.Command(t, pod.Containers[0].Args).Name())
+	assert.Equal(t, "exporter", command(t, pod.Containers[0].Args).Name())
 }
 
 func TestAlerts(t *testing.T) {
 	t.Parallel()
-	content, err := os.ReadFile("alerts.yaml")
+	content, err := os.ReadFile("exporter/alerts.yaml")
 	require.NoError(t, err)
 	var rules struct {
 		Groups []struct {
@@ -47,7 +45,7 @@ func TestAlerts(t *testing.T) {
 		} `json:"groups"`
 	}
 	require.NoError(t, yaml.UnmarshalStrict(content, &rules))
-	known, err := os.ReadFile("../../docs/metrics.md")
+	known, err := os.ReadFile("../docs/metrics.md")
 	require.NoError(t, err)
 	for _, r := range rules.Groups[0].Rules {
 		assert.NotEmpty(t, r.Annotations["summary"], r.Alert)

@@ -1,9 +1,9 @@
-// Package agent holds no code: its tests keep the examples beside them right.
-package agent
+package examples
 
 import (
 	"bytes"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -21,7 +21,7 @@ import (
 func TestPolicies_areNarrow(t *testing.T) {
 	t.Parallel()
 	for _, file := range []string{"policy-source.yaml", "policy-recovery.yaml"} {
-		p, err := agent.LoadPolicy(file)
+		p, err := agent.LoadPolicy(filepath.Join("agent", file))
 		require.NoError(t, err)
 		for _, g := range p.Identities {
 			assert.NotContains(t, g.Verbs, agent.AnyVerb, "%s: %s", file, g.Name)
@@ -38,7 +38,7 @@ func TestPolicies_areNarrow(t *testing.T) {
 
 func TestDaemonSet(t *testing.T) {
 	t.Parallel()
-	content, err := os.ReadFile("daemonset.yaml")
+	content, err := os.ReadFile("agent/daemonset.yaml")
 	require.NoError(t, err)
 	var set *appsv1api.DaemonSet
 	for _, doc := range bytes.Split(content, []byte("\n---\n")) {
@@ -96,7 +96,7 @@ func settings(t *testing.T, file string) map[string]string {
 
 func TestUnit(t *testing.T) {
 	t.Parallel()
-	unit := settings(t, "zfs-agent.service")
+	unit := settings(t, "agent/zfs-agent.service")
 	for name, want := range map[string]string{
 		"NoNewPrivileges": "true", "CapabilityBoundingSet": "CAP_SYS_ADMIN", "DeviceAllow": "/dev/zfs rw", "DevicePolicy": "closed",
 		"ProtectSystem": "strict", "ProtectHome": "true", "SystemCallArchitectures": "native", "UMask": "0077",
@@ -106,13 +106,13 @@ func TestUnit(t *testing.T) {
 	assert.NotContains(t, unit, "PrivateDevices", "it would hide /dev/zfs")
 	assert.NotContains(t, unit, "ProtectClock", "it would forbid to ask whether the clock is synchronized")
 
-	unprivileged := settings(t, "unprivileged.conf")
+	unprivileged := settings(t, "agent/unprivileged.conf")
 	assert.Empty(t, unprivileged["CapabilityBoundingSet"])
 	assert.Equal(t, "zfs-agent", unprivileged["User"])
 
 	// Whatever gives a unit its own view of the file system hides mounts from
 	// the host.
-	mounts := settings(t, "mounts.conf")
+	mounts := settings(t, "agent/mounts.conf")
 	for name := range unit {
 		if strings.HasPrefix(name, "Protect") || name == "PrivateTmp" {
 			assert.Equal(t, "false", mounts[name], name)

@@ -1,4 +1,4 @@
-package sync
+package examples
 
 import (
 	"os"
@@ -10,8 +10,6 @@ import (
 	corev1api "k8s.io/api/core/v1"
 	rbacv1api "k8s.io/api/rbac/v1"
 	"sigs.k8s.io/yaml"
-
-	"github.com/kubectl-dr/kubectl-dr/examples/examplestest"
 )
 
 // TestSync decodes every object, and gives the command the flags that it is started
@@ -22,14 +20,14 @@ func TestSync(t *testing.T) {
 		"ServiceAccount": &corev1api.ServiceAccount{}, "Role": &rbacv1api.Role{}, "RoleBinding": &rbacv1api.RoleBinding{},
 		"ClusterRoleBinding": &rbacv1api.ClusterRoleBinding{}, "CronJob": &batchv1api.CronJob{},
 	}
-	examplestest.Decode(t, "sync.yaml", kinds)
+	decode(t, "sync/sync.yaml", kinds)
 	role := &rbacv1api.ClusterRole{}
-	content, err := os.ReadFile("../rbac/standby.yaml")
+	content, err := os.ReadFile("rbac/standby.yaml")
 	require.NoError(t, err)
 	require.NoError(t, yaml.UnmarshalStrict(content, role))
 	assert.Equal(t, role.Name, kinds["ClusterRoleBinding"].(*rbacv1api.ClusterRoleBinding).RoleRef.Name)
 
 	pod := kinds["CronJob"].(*batchv1api.CronJob).Spec.JobTemplate.Spec.Template.Spec
 	assert.Equal(t, kinds["ServiceAccount"].(*corev1api.ServiceAccount).Name, pod.ServiceAccountName)
-	assert.Equal(t, "sync", examplestest.Command(t, pod.Containers[0].Args).Name())
+	assert.Equal(t, "sync", command(t, pod.Containers[0].Args).Name())
 }

@@ -1,4 +1,4 @@
-package drill
+package examples
 
 import (
 	"os"
@@ -12,15 +12,13 @@ import (
 	rbacv1api "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
-
-	"github.com/kubectl-dr/kubectl-dr/examples/examplestest"
 )
 
 // TestDrill decodes every object, and gives the commands the flags that they are
 // started with.
 func TestDrill(t *testing.T) {
 	t.Parallel()
-	content, err := os.ReadFile("drill.yaml")
+	content, err := os.ReadFile("drill/drill.yaml")
 	require.NoError(t, err)
 	var commands []string
 	for doc := range strings.SplitSeq(string(content), "\n---\n") {
@@ -35,7 +33,7 @@ func TestDrill(t *testing.T) {
 		}
 		pod := job.Spec.JobTemplate.Spec.Template.Spec
 		assert.Equal(t, "kubectl-dr-drill", pod.ServiceAccountName)
-		commands = append(commands, examplestest.Command(t, pod.Containers[0].Args).Name())
+		commands = append(commands, command(t, pod.Containers[0].Args).Name())
 	}
 	assert.Equal(t, []string{"drill", "cleanup"}, commands)
 }
