@@ -23,7 +23,7 @@ import (
 // and objects that are got, listed and created. It allows what the roles in
 // examples/velero/rbac.yaml allow.
 type apiServer struct {
-	rules   []rbacv1api.PolicyRule
+	grants  []grant
 	refused []string
 	mu      sync.Mutex
 	objects map[string]map[string]any // by path
@@ -40,7 +40,7 @@ var served = map[string]map[string]string{
 // newAPIServer returns a server and the path of a kubeconfig for it.
 func newAPIServer(t *testing.T) (*apiServer, string) {
 	t.Helper()
-	s := &apiServer{objects: map[string]map[string]any{}, rules: pluginRules(t)}
+	s := &apiServer{objects: map[string]map[string]any{}, grants: pluginGrants(t)}
 	t.Cleanup(func() { assert.Empty(t, s.refused, "the roles suffice") })
 	web := httptest.NewServer(s)
 	t.Cleanup(web.Close)
@@ -55,42 +55,56 @@ clusters: [{name: test, cluster: {server: %q}}]
 	return s, file
 }
 
-// pluginRules are those of the plugin's roles.
-func pluginRules(t *testing.T) (rules []rbacv1api.PolicyRule) {
+// grant is what a role allows: in one namespace, or anywhere when that is "".
+type grant struct {
+	namespace string
+	rules     []rbacv1api.PolicyRule
+}
+
+// pluginGrants are those of the plugin's roles.
+func pluginGrants(t *testing.T) (grants []grant) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join("..", "examples", "velero", "rbac.yaml"))
 	require.NoError(t, err)
 	for doc := range strings.SplitSeq(string(text), "\n---\n") {
-		var role struct {
-			Rules []rbacv1api.PolicyRule `json:"rules"`
-		}
+		var role rbacv1api.Role // of which a ClusterRole has no namespace
 		require.NoError(t, yaml.Unmarshal([]byte(doc), &role))
-		rules = append(rules, role.Rules...)
+		if len(role.Rules) > 0 {
+			grants = append(grants, grant{namespace: role.Namespace, rules: role.Rules})
+		}
 	}
-	require.NotEmpty(t, rules)
-	return rules
+	require.Len(t, grants, 2)
+	return grants
 }
 
 // allows reports whether the roles allow a request for an object or a list.
 func (s *apiServer) allows(r *http.Request) bool {
-	group, resource, verb := "", "", "list"
+	group, namespace, name := "", "", ""
 	parts := strings.Split(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	if parts[0] == "apis" {
 		group, parts = parts[1], parts[1:]
 	}
 	parts = parts[2:]
 	if len(parts) > 2 && parts[0] == "namespaces" {
-		parts = parts[2:]
+		namespace, parts = parts[1], parts[2:]
 	}
-	resource = parts[0]
-	switch {
-	case r.Method == http.MethodPost:
+	resource, verb := parts[0], "list"
+	if len(parts) > 1 {
+		name, verb = parts[1], "get"
+	}
+	switch r.Method {
+	case http.MethodPost:
 		verb = "create"
-	case len(parts) > 1:
-		verb = "get"
+	case http.MethodPatch, http.MethodDelete:
+		verb = strings.ToLower(r.Method)
+	case http.MethodPut:
+		verb = "update"
 	}
-	return slices.ContainsFunc(s.rules, func(rule rbacv1api.PolicyRule) bool {
-		return slices.Contains(rule.APIGroups, group) && slices.Contains(rule.Resources, resource) && slices.Contains(rule.Verbs, verb)
+	return slices.ContainsFunc(s.grants, func(g grant) bool {
+		return (g.namespace == "" || g.namespace == namespace) && slices.ContainsFunc(g.rules, func(rule rbacv1api.PolicyRule) bool {
+			return slices.Contains(rule.APIGroups, group) && slices.Contains(rule.Resources, resource) && slices.Contains(rule.Verbs, verb) &&
+				(len(rule.ResourceNames) == 0 || slices.Contains(rule.ResourceNames, name))
+		})
 	})
 }
 

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -310,6 +311,16 @@ func conformanceTarget(t *testing.T, pool zfstest.Target) snapshottertest.Target
 				}
 			}
 			return names
+		},
+		Tags: func(t *testing.T, pv *unstructured.Unstructured) (values []string) {
+			versions, err := s.zfs.Versions(t.Context(), s.dataset(t, pv))
+			require.NoError(t, err)
+			for _, v := range versions {
+				props, err := s.zfs.UserProperties(t.Context(), v.FullName(), zfs.SourceLocal)
+				require.NoError(t, err)
+				values = slices.AppendSeq(values, maps.Values(props))
+			}
+			return values
 		},
 		TakeForeign: func(t *testing.T, pv *unstructured.Unstructured) {
 			require.NoError(t, s.zfs.Snapshot(t.Context(), []string{s.dataset(t, pv) + "@autosnap_hourly"}, nil))

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -214,6 +216,18 @@ var checks = []struct {
 		assert.NotEqual(s, first, s.snapshot(vs, a, s.name("2")), "for another backup")
 		assert.Len(s, s.Snapshots(s.T, a), 2)
 		assert.Len(s, s.Snapshots(s.T, b), 1)
+	}},
+	{"a snapshot says what it was taken for", func(s *suite) {
+		// Whoever looks at the storage has to know whose a snapshot is.
+		if s.Tags == nil {
+			return
+		}
+		vs := s.server.snapshotter()
+		pv := s.NewVolume(s.T)
+		tags := s.backup(s.name("b"))
+		_, err := vs.CreateSnapshot(s.id(vs, pv), "", tags)
+		require.NoError(s, err)
+		assert.Subset(s, s.Tags(s.T, pv), slices.Collect(maps.Values(tags)))
 	}},
 	{"any name of a backup will do", func(s *suite) {
 		// Names of objects have up to 253 characters, and dots.
@@ -435,6 +449,22 @@ var calls = []struct {
 			_, err := vs.CreateVolumeFromSnapshot(snapshot, volumeType, "", nil)
 			return err
 		}, func() { assert.Equal(s, "data", s.Read(s.T, s.restore(vs, pv, snapshot, volumeType))) }
+	}},
+	{"SetVolumeID", func(s *suite, vs vsv1.VolumeSnapshotter, name string) (func() error, func()) {
+		pv := s.NewVolume(s.T)
+		s.Write(s.T, pv, "data")
+		volumeType, snapshot := s.typeOf(vs, pv), s.snapshot(vs, pv, name)
+		s.Restore(s.T, name)
+		id, err := vs.CreateVolumeFromSnapshot(snapshot, volumeType, "", nil)
+		require.NoError(s, err)
+		var restored *unstructured.Unstructured
+		return func() error {
+			described, err := vs.SetVolumeID(pv.DeepCopy(), id)
+			if err == nil {
+				restored = &unstructured.Unstructured{Object: described.UnstructuredContent()}
+			}
+			return err
+		}, func() { assert.Equal(s, "data", s.Read(s.T, restored)) }
 	}},
 	{"DeleteSnapshot", func(s *suite, vs vsv1.VolumeSnapshotter, name string) (func() error, func()) {
 		pv := s.NewVolume(s.T)

@@ -45,6 +45,10 @@ type Target struct {
 	Snapshots   func(t *testing.T, pv *unstructured.Unstructured) []string
 	TakeForeign func(t *testing.T, pv *unstructured.Unstructured)
 
+	// Tags, when set, lists the values of the tags that the storage keeps with a
+	// volume's snapshots.
+	Tags func(t *testing.T, pv *unstructured.Unstructured) []string
+
 	// Interrupt, when set, has do called in the midst of what the implementation
 	// does next on its storage, after n steps of it. What it returns tells whether
 	// it came to that, and do is not called any more.

@@ -48,11 +48,16 @@ func (a app) plan(t *testing.T, name string) string {
 // newVolume makes a namespace with a volume that nothing runs on, with some data.
 func newVolume(t *testing.T, name string) app {
 	t.Helper()
-	a := app{Name: name, Volume: "pvc-" + name, Parent: parent}
+	return app{Name: name, Volume: "pvc-" + name, Parent: parent}.newVolume(t, "data")
+}
+
+// newVolume makes the application's volume, with some data and that claim.
+func (a app) newVolume(t *testing.T, claim string) app {
+	t.Helper()
 	on(t, hassio, "zfs", "create", "-p", "-o", "mountpoint=legacy", a.dataset())
 	a.post(t, 1)
-	apply(t, primary, a.render(t, "volume.yaml.tmpl"))
-	kubectl(t, primary, "-n", name, "wait", "pvc/data", "--for=jsonpath={.status.phase}=Bound", "--timeout=5m")
+	apply(t, primary, strings.ReplaceAll(a.render(t, "volume.yaml.tmpl"), "name: data", "name: "+claim))
+	kubectl(t, primary, "-n", a.Name, "wait", "pvc/"+claim, "--for=jsonpath={.status.phase}=Bound", "--timeout=5m")
 	return a
 }
 

@@ -177,15 +177,16 @@ func awaitLine(t *testing.T, file string, from int64, text string) {
 }
 
 // TestManyAtOnce backs up five namespaces with volumes of four kinds at once, and
-// lets one backup expire: each has its own snapshot and copy, and only those of the
-// expired one go. In the long form the rarer kinds are restored at the recovery
-// site, where a pod finds in them what was there.
+// lets one backup expire: each has its own snapshot and copy, those of one namespace
+// are of one moment, and only those of the expired one go. In the long form the rarer
+// kinds are restored at the recovery site, where a pod finds in them what was there.
 func TestManyAtOnce(t *testing.T) {
 	t.Parallel()
 	apps := []app{newVolume(t, "case-many-0"), newVolume(t, "case-many-1")}
 	for _, kind := range []string{"local", "hostPath", "zvol"} {
 		apps = append(apps, newShape(t, "case-many-"+strings.ToLower(kind), kind))
 	}
+	second := app{Name: apps[1].Name, Volume: apps[1].Volume + "-second", Parent: parent}.newVolume(t, "second")
 	for _, a := range apps {
 		a.backUpTo(t, "zfs", a.Name)
 	}
@@ -194,6 +195,11 @@ func TestManyAtOnce(t *testing.T) {
 		a.requireCopy(t, a.Name)
 		assert.Len(t, versions(t, hassio, a.dataset()), 1)
 	}
+	second.requireCopy(t, second.Name)
+	moment := func(a app) string {
+		return on(t, hassio, "zfs", "get", "-Hp", "-o", "value", "createtxg", a.dataset()+snapshot(t, a.Name))
+	}
+	assert.Equal(t, moment(apps[1]), moment(second))
 
 	gone := apps[0]
 	known(t, gone.Name)
