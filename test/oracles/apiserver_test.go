@@ -58,7 +58,7 @@ var profiles = map[string]string{
 // the real definitions accepts and rewrites them in every way: it still does.
 func TestAPIServer_acceptsWhatIsRewritten(t *testing.T) {
 	t.Parallel()
-	c := startCluster(t)
+	c := startCluster(t, definitions...)
 	for _, obj := range readObjects(t, "testdata/around.yaml") {
 		require.NoError(t, c.accepts(t.Context(), obj), obj.GetName())
 	}

@@ -26,7 +26,7 @@ const (
 // TestVelero_restoreTakesHardlyLonger restores the same backup in turn with and
 // without a profile, which is without our action.
 func TestVelero_restoreTakesHardlyLonger(t *testing.T) {
-	c := startCluster(t)
+	c := startCluster(t, definitions...)
 	v := startVelero(t, c, "--client-qps=1000", "--client-burst=1000") // the server's brake hides what anything costs
 	require.NoError(t, c.accepts(t.Context(), namespace("web")))
 	var typical []*unstructured.Unstructured

@@ -35,21 +35,23 @@ import (
 // definition is where a module keeps its custom resource definitions.
 type definition struct{ module, files string }
 
-// definitions are those of what is rewritten.
+var ofVelero = definition{"github.com/vmware-tanzu/velero@v1.18.3", "config/crd/v*/bases/*.yaml"}
+
+// definitions are those of what is rewritten, and Velero's.
 var definitions = []definition{
 	{"github.com/traefik/traefik/v3@v3.7.13", "docs/content/reference/dynamic-configuration/traefik.io_*.yaml"},
 	{"sigs.k8s.io/gateway-api@v1.6.3", "config/crd/standard/*.yaml"},
 	{"github.com/cert-manager/cert-manager@v1.21.2", "deploy/crds/*.yaml"},
 	{"istio.io/api@v1.31.1", "kubernetes/customresourcedefinitions.gen.yaml"},
 	{"sigs.k8s.io/external-dns@v0.22.0", "config/crd/standard/*.yaml"},
-	{"github.com/vmware-tanzu/velero@v1.18.3", "config/crd/v*/bases/*.yaml"},
+	ofVelero,
 	{"github.com/openshift/api@v0.0.0-20251015095338-264e80a2b6e7", "route/v1/zz_generated.crd-manifests/routes.crd.yaml"},
 }
 
 // startTimeout is for a busy machine; a server is ready within seconds.
 const startTimeout = 1 * time.Minute
 
-// cluster is a real kube-apiserver with a real etcd and the definitions. Nothing
+// cluster is a real kube-apiserver with a real etcd and some definitions. Nothing
 // runs in it.
 type cluster struct {
 	kubeconfig string
@@ -60,10 +62,10 @@ type cluster struct {
 }
 
 // startCluster starts one of processes of its own.
-func startCluster(t *testing.T) *cluster {
+func startCluster(t *testing.T, defined ...definition) *cluster {
 	t.Helper()
 	c := startControlPlane(t, filepath.Join(t.TempDir(), "etcd"))
-	c.define(t, definitions...)
+	c.define(t, defined...)
 	return c
 }
 

@@ -10,7 +10,7 @@ var controllers = map[string]func(*testing.T, *cluster){"cert-manager": testCert
 // TestControllers runs each over restored objects, all in one cluster.
 func TestControllers(t *testing.T) {
 	t.Parallel()
-	c := startCluster(t)
+	c := startCluster(t, definitions...)
 	for name, test := range controllers {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -98,7 +98,7 @@ type protected struct {
 
 func startProtected(t *testing.T, volumes, objects int) *protected {
 	t.Helper()
-	c := startCluster(t)
+	c := startCluster(t, definitions...)
 	v := startVelero(t, c, "--client-qps=1000", "--client-burst=1000")
 	c.bindVolumes(t, "deployment-controller", "replicaset-controller", "namespace-controller", "garbage-collector-controller")
 	var datasets, workloads []string

@@ -113,7 +113,7 @@ func drFor(t *testing.T, c *cluster, text string) func(args ...string) (string, 
 // owns comes back, and what Git owns is left to it, there or not.
 func TestVelero_restoresWhatGitDoesNotOwn(t *testing.T) {
 	t.Parallel()
-	c := startCluster(t)
+	c := startCluster(t, ofVelero)
 	v := startVelero(t, c)
 	v.create(t, rebuilt)
 	v.until(t, "backups", "web-1", "Completed")
@@ -270,7 +270,7 @@ func startMemoryAgent(t *testing.T, datasets ...string) string {
 // empty, and that were written to. The pools are in memory.
 func TestKubernetes_bindsWhatIsRebuilt(t *testing.T) {
 	t.Parallel()
-	c := startCluster(t)
+	c := startCluster(t, ofVelero)
 	v := startVelero(t, c)
 	c.bindVolumes(t)
 	names := []string{"absent", "unbound", "empty", "written"}

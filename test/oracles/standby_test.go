@@ -21,7 +21,7 @@ import (
 // what differs is brought back, and what can't be changed is made anew.
 func TestStandby_isKept(t *testing.T) {
 	t.Parallel()
-	source, site := startCluster(t), startCluster(t)
+	source, site := startCluster(t, definitions...), startCluster(t, definitions...)
 	var backup []*unstructured.Unstructured
 	for _, obj := range append(readObjects(t, "testdata/around.yaml"), readObjects(t, "testdata/objects.yaml")...) {
 		require.NoError(t, source.accepts(t.Context(), obj), "%s %s", obj.GetKind(), obj.GetName())

@@ -158,7 +158,7 @@ const profileHeading = "apiVersion: rewrite.kubectl-dr.io/v1alpha1\nkind: Rewrit
 // fault nothing at all, and by one without what it says.
 func TestVelero_restoresByProfile(t *testing.T) {
 	t.Parallel()
-	c := startCluster(t)
+	c := startCluster(t, ofVelero)
 	v := startVelero(t, c)
 	v.create(t, `
 apiVersion: v1
