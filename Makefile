@@ -41,8 +41,8 @@ test: lint ## lint, then everything on the rig, and beside it unit tests and oth
 # Most of what runs on the rig comes after something else, and should not wait.
 .PHONY: beside
 beside:
-	nice $(MAKE) unit
-	nice $(MAKE) oracles
+	nice -n 5 $(MAKE) unit
+	nice -n 5 $(MAKE) oracles
 
 .PHONY: unit
 unit: ## unit tests alone; they need no rig

@@ -62,7 +62,7 @@ func settings(t *testing.T, f *flux.Flux, names ...string) map[string]any {
 // not be easier to undo.
 func TestFlux_isPausedAndResumed(t *testing.T) {
 	t.Parallel()
-	c := startCluster(t, ofVelero)
+	c := startCluster(t, definitions...)
 	f := startFlux(t, c)
 	dr := drFor(t, c, rebuildPlan+fluxPlan)
 	const apps, more, parent, control = "kustomization/apps", "kustomization/more", "kustomization/cluster", "kustomization/control"
@@ -147,7 +147,7 @@ spec: {selector: {app: web}, ports: [{port: 80}]}
 // anything of the other.
 func TestFlux_getsWhatGitDoesNotHold(t *testing.T) {
 	t.Parallel()
-	c := startCluster(t, ofVelero)
+	c := startCluster(t, definitions...)
 	v := startVelero(t, c)
 	f := startFlux(t, c)
 	dr := drFor(t, c, rebuildPlan+strings.Replace(fluxPlan, ", {kind: Kustomization, name: more}", "", 1))

@@ -113,7 +113,7 @@ func drFor(t *testing.T, c *cluster, text string) func(args ...string) (string, 
 // owns comes back, and what Git owns is left to it, there or not.
 func TestVelero_restoresWhatGitDoesNotOwn(t *testing.T) {
 	t.Parallel()
-	c := startCluster(t, ofVelero)
+	c := startCluster(t, ofVelero, ofCertManager)
 	v := startVelero(t, c)
 	v.create(t, rebuilt)
 	v.until(t, "backups", "web-1", "Completed")
