@@ -31,7 +31,7 @@ demo-rebuild: build ## another story: a cluster is lost, a fresh one comes up fr
 	$(BIN)/demo rebuild
 
 .PHONY: demo-wordpress
-demo-wordpress: build ## and another: a real WordPress on MariaDB is rehearsed, and moves to the other site
+demo-wordpress: build ## and another: a real WordPress on MariaDB is rehearsed, moves to the other site, and home again
 	$(BIN)/demo wordpress
 
 .PHONY: test

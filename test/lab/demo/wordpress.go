@@ -37,6 +37,7 @@ func (d *demo) wordpressChapters() []chapter {
 		{"A rehearsal: count rows, and read the front page under the drill's name", d.rehearseBlog},
 		{"The blog moves to the other site", d.moveBlog},
 		{"What runs at the recovery site now", d.readBlog},
+		{"The blog moves home, with what was written meanwhile", d.bringBlogHome},
 		{"The report", d.writeReport},
 	}
 }
@@ -59,7 +60,40 @@ func (d *demo) installBlog(ctx context.Context) error {
 		return err
 	}
 	d.say("MariaDB %s has the tables of WordPress.", strings.TrimSpace(version))
+	if err := d.prepareWayHome(ctx); err != nil {
+		return err
+	}
 	return d.frontPage(ctx, "primary", siteName)
+}
+
+// recoveryLocation is where backups go while an application runs at the recovery site.
+const recoveryLocation = `
+apiVersion: velero.io/v1
+kind: BackupStorageLocation
+metadata: {name: recovery, namespace: velero}
+spec:
+  provider: aws
+  accessMode: %s
+  objectStorage: {bucket: %s, prefix: recovery}
+  config: {region: us-east-1, s3ForcePathStyle: "true", s3Url: %q}
+`
+
+// prepareWayHome makes what a failback needs: a location that the recovery site writes
+// to, and the profile that the source restores with.
+func (d *demo) prepareWayHome(ctx context.Context) error {
+	out, err := d.kubectl(ctx, "primary", "-n", "velero", "get", "backupstoragelocation.velero.io", "default", "-o", "jsonpath={.spec.objectStorage.bucket} {.spec.config.s3Url}")
+	if err != nil {
+		return err
+	}
+	bucket, url, _ := strings.Cut(out, " ")
+	for site, mode := range map[string]string{"primary": "ReadOnly", "dr": "ReadWrite"} {
+		location := fmt.Sprintf(recoveryLocation, mode, bucket, url)
+		if _, err := d.input(ctx, strings.NewReader(location), "kubectl", "--context", site, "apply", "-f", "-"); err != nil {
+			return err
+		}
+	}
+	_, err = d.kubectl(ctx, "primary", "apply", "-f", example(filepath.Join("real", "home.yaml")))
+	return err
 }
 
 // php runs a script in the web server's pod.
@@ -153,6 +187,26 @@ func (d *demo) readBlog(ctx context.Context) error {
 		return err
 	}
 	d.claim(!strings.Contains(log, "[ERROR]"), "MariaDB started from the snapshot without an error")
+	return d.report(ctx)
+}
+
+func (d *demo) bringBlogHome(ctx context.Context) error {
+	d.say("A post is published at the recovery site.")
+	if err := d.publish(ctx, "dr", "Written at remote"); err != nil {
+		return err
+	}
+	for _, verb := range []string{"reprotect", "failback"} {
+		_, code, err := d.show(ctx, "kubectl", "dr", "--context", "dr", verb, "wordpress", "--yes", "--source-context", "primary")
+		if err != nil {
+			return err
+		}
+		if err := d.must(code == 0, "%s passed (exit status %d)", verb, code); err != nil {
+			return err
+		}
+	}
+	if err := d.sameBlog(ctx, "primary"); err != nil {
+		return err
+	}
 	return d.report(ctx)
 }
 
