@@ -1,7 +1,6 @@
 package examples
 
 import (
-	"bytes"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,8 +11,6 @@ import (
 	"github.com/stretchr/testify/require"
 	appsv1api "k8s.io/api/apps/v1"
 	corev1api "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent"
 )
@@ -38,26 +35,8 @@ func TestPolicies_areNarrow(t *testing.T) {
 
 func TestDaemonSet(t *testing.T) {
 	t.Parallel()
-	content, err := os.ReadFile("agent/daemonset.yaml")
-	require.NoError(t, err)
-	var set *appsv1api.DaemonSet
-	for _, doc := range bytes.Split(content, []byte("\n---\n")) {
-		var kind metav1.TypeMeta
-		require.NoError(t, yaml.Unmarshal(doc, &kind))
-		var into any
-		switch kind.Kind {
-		case "Namespace":
-			into = &corev1api.Namespace{}
-		case "ServiceAccount":
-			into = &corev1api.ServiceAccount{}
-		case "DaemonSet":
-			set = &appsv1api.DaemonSet{}
-			into = set
-		}
-		require.NotNil(t, into, "kind %q", kind.Kind)
-		require.NoError(t, yaml.UnmarshalStrict(doc, into), kind.Kind)
-	}
-	require.NotNil(t, set)
+	set := &appsv1api.DaemonSet{}
+	decode(t, "agent/daemonset.yaml", map[string]any{"Namespace": &corev1api.Namespace{}, "ServiceAccount": &corev1api.ServiceAccount{}, "DaemonSet": set})
 	pod := set.Spec.Template.Spec
 	assert.False(t, *pod.AutomountServiceAccountToken)
 	c := pod.Containers[0]

@@ -1,15 +1,12 @@
 package examples
 
 import (
-	"os"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
 	batchv1api "k8s.io/api/batch/v1"
 	corev1api "k8s.io/api/core/v1"
 	rbacv1api "k8s.io/api/rbac/v1"
-	"sigs.k8s.io/yaml"
 )
 
 // TestSync decodes every object, and gives the command the flags that it is started
@@ -22,9 +19,7 @@ func TestSync(t *testing.T) {
 	}
 	decode(t, "sync/sync.yaml", kinds)
 	role := &rbacv1api.ClusterRole{}
-	content, err := os.ReadFile("rbac/standby.yaml")
-	require.NoError(t, err)
-	require.NoError(t, yaml.UnmarshalStrict(content, role))
+	decode(t, "rbac/standby.yaml", map[string]any{"ClusterRole": role})
 	assert.Equal(t, role.Name, kinds["ClusterRoleBinding"].(*rbacv1api.ClusterRoleBinding).RoleRef.Name)
 
 	pod := kinds["CronJob"].(*batchv1api.CronJob).Spec.JobTemplate.Spec.Template.Spec
