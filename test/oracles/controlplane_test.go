@@ -42,7 +42,7 @@ func TestControlPlane_isRestoredAndCompared(t *testing.T) {
 
 	dir := t.TempDir()
 	snapshot, data := filepath.Join(dir, "source.db"), filepath.Join(dir, "etcd")
-	kubectlDR := buildKubectlDR(t)
+	kubectlDR := commandOf(t)
 	out, code := kubectlDR("etcd", "snapshot", snapshot, "--endpoint="+source.etcd)
 	require.Zero(t, code, out)
 	out, code = kubectlDR("etcd", "restore", snapshot, "--data-dir="+data)
@@ -96,10 +96,10 @@ func compared(t *testing.T, kubectlDR command, source, standby *cluster, want in
 // prints nothing, and its exit status.
 type command func(args ...string) (string, int)
 
-// buildKubectlDR builds the command.
-func buildKubectlDR(t *testing.T) command {
+// commandOf returns the product's.
+func commandOf(t *testing.T) command {
 	t.Helper()
-	program := buildOwn(t, t.TempDir(), "kubectl-dr")
+	program := program(t, "kubectl-dr")
 	return func(args ...string) (string, int) {
 		var out, said bytes.Buffer
 		cmd := exec.CommandContext(t.Context(), program, args...)
