@@ -125,19 +125,25 @@ func (in *inspection) references() {
 			workload("wave "+wave.Name, s)
 		}
 	}
-	for _, p := range in.plan.Spec.Probes {
+	action := func(where string, p plan.Probe) {
 		ns, err := plan.ParseNamespace(p.Namespace, namespaces)
 		switch {
 		case p.Exec != nil:
-			workload("probe "+p.Name, p.Exec.Workload)
+			workload(where, p.Exec.Workload)
 		case p.SQL != nil:
-			workload("probe "+p.Name, p.SQL.Workload)
+			workload(where, p.SQL.Workload)
 		case err != nil:
 		case p.HTTP != nil:
-			look("probe "+p.Name, "v1/Service", ns+"/"+p.HTTP.Service)
+			look(where, "v1/Service", ns+"/"+p.HTTP.Service)
 		case p.TCP != nil:
-			look("probe "+p.Name, "v1/Service", ns+"/"+p.TCP.Service)
+			look(where, "v1/Service", ns+"/"+p.TCP.Service)
 		}
+	}
+	for _, p := range in.plan.Spec.Probes {
+		action("probe "+p.Name, p)
+	}
+	for _, h := range in.plan.Spec.Hooks() {
+		action("hook "+h.Name, h.Probe)
 	}
 	for _, m := range slices.Sorted(maps.Keys(missing)) {
 		in.problem(m, "not in backup "+in.backups[0].Name, "correct the name in the plan, or back the object up")
