@@ -76,8 +76,10 @@ func TestLook(t *testing.T) {
 				o.(*velerov1api.BackupStorageLocation).Spec.AccessMode = velerov1api.BackupStorageLocationAccessModeReadWrite
 			})
 			w.update(&velerov1api.Backup{}, "wordpress-2", func(o client.Object) {
-				o.(*velerov1api.Backup).Spec.VolumeSnapshotLocations = []string{"zfs-primary"}
+				b := o.(*velerov1api.Backup)
+				b.Spec.VolumeSnapshotLocations, b.Status.FormatVersion = []string{"zfs-primary"}, "2.0.0"
 			})
+			w.takenBy("v0.9.3")
 		}},
 		{"check of a Velero that gives up before the location does", "check", func(w *world) {
 			w.update(&velerov1api.Backup{}, "wordpress-2", func(o client.Object) {
@@ -171,6 +173,13 @@ func (w *world) deploy(name, pluginVersion string, args ...string) {
 	d.Spec.Template.Spec.InitContainers = []corev1api.Container{{Name: "plugin", Image: "registry.example.org:5000/velero-plugin-zfs-dr:" + pluginVersion}}
 	d.Spec.Template.Spec.Containers = []corev1api.Container{{Name: "velero", Command: []string{"/velero"}, Args: append([]string{"server"}, args...)}}
 	require.NoError(w.t, w.recovery.Client.Create(w.t.Context(), d))
+}
+
+// takenBy has the copies say which version of the plugin took their snapshots.
+func (w *world) takenBy(version string) {
+	for _, v := range w.host.snapshots {
+		v.Properties = map[string]string{zfssnap.PropVersion: version}
+	}
 }
 
 // update changes an object of Velero's in the recovery cluster.
