@@ -210,6 +210,7 @@ func (in *inspection) server(ctx context.Context) {
 	in.ok("server", status.ServerVersion)
 	in.plugins(status)
 	in.deployment(ctx)
+	in.format()
 }
 
 // ServerVersion returns the version that a cluster's Velero server says it has.
@@ -368,6 +369,7 @@ func (in *inspection) host(h cluster.Host) {
 		return
 	}
 	in.ok(name, fmt.Sprintf("version %s, OpenZFS %s", h.Info.GetAgentVersion(), h.Info.GetZfsVersion()))
+	in.agentVersions[h.Node] = h.Info.GetAgentVersion()
 	in.sameVersion(h.Node, h.Info.GetAgentVersion())
 	skew, uncertain := h.Skew()
 	if skew.Abs() > rpo.Noticeable+uncertain {
@@ -400,7 +402,7 @@ func (in *inspection) pools(h cluster.Host) {
 	}
 }
 
-func (in *inspection) restorePoint(context.Context) {
+func (in *inspection) restorePoint(ctx context.Context) {
 	if in.StorageErr != nil || len(in.backups) == 0 {
 		in.skip("newest", "there is nothing to look at")
 		return
@@ -431,6 +433,7 @@ func (in *inspection) restorePoint(context.Context) {
 	if !last.Recoverable() {
 		return
 	}
+	in.takenBy(ctx, last)
 	age, objective := in.Now().Sub(last.At()), in.plan.Spec.Objectives.RPO.Duration
 	message := fmt.Sprintf("%s old, objective %s", report.Age(age), report.Age(objective))
 	switch {
