@@ -2,6 +2,7 @@
 // parts only: a WordPress-like application on OpenZFS is backed up by a Velero
 // schedule, replicated, rehearsed, and failed over when its site is gone. Before, a small
 // one is moved to the other site and home again.
+// "demo sites" measures what a warm and a hot site are worth.
 // "demo rebuild" tells another one: a fresh cluster comes up from Git, and gets what
 // Git does not hold. Every claim it prints was checked; the exit status is 0 only if all hold.
 package main
