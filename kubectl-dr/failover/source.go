@@ -11,6 +11,7 @@ import (
 	"time"
 
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	"github.com/vmware-tanzu/velero/pkg/label"
 	corev1api "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -330,6 +331,19 @@ func (s *Source) record(ctx context.Context) (*velerov1api.Backup, error) {
 	key := client.ObjectKey{Namespace: s.Cluster.Namespace, Name: s.Run.Spec.Backup}
 	if err := s.Cluster.Client.Get(ctx, key, b); err != nil {
 		return nil, fmt.Errorf("get backup %s at %s: %w", key, s.Site, err)
+	}
+	// One that is not over would be a backup to take, there.
+	if b.Status.Phase != velerov1api.BackupPhaseCompleted {
+		return nil, fmt.Errorf("backup %s is %s", b.Name, b.Status.Phase)
+	}
+	// Velero finds these with a backup alone that it does not know yet, and restores
+	// no files without them.
+	files := &velerov1api.PodVolumeBackupList{}
+	if err := s.Cluster.Client.List(ctx, files, client.InNamespace(key.Namespace), client.MatchingLabels{velerov1api.BackupNameLabel: label.GetValidName(b.Name)}); err != nil {
+		return nil, fmt.Errorf("list PodVolumeBackups of backup %s at %s: %w", key, s.Site, err)
+	}
+	if len(files.Items) > 0 || b.Status.CSIVolumeSnapshotsAttempted > 0 {
+		return nil, fmt.Errorf("backup %s has more than ZFS snapshots", b.Name)
 	}
 	var storage [2]string
 	for i, c := range []*cluster.Cluster{s.Cluster, s.Recovery} {

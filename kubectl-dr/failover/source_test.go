@@ -98,15 +98,26 @@ func TestSource_theOtherSideIsToldOfTheBackup(t *testing.T) {
 		b.Spec.StorageLocation, b.Status.Phase = "default", velerov1api.BackupPhaseCompleted
 		return b
 	}
+	files := &velerov1api.PodVolumeBackup{ObjectMeta: metav1.ObjectMeta{
+		Namespace: "velero", Name: "run-x7x8k", Labels: map[string]string{velerov1api.BackupNameLabel: "run"},
+	}}
+	goesOn := backup()
+	goesOn.Status.Phase = velerov1api.BackupPhaseFinalizing
+	csi := backup()
+	csi.Status.CSIVolumeSnapshotsAttempted = 1
 	tests := []struct {
 		name  string
+		taken []client.Object
 		there []client.Object
 		says  string // while it waits; "" when it does not
 	}{
-		{"the same bucket", []client.Object{location("backups")}, ""},
-		{"it knows already", []client.Object{backup()}, ""},
-		{"another bucket", []client.Object{location("copies")}, "another storage in each cluster"},
-		{"no such location", nil, `"default" not found`},
+		{"the same bucket", []client.Object{backup()}, []client.Object{location("backups")}, ""},
+		{"it knows already", []client.Object{backup()}, []client.Object{backup()}, ""},
+		{"another bucket", []client.Object{backup()}, []client.Object{location("copies")}, "another storage in each cluster"},
+		{"no such location", []client.Object{backup()}, nil, `"default" not found`},
+		{"a backup that goes on", []client.Object{goesOn}, []client.Object{location("backups")}, "is Finalizing"},
+		{"files that Velero keeps", []client.Object{backup(), files}, []client.Object{location("backups")}, "has more than ZFS snapshots"},
+		{"snapshots of a CSI driver", []client.Object{csi}, []client.Object{location("backups")}, "has more than ZFS snapshots"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -114,11 +125,11 @@ func TestSource_theOtherSideIsToldOfTheBackup(t *testing.T) {
 			open := func(objects ...client.Object) *cluster.Cluster {
 				return &cluster.Cluster{Namespace: "velero", Client: fake.NewClientBuilder().WithScheme(cluster.Scheme()).WithObjects(objects...).Build()}
 			}
-			taken, recovery := backup(), open(tt.there...)
-			taken.Spec.Hooks.Resources = []velerov1api.BackupResourceHookSpec{{Name: "freeze"}}
+			recovery := open(tt.there...)
+			tt.taken[0].(*velerov1api.Backup).Spec.Hooks.Resources = []velerov1api.BackupResourceHookSpec{{Name: "freeze"}}
 			var said []string
 			s := &Source{
-				Cluster: open(location("backups"), taken), Recovery: recovery, Site: SourceSite, There: "here",
+				Cluster: open(append(tt.taken, location("backups"))...), Recovery: recovery, Site: SourceSite, There: "here",
 				Run:      &plan.RecoveryRun{Spec: plan.RecoveryRunSpec{Backup: "run"}},
 				Interval: time.Millisecond, ArriveTimeout: 50 * time.Millisecond,
 				Hooks: run.Hooks{Progress: func(msg string) { said = append(said, msg) }},
