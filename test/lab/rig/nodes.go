@@ -123,6 +123,10 @@ func (r *Rig) bootable(n node) vm.Machine {
 				"--tls=" + config("pki/agent.pem"), "--config=" + config("agent.yaml"), "--archive=offsite=" + config("archive.yaml")},
 			Ready: &guestcfg.Probe{TCP: local(agentPort)},
 		})
+		if agent := &m.Guest.Services[len(m.Guest.Services)-1]; r.state.Stretched {
+			// Without udev, zpool waits for links that never come.
+			agent.Argv = append(agent.Argv, "--pool-devices=/dev")
+		}
 	}
 	if !r.state.Light {
 		r.addKubelet(&m, n)

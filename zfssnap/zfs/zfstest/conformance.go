@@ -129,7 +129,7 @@ func spare(t *testing.T, run zfs.Runner) (pool, devices string) {
 		require.NoError(t, err, args)
 		require.Zero(t, res.ExitCode, "%v: %s", args, res.Stderr)
 	}
-	pool = "spare" + randomID()
+	pool = "extra" + randomID() // a name that begins with spare is reserved
 	devices = "/tmp/" + pool
 	do(t.Context(), "mkdir", devices)
 	do(t.Context(), "truncate", "-s", "128M", devices+"/vdev")
