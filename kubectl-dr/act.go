@@ -556,7 +556,7 @@ func (f *failoverFlags) failover(ctx context.Context, e *env, s *site, p *plan.R
 		fo.Names = e.names(t.Resolver)
 	}
 	j := &run.Journal{Run: r, Client: s.cluster.Client, Now: e.now, Hooks: e.hooks()}
-	if f.back || f.planned && !j.Done(failover.StepFence) {
+	if f.back || f.planned && !j.Done(fo.Taken()) {
 		if err := f.sides(ctx, e, s, runs, fo); err != nil {
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	corev1api "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/failover"
@@ -21,15 +22,15 @@ import (
 func stretch(t *testing.T) *world {
 	t.Helper()
 	w := newWorld(t)
-	p := &plan.RecoveryPlan{}
-	require.NoError(t, w.recovery.Client.Get(t.Context(), client.ObjectKey{Namespace: veleroNS, Name: "wordpress"}, p))
-	p.Spec.Source.StretchedPools = []plan.StretchedPool{{Pool: "metro", Source: "hassio", Recovery: "remote"}}
-	require.NoError(t, w.recovery.Client.Update(t.Context(), p))
+	w.change(t, func(p *plan.RecoveryPlan) {
+		p.Spec.Source.StretchedPools = []plan.StretchedPool{{Pool: "metro", Source: "hassio", Recovery: "remote"}}
+	})
 	for _, claim := range claims {
 		w.volumes["hassio"][claim] = "metro/k3s/" + claim
 		w.old.datasets["metro/k3s/"+claim] = map[string]string{}
 		w.holds = append(w.holds, claimOf(claim, claim), volumeOf(claim, claim, "hassio", "metro/k3s"))
 	}
+	w.holds = append(w.holds, &corev1api.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "wordpress", Labels: map[string]string{"team": "blog"}}})
 	w.old.absent = false
 	w.old.reach, w.host.reach = w.host, w.old
 	w.old.pools = map[string]*agentpb.PoolState{"metro": {Name: "metro", Health: "ONLINE", Imported: true, Multihost: true, Host: "hassio", Hostid: 1, OwnHostid: 1}}
@@ -47,6 +48,9 @@ func (w *world) cutOff() {
 
 func (w *world) bound(t *testing.T) {
 	t.Helper()
+	ns := &corev1api.Namespace{}
+	require.NoError(t, w.recovery.Client.Get(t.Context(), client.ObjectKey{Name: "wordpress"}, ns))
+	assert.Equal(t, "blog", ns.Labels["team"], "Velero leaves a namespace that is there as it is")
 	for _, name := range claims {
 		claim, pv := w.claim(name)
 		assert.Equal(t, corev1api.ClaimBound, claim.Status.Phase)
@@ -64,10 +68,7 @@ func TestStretched_disaster(t *testing.T) {
 	w.cutOff()
 	golden(t, "stretched-disaster", w.run(t.Context(), "failover", "wordpress", "--disaster", "--yes").String())
 	w.bound(t)
-	runs := &plan.RecoveryRunList{}
-	require.NoError(t, w.recovery.Client.List(t.Context(), runs))
-	require.Len(t, runs.Items, 1)
-	r := runs.Items[0]
+	r := w.lastRun(t)
 	assert.Zero(t, r.Status.RPO.Duration)
 	assert.True(t, *r.Status.RPOMet)
 	assert.Equal(t, "remote:run/"+r.Name, w.host.pools["metro"].GetTakenBy())
@@ -119,6 +120,24 @@ func TestStretched_planned(t *testing.T) {
 	assert.False(t, w.old.pools["metro"].GetImported())
 }
 
+func TestStretched_plannedGoesOn(t *testing.T) {
+	t.Parallel()
+	for _, step := range []string{failover.StepFence, failover.StepExport, failover.StepImport, failover.StepBind} {
+		t.Run(step, func(t *testing.T) {
+			t.Parallel()
+			w := stretch(t)
+			w.dieAfter = step
+			args := []string{"failover", "wordpress", "--planned", "--source-context=primary", "--yes"}
+			assert.NotZero(t, w.run(t.Context(), args...).code)
+			w.revive()
+			o := w.run(t.Context(), args...)
+			assert.Zero(t, o.code, o.err)
+			w.bound(t)
+			assert.False(t, w.old.pools["metro"].GetImported())
+		})
+	}
+}
+
 func TestStretched_plannedGivesThePoolBack(t *testing.T) {
 	t.Parallel()
 	w := stretch(t)
@@ -127,11 +146,32 @@ func TestStretched_plannedGivesThePoolBack(t *testing.T) {
 	assert.Equal(t, 1, o.code)
 	assert.Contains(t, o.err, "does not see site-a")
 	assert.True(t, w.old.pools["metro"].GetImported(), "the source has it again")
-	runs := &plan.RecoveryRunList{}
-	require.NoError(t, w.recovery.Client.List(t.Context(), runs))
-	assert.True(t, slices.ContainsFunc(runs.Items[0].Status.Steps, func(s plan.Step) bool {
+	assert.True(t, slices.ContainsFunc(w.lastRun(t).Status.Steps, func(s plan.Step) bool {
 		return s.Name == failover.StepRollBack+failover.SourceSite && s.Phase == plan.PhasePassed
 	}))
+}
+
+func TestStretched_warmStandby(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		flag     string
+		restores int
+	}{"activated": {"--cold=false", 0}, "removed": {"--cold", 1}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := stretch(t)
+			w.profiles("- {name: wordpress-standby, state: standby, externalDNS: mute}\n- {name: wordpress-failover, state: standby}\n- {name: wordpress-drill, state: standby}\n")
+			w.change(t, func(p *plan.RecoveryPlan) { p.Spec.Profiles.Standby = "wordpress-standby" })
+			w.do(t, "sync")
+			w.cutOff()
+			o := w.run(t.Context(), "failover", "wordpress", "--disaster", "--yes", tt.flag)
+			require.Zero(t, o.code, o.err)
+			w.bound(t)
+			restores := &velerov1api.RestoreList{}
+			require.NoError(t, w.recovery.Client.List(t.Context(), restores))
+			assert.Len(t, restores.Items, tt.restores, "every object is there, and every volume came with its pool")
+		})
+	}
 }
 
 func TestStretched_aDrillWantsCopies(t *testing.T) {

@@ -106,6 +106,15 @@ func (f *Failover) before() []run.Step {
 	return append([]run.Step{f.Select(f.Finder), f.fence()}, f.importPools()...)
 }
 
+// Taken is the name of the last step that can be taken back: afterwards the source is
+// not needed any more.
+func (f *Failover) Taken() string {
+	if len(f.stretchedPools()) > 0 {
+		return StepImport
+	}
+	return StepFence
+}
+
 func (f *Failover) recovery() []run.Step {
 	var steps []run.Step
 	if f.Run.Spec.SetAside {

@@ -9,7 +9,6 @@ import (
 
 	corev1api "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -191,7 +190,13 @@ func (f *Failover) bind(ctx context.Context, v *plan.Volume, objects []*unstruct
 	if err := unstructured.SetNestedField(claim.Object, pv.GetName(), "spec", "volumeName"); err != nil {
 		return err
 	}
-	ns := &corev1api.Namespace{ObjectMeta: metav1.ObjectMeta{Name: claim.GetNamespace()}}
+	ns := objectIn(objects, "Namespace", "", v.Namespace)
+	if ns == nil {
+		ns = &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": v.Namespace}}}
+	}
+	if ns, err = rewrite.ApplyTo(profile, rewrite.Restored(ns)); err != nil {
+		return err
+	}
 	for _, obj := range []client.Object{ns, pv, claim} {
 		if err := f.Cluster.Client.Create(ctx, obj); err != nil && !apierrors.IsAlreadyExists(err) {
 			return fmt.Errorf("create %s: %w", obj.GetName(), err)

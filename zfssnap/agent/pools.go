@@ -106,12 +106,9 @@ func (s *Server) ImportPool(ctx context.Context, req *agentpb.ImportPoolRequest)
 		if err := movable(deed, host, p, req.GetFenced()); err != nil {
 			return nil, err
 		}
-		// Whether another host writes to it is looked at anew: with multihost on, ZFS
-		// watches the disks before it imports, also by force.
-		err = s.ZFS.Import(ctx, pool, false)
-		if errors.Is(err, zfs.ErrPoolElsewhere) {
-			err = s.ZFS.Import(ctx, pool, true)
-		}
+		// Force is about the host that had it last. With multihost on, ZFS watches the
+		// disks anew all the same, and does not import what is written to.
+		err = s.ZFS.Import(ctx, pool, !p.GetExported() && p.GetHostid() != p.GetOwnHostid())
 		if errors.Is(err, ErrInUse) {
 			return nil, hint.Add(fmt.Errorf("%s: %w", deed, err), hintActive)
 		}

@@ -57,7 +57,7 @@ zpool create -o cachefile=none -o multihost=on -o ashift=12 -O mountpoint=none "
 	assert.Equal(t, last, on(t, remote, "sh", "-ec", mounted+"ls", "sh", kept), "it was kept before anything wrote")
 
 	// The host that died comes back, and does not get the pool.
-	require.NoError(t, lab.Start(t.Context(), t.Output(), hassio))
+	require.NoError(t, lab.Start(t.Context(), t.Output(), primary, hassio))
 	assert.NotContains(t, on(t, hassio, "zpool", "list", "-H", "-o", "name"), metro)
 	refused := on(t, hassio, "sh", "-c", `zpool import -d /dev -N -f "$1" 2>&1 && echo imported`+"\ntrue", "sh", metro)
 	assert.Contains(t, refused, "pool is imported on host 'remote'")
