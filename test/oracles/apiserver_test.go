@@ -54,14 +54,29 @@ var profiles = map[string]string{
 	"relabeled": "  labelValues: {app: {web: web-dr}}\n  gitOps: strip\n  labels: {set: {site: dr}}\n  annotations: {set: {example.org/site: dr}}",
 }
 
-// TestAPIServer_acceptsWhatIsRewritten takes objects that a real API server with
-// the real definitions accepts and rewrites them in every way: it still does.
-func TestAPIServer_acceptsWhatIsRewritten(t *testing.T) {
+// TestAPIServer has a real API server with the real definitions judge what becomes
+// of objects. Those in namespace web are only tried there, so that tests can share it.
+func TestAPIServer(t *testing.T) {
 	t.Parallel()
-	c := startCluster(t, definitions...)
+	c := startCluster(t, append(definitions, ofArgoCD)...)
 	for _, obj := range readObjects(t, "testdata/around.yaml") {
 		require.NoError(t, c.accepts(t.Context(), obj), obj.GetName())
 	}
+	for name, test := range map[string]func(*testing.T, *cluster){
+		"accepts what is rewritten":     acceptsWhatIsRewritten,
+		"has what a standby is kept of": keepsAStandby,
+		"takes what pauses Argo CD":     takesWhatPausesArgoCD,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, c)
+		})
+	}
+}
+
+// acceptsWhatIsRewritten takes objects that the server accepts and rewrites them in
+// every way: it still does.
+func acceptsWhatIsRewritten(t *testing.T, c *cluster) {
 	require.NoError(t, c.accepts(t.Context(), namespace(target)))
 
 	objects := append(readObjects(t, "testdata/objects.yaml"), readObjects(t, filepath.Join(ruleData, "bench/in.yaml"))...)

@@ -55,11 +55,8 @@ spec: ` + argoSpec + `status:
 `
 )
 
-// TestArgoCD_takesWhatPausesIt pauses an Application of Argo CD's own definitions.
-func TestArgoCD_takesWhatPausesIt(t *testing.T) {
-	t.Parallel()
-	c := startControlPlane(t, t.TempDir())
-	c.define(t, definition{"github.com/argoproj/argo-cd/v3@v3.5.7", "manifests/crds/*-crd.yaml"})
+// takesWhatPausesArgoCD pauses an Application of Argo CD's own definitions.
+func takesWhatPausesArgoCD(t *testing.T, c *cluster) {
 	config, err := clientcmd.BuildConfigFromFlags("", c.kubeconfig)
 	require.NoError(t, err)
 	writer, err := client.New(config, client.Options{})

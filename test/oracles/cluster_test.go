@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -38,6 +39,7 @@ type definition struct{ module, files string }
 var (
 	ofVelero      = definition{"github.com/vmware-tanzu/velero@v1.18.3", "config/crd/v*/bases/*.yaml"}
 	ofCertManager = definition{"github.com/cert-manager/cert-manager@v1.21.2", "deploy/crds/*.yaml"}
+	ofArgoCD      = definition{"github.com/argoproj/argo-cd/v3@v3.5.7", "manifests/crds/*-crd.yaml"}
 )
 
 // definitions are all of those, and those of what is rewritten besides.
@@ -134,21 +136,36 @@ func build(t *testing.T, names ...string) []string {
 	return programs
 }
 
-// buildOwn builds one of the product's programs into a directory. Tests run the
-// programs, since this module has other versions of what they are built from.
-func buildOwn(t *testing.T, dir, name string) string {
-	t.Helper()
-	return buildIn(t, dir, "cmd", name)
+// ownPrograms is where the product's programs are. Tests run them, since this module
+// has other versions of what they are built from.
+var ownPrograms string
+
+var buildOwnPrograms = sync.OnceValue(func() error {
+	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", ownPrograms, "./cmd/...", "./test/memoryagent")
+	build.Dir = filepath.Join("..", "..")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build the programs: %w: %s", err, out)
+	}
+	return nil
+})
+
+func TestMain(m *testing.M) {
+	var err error
+	if ownPrograms, err = os.MkdirTemp("", "oracles"); err != nil {
+		panic(err)
+	}
+	code := m.Run()
+	if err := os.RemoveAll(ownPrograms); err != nil {
+		panic(err)
+	}
+	os.Exit(code)
 }
 
-// buildIn is buildOwn for programs that are elsewhere in the repository.
-func buildIn(t *testing.T, dir, folder, name string) string {
+// program returns where one of the product's programs is.
+func program(t *testing.T, name string) string {
 	t.Helper()
-	built := exec.CommandContext(t.Context(), "go", "build", "-o", dir, "./"+folder+"/"+name)
-	built.Dir = filepath.Join("..", "..")
-	out, err := built.CombinedOutput()
-	require.NoError(t, err, string(out))
-	return filepath.Join(dir, name)
+	require.NoError(t, buildOwnPrograms())
+	return filepath.Join(ownPrograms, name)
 }
 
 // writeKey writes a key for tokens of service accounts.

@@ -92,7 +92,7 @@ func drFor(t *testing.T, c *cluster, text string) func(args ...string) (string, 
 	t.Helper()
 	c.knowsPlans(t)
 	dir := t.TempDir()
-	command, plan := buildOwn(t, dir, "kubectl-dr"), filepath.Join(dir, "plan.yaml")
+	command, plan := program(t, "kubectl-dr"), filepath.Join(dir, "plan.yaml")
 	require.NoError(t, os.WriteFile(plan, []byte(text), 0o600))
 	return func(args ...string) (string, error) {
 		t.Helper()
@@ -256,10 +256,10 @@ spec: {accessModes: [ReadWriteOnce], storageClassName: zfs, resources: {requests
 func startMemoryAgent(t *testing.T, datasets ...string) string {
 	t.Helper()
 	dir, address := t.TempDir(), beside.Address(t)
-	certs := exec.CommandContext(t.Context(), buildOwn(t, dir, "zfs-agent"), "certs", "--ca-dir="+dir, "--node=hassio", "--client=velero")
+	certs := exec.CommandContext(t.Context(), program(t, "zfs-agent"), "certs", "--ca-dir="+dir, "--node=hassio", "--client=velero")
 	out, err := certs.CombinedOutput()
 	require.NoError(t, err, string(out))
-	beside.Start(t, nil, buildIn(t, dir, "test", "memoryagent"), "--node=hassio", "--listen="+address, "--tls="+filepath.Join(dir, "hassio.pem"), "--datasets="+strings.Join(datasets, ","))
+	beside.Start(t, nil, program(t, "memoryagent"), "--node=hassio", "--listen="+address, "--tls="+filepath.Join(dir, "hassio.pem"), "--datasets="+strings.Join(datasets, ","))
 	bundle, err := os.ReadFile(filepath.Join(dir, "velero.pem"))
 	require.NoError(t, err)
 	return fmt.Sprintf(claims, base64.StdEncoding.EncodeToString(bundle), address)

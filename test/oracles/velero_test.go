@@ -59,10 +59,11 @@ func startVelero(t *testing.T, c *cluster, args ...string) *velero {
 	require.NoError(t, os.MkdirAll(v.bucket, 0o700))
 	require.NoError(t, os.MkdirAll(plugins, 0o700))
 	home := t.TempDir()
-	copied, err := os.ReadFile(programs[1])
-	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(filepath.Join(plugins, "velero-plugin-for-aws"), copied, 0o700)) // the server follows no links
-	buildOwn(t, plugins, "velero-plugin-zfs-dr")
+	for _, plugin := range []string{programs[1], program(t, "velero-plugin-zfs-dr")} {
+		copied, err := os.ReadFile(plugin)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(plugins, filepath.Base(plugin)), copied, 0o700)) // the server follows no links
+	}
 
 	credentials := filepath.Join(dir, "s3-credentials")
 	require.NoError(t, os.WriteFile(credentials, fmt.Appendf(nil, "[default]\naws_access_key_id = lab\naws_secret_access_key = %s\n", secret), 0o600))

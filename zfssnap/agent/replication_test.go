@@ -377,6 +377,36 @@ func TestReplicate_finishesAnInterruptedOlderSnapshotFirst(t *testing.T) {
 	w.requireSame(t, second)
 }
 
+func TestReplicate_bringsWhatAnotherTransferHasYetToBring(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	failed, again := make(chan struct{}), make(chan struct{})
+	w.hassio.restart(t, func(s *agent.Server) {
+		s.RetryDelay = func(int) time.Duration {
+			close(failed)
+			<-again
+			return 0
+		}
+	})
+	w.client = w.dial(t, w.hassio, "velero")
+	first := w.snapshot(t, "b1")
+	w.remote.stop(t)
+	late, err := w.client.Replicate(t.Context(), w.request(first))
+	require.NoError(t, err)
+	<-failed
+	w.remote.start(t)
+	require.NoError(t, w.hassio.pool.Write(source, "more", random(64<<10)))
+	second := w.snapshot(t, "b2")
+	w.done(t, second)
+	w.requireSame(t, first)
+	w.requireSame(t, second)
+
+	close(again)
+	late = w.wait(t, late.GetId())
+	require.NoError(t, agent.TransferError(late))
+	assert.Zero(t, late.GetBytesSent(), "it is there already")
+}
+
 func TestReplicate_divergedIsRefused(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -142,7 +142,12 @@ func (s *Server) Replicate(ctx context.Context, req *agentpb.ReplicateRequest) (
 		},
 		addr: req.GetTargetAddress(), attempt: s.transfers.replicate,
 	}
-	t.job.Keep = func(guid uint64) bool { return s.transfers.needs(t, guid) }
+	t.job.Keep = func(guid uint64) bool {
+		return s.transfers.other(t, func(o *transfer) bool { return o.job.Dataset == t.job.Dataset && o.job.GUID == guid })
+	}
+	t.job.Pending = func(guid uint64) bool {
+		return s.transfers.other(t, func(o *transfer) bool { return o.target() == t.target() && o.job.GUID == guid })
+	}
 	return s.transfers.joinOrStart(ctx, t)
 }
 
@@ -292,13 +297,12 @@ func (ts *transfers) start(t *transfer) *agentpb.Transfer {
 	return t.snapshot()
 }
 
-// needs reports whether another unfinished transfer from the same dataset to a
-// target sends that snapshot.
-func (ts *transfers) needs(self *transfer, guid uint64) bool {
+// other reports whether there is another unfinished transfer to a target like that.
+func (ts *transfers) other(self *transfer, like func(*transfer) bool) bool {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	for _, t := range ts.byID {
-		if t != self && t.archive == "" && t.job.Dataset == self.job.Dataset && t.job.GUID == guid && t.running() {
+		if t != self && t.archive == "" && like(t) && t.running() {
 			return true
 		}
 	}

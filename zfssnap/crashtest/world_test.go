@@ -3,11 +3,11 @@ package crashtest
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -172,9 +172,7 @@ type chain struct {
 func newChain(t *testing.T, w *world) *chain {
 	t.Helper()
 	id := make([]byte, 4)
-	for i := range id {
-		id[i] = byte(rand.IntN(256))
-	}
+	_, _ = rand.Read(id)
 	name := "c" + hex.EncodeToString(id)
 	c := &chain{
 		world: w, name: name, dataset: w.source.root + "/" + name, replica: w.target.root + "/replica/" + name + "/k3s/vol",
@@ -289,9 +287,7 @@ func (c *chain) write(t *testing.T) {
 	files := maps.Clone(c.files)
 	for _, name := range []string{"data", fmt.Sprint("data-", c.n%3)} {
 		files[name] = make([]byte, c.size)
-		for i := range files[name] {
-			files[name][i] = byte(rand.Uint32())
-		}
+		_, _ = rand.Read(files[name])
 		c.source.write(t, c.dataset, name, files[name])
 	}
 	c.files = files

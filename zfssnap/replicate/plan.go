@@ -41,6 +41,9 @@ type Source struct {
 	// CloneOf is the snapshot that it is a clone of, the zero Version for none. It
 	// counts for a first stream only.
 	CloneOf zfs.Version
+	// Pending reports that the target waits for a snapshot from another transfer as
+	// well. Nil for none.
+	Pending func(guid uint64) bool
 }
 
 // Target is what the target has of a replica.
@@ -67,8 +70,9 @@ type Plan struct {
 	// From is the base of the step, a snapshot or bookmark of the source, or what
 	// the source is a clone of. It is the zero Version for a full stream.
 	From zfs.Version
-	// To is the snapshot that the target has after the step. A resumed step may
-	// end at an older one than wanted; then another follows.
+	// To is the snapshot that the target has after the step. It may be an older one
+	// than wanted, which an interrupted step or another transfer was to bring; then
+	// another step follows.
 	To zfs.Version
 	// Mode is how to send it.
 	Mode Mode
@@ -95,7 +99,8 @@ func (p Plan) FromOrigin() uint64 {
 
 // Make plans how the target gets the source's snapshot with that guid. An
 // interrupted receive is continued when it leads towards that snapshot;
-// otherwise the plan starts anew, and the receiver drops what is there.
+// otherwise the plan starts anew, and the receiver drops what is there. A replica
+// takes nothing older than its newest, so what it waits for besides comes first.
 func Make(source Source, target Target, guid uint64) (Plan, error) {
 	want, ok := find(source.Versions, guid, true)
 	if !ok {
@@ -126,6 +131,14 @@ func Make(source Source, target Target, guid uint64) (Plan, error) {
 		plan.Action, plan.From = Incremental, source.CloneOf
 	}
 
+	if source.Pending != nil {
+		older := slices.DeleteFunc(snapshots(source.Versions), func(v zfs.Version) bool {
+			return v.CreateTXG <= plan.From.CreateTXG || v.CreateTXG >= want.CreateTXG || !source.Pending(v.GUID)
+		})
+		if len(older) > 0 {
+			plan.To = older[0]
+		}
+	}
 	var err error
 	if plan.Mode, err = mode(source, target); err != nil {
 		return Plan{}, err

@@ -1,6 +1,7 @@
 package replicate
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -54,6 +55,10 @@ func TestMake(t *testing.T) {
 		target.Mode = mode
 		return target
 	}
+	waits := func(source Source, guids ...uint64) Source {
+		source.Pending = func(guid uint64) bool { return slices.Contains(guids, guid) }
+		return source
+	}
 	below := func(target Target) Target {
 		target.Encrypted = true
 		return target
@@ -96,6 +101,11 @@ func TestMake(t *testing.T) {
 		{"an interrupted full stream is continued", source, partial(Target{Dataset: "dr/a"}, 0, three), 3, Plan{Action: Resume, Mode: Plain, To: three, Token: "1-abc"}, nil},
 		{"an interrupted increment is continued", source, partial(on(copied("one", 1, 5)), 1, three), 3, Plan{Action: Resume, Mode: Plain, From: one, To: three, Token: "1-abc"}, nil},
 		{"a stream towards an older snapshot is finished first", source, partial(on(copied("one", 1, 5)), 1, two), 3, Plan{Action: Resume, Mode: Plain, From: one, To: two, Token: "1-abc"}, nil},
+		{"what the target waits for besides comes first", waits(source, 1, 2), Target{Dataset: "dr/a"}, 3, Plan{Action: Full, Mode: Plain, To: one}, nil},
+		{"and then the next of it", waits(source, 1, 2), on(copied("one", 1, 5)), 3, Plan{Action: Incremental, Mode: Plain, From: one, To: two}, nil},
+		{"what it has or is past is not waited for", waits(source, 1, 2), on(copied("two", 2, 5)), 3, Plan{Action: Incremental, Mode: Plain, From: two, To: three}, nil},
+		{"what is newer can wait", waits(source, 3), on(copied("one", 1, 5)), 2, Plan{Action: Incremental, Mode: Plain, From: one, To: two}, nil},
+		{"a stream past what it waits for is continued", waits(source, 2), partial(on(copied("one", 1, 5)), 1, three), 3, Plan{Action: Resume, Mode: Plain, From: one, To: three, Token: "1-abc"}, nil},
 		{"a stream past the wanted snapshot is dropped", source, partial(on(copied("one", 1, 5)), 1, three), 2, Plan{Action: Incremental, Mode: Plain, From: one, To: two}, nil},
 		{"a stream of a snapshot that is gone is dropped", source, partial(Target{Dataset: "dr/a"}, 0, snap("gone", 99, 25)), 3, Plan{Action: Full, Mode: Plain, To: three}, nil},
 		{"a stream from another base is dropped", source, partial(on(copied("two", 2, 5)), 1, three), 3, Plan{Action: Incremental, Mode: Plain, From: two, To: three}, nil},

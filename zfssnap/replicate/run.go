@@ -33,8 +33,8 @@ const (
 	controlTimeout = time.Minute
 	// lookAge is how old what both sides have may be when a run begins.
 	lookAge = 10 * time.Second
-	// maxSteps bounds a run: continue an interrupted stream, find it stale,
-	// start anew, reach the wanted snapshot.
+	// maxSteps bounds the steps of a run after which the target is no further:
+	// continue an interrupted stream, find it stale, start anew.
 	maxSteps = 4
 )
 
@@ -61,6 +61,9 @@ type Job struct {
 	// Keep reports that another transfer needs a snapshot of Dataset, so that
 	// its hold must stay. Nil for none.
 	Keep func(guid uint64) bool
+	// Pending reports that another transfer is to bring a snapshot of Dataset to the
+	// same target dataset. Nil for none.
+	Pending func(guid uint64) bool
 }
 
 // Progress is told how a run gets on. It must not block.
@@ -109,7 +112,7 @@ func (r Runner) Run(ctx context.Context, job Job) error {
 // Begin looks at what both sides have. It changes nothing and is quick, so that
 // many may begin at once and wait for their turn to run.
 func (r Runner) Begin(ctx context.Context, job Job) (*Attempt, error) {
-	u := &Attempt{Runner: r, Job: job}
+	u := &Attempt{Runner: r, Job: job, source: Source{Pending: job.Pending}}
 	return u, u.look(ctx, false)
 }
 
@@ -137,7 +140,7 @@ func (u *Attempt) Settled(ctx context.Context) (bool, error) {
 // Run does what is left to do, except for Tidy.
 func (u *Attempt) Run(ctx context.Context) error {
 	stale := false
-	for n := range maxSteps {
+	for n := 0; n < maxSteps; n++ {
 		// Waiting for a turn may have taken long.
 		if n > 0 || time.Since(u.seen) > lookAge {
 			if err := u.look(ctx, stale); err != nil {
@@ -175,6 +178,8 @@ func (u *Attempt) Run(ctx context.Context) error {
 		case plan.To.GUID == u.GUID:
 			u.base = plan.To
 			return nil
+		default:
+			n = 0 // the target is further
 		}
 	}
 	return fmt.Errorf("replicate %s@%s to %s on %s: %w after %d steps", u.Dataset, u.Snapshot, u.TargetDataset, u.TargetNode, ErrIncomplete, maxSteps)

@@ -2,6 +2,7 @@ package zfs
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,8 +41,7 @@ type Runner interface {
 // datasets can warn once per dataset.
 const maxStderr = 64 << 10
 
-// killGrace is how long a killed command may take to go, and how long a reader
-// or writer of it may block after it went.
+// killGrace is the Grace of an Exec that has none.
 const killGrace = 5 * time.Second
 
 // Exec runs commands as child processes. The zero value finds zfs and zpool on
@@ -55,6 +55,9 @@ type Exec struct {
 	Paths map[string]string
 	// Env is added to the environment.
 	Env []string
+	// Grace is how long a killed command may take to go, and how long a reader or
+	// writer of it may block after it went; five seconds when it is zero.
+	Grace time.Duration
 }
 
 // LeftError is a command that does not end though it was killed, as happens on
@@ -96,7 +99,8 @@ func (e Exec) Run(ctx context.Context, c Cmd) (Result, error) {
 	cmd.Env = append(append(os.Environ(), "LC_ALL=C", "TZ=UTC"), e.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = killGrace
+	grace := cmp.Or(e.Grace, killGrace)
+	cmd.WaitDelay = grace
 
 	stdout, outBuffer := &gate{w: c.Stdout}, streamBuffer
 	var collected bytes.Buffer
@@ -107,7 +111,7 @@ func (e Exec) Run(ctx context.Context, c Cmd) (Result, error) {
 	stderr := &gate{w: tail}
 	cmd.Stderr = stderr
 	// Always a pipe, since zfs send refuses some kinds of file on recent
-	// kernels, and always our own: those of os/exec are closed killGrace after
+	// kernels, and always our own: those of os/exec are closed a grace after
 	// the command's end, though a writer may be slow with what is left in them,
 	// and make Wait block as long as a reader does.
 	out, err := newPipe()
@@ -168,7 +172,7 @@ func (e Exec) Run(ctx context.Context, c Cmd) (Result, error) {
 	case <-ctx.Done():
 		select {
 		case ended = <-done:
-		case <-time.After(2 * killGrace):
+		case <-time.After(2 * grace):
 			stdout.close()
 			stderr.close()
 			return Result{ExitCode: -1}, &LeftError{Command: verb(c.Args), Ended: gone, cause: ctx.Err()}
@@ -180,7 +184,7 @@ func (e Exec) Run(ctx context.Context, c Cmd) (Result, error) {
 		// see the reader's end.
 		select {
 		case feedErr = <-fed:
-		case <-time.After(killGrace):
+		case <-time.After(grace):
 		}
 	}
 	res := Result{Stdout: collected.Bytes(), Stderr: tail.String(), ExitCode: cmd.ProcessState.ExitCode()}

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -148,7 +149,9 @@ func TestExecLeavesAProcessThatDoesNotEnd(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	r, w := io.Pipe()
-	_, err := runner("detach").Run(ctx, Cmd{Args: []string{"zfs", "snapshot"}, Stdin: r, Stdout: writerFunc(func(p []byte) (int, error) {
+	detaching := runner("detach")
+	detaching.Grace = 100 * time.Millisecond
+	_, err := detaching.Run(ctx, Cmd{Args: []string{"zfs", "snapshot"}, Stdin: r, Stdout: writerFunc(func(p []byte) (int, error) {
 		cancel()
 		return len(p), nil
 	})})
@@ -185,7 +188,9 @@ func TestExecDoesNotWaitForInputThatIsNotWanted(t *testing.T) {
 	r, w := io.Pipe()
 	defer w.Close()
 	go func() { _, _ = w.Write([]byte("abc")) }()
-	res, err := runner("head").Run(t.Context(), Cmd{Args: []string{"zfs"}, Stdin: r})
+	head := runner("head")
+	head.Grace = 100 * time.Millisecond
+	res, err := head.Run(t.Context(), Cmd{Args: []string{"zfs"}, Stdin: r})
 	require.NoError(t, err)
 	assert.Zero(t, res.ExitCode)
 }

@@ -41,18 +41,23 @@ type header struct {
 	Compressed bool   `json:"compressed,omitempty"`
 	Embedded   bool   `json:"embedded,omitempty"`
 	Large      bool   `json:"large,omitempty"`
+	Size       int    `json:"size"`             // of the payload
 	Resume     int    `json:"resume,omitempty"` // payload before this point is there already
 	Resumes    bool   `json:"resumes,omitempty"`
 }
 
 // changes encodes what turns the content a in b.
 func changes(a, b content) []byte {
-	var buf bytes.Buffer
+	size := 0
+	for name, data := range b {
+		size += len(name) + len(data) + 1 + 2*binary.MaxVarintLen64
+	}
+	buf := make([]byte, 0, size)
 	put := func(op byte, name string, data []byte) {
-		buf.WriteByte(op)
+		buf = append(buf, op)
 		for _, field := range [][]byte{[]byte(name), data} {
-			buf.Write(binary.AppendUvarint(nil, uint64(len(field))))
-			buf.Write(field)
+			buf = binary.AppendUvarint(buf, uint64(len(field)))
+			buf = append(buf, field...)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(b)) {
@@ -65,27 +70,24 @@ func changes(a, b content) []byte {
 			put('-', name, nil)
 		}
 	}
-	return buf.Bytes()
+	return buf
 }
 
-// apply is the inverse of changes.
+// apply is the inverse of changes. What it returns is part of the payload.
 func apply(a content, payload []byte) (content, error) {
 	b := content{}
 	maps.Copy(b, a)
-	r := bytes.NewReader(payload)
-	for {
-		op, err := r.ReadByte()
-		if err == io.EOF {
-			return b, nil
-		}
+	for len(payload) > 0 {
+		op := payload[0]
+		payload = payload[1:]
 		var fields [2][]byte
 		for i := range fields {
-			n, err := binary.ReadUvarint(r)
-			if err != nil || n > uint64(r.Len()) {
+			n, read := binary.Uvarint(payload)
+			if read <= 0 || n > uint64(len(payload)-read) {
 				return nil, errors.New("damaged payload")
 			}
-			fields[i] = make([]byte, n)
-			_, _ = io.ReadFull(r, fields[i])
+			end := read + int(n)
+			fields[i], payload = payload[read:end:end], payload[end:]
 		}
 		if op == '-' {
 			delete(b, string(fields[0]))
@@ -93,6 +95,7 @@ func apply(a content, payload []byte) (content, error) {
 			b[string(fields[0])] = fields[1]
 		}
 	}
+	return b, nil
 }
 
 // token encodes a partial receive in the outer form of a resume token.
@@ -306,6 +309,7 @@ func (p *Pool) send(ctx context.Context, args []string, w io.Writer, info io.Wri
 }
 
 func (o *outgoing) write(ctx context.Context, w io.Writer) error {
+	o.header.Size = len(o.payload)
 	js, err := json.Marshal(o.header)
 	if err != nil {
 		return err
@@ -314,11 +318,12 @@ func (o *outgoing) write(ctx context.Context, w io.Writer) error {
 	if _, err := w.Write(append(head, js...)); err != nil {
 		return err
 	}
+	rec := make([]byte, 0, 8+recordSize)
 	for rest := range slices.Chunk(o.payload[o.header.Resume:], recordSize) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		rec := binary.BigEndian.AppendUint32(nil, uint32(len(rest)))
+		rec = binary.BigEndian.AppendUint32(rec[:0], uint32(len(rest)))
 		rec = binary.BigEndian.AppendUint32(rec, crc32.ChecksumIEEE(rest))
 		if _, err := w.Write(append(rec, rest...)); err != nil {
 			return err
@@ -465,7 +470,7 @@ func readHeader(r io.Reader) (header, *failure, error) {
 	if _, err := io.ReadFull(r, js); err != nil {
 		return h, fail("cannot receive: failed to read from stream"), unlessEOF(err)
 	}
-	if err := json.Unmarshal(js, &h); err != nil {
+	if err := json.Unmarshal(js, &h); err != nil || h.Size < 0 || h.Size > 1<<30 {
 		return h, fail("cannot receive: invalid stream (bad magic number)"), nil
 	}
 	return h, nil, nil
@@ -542,7 +547,7 @@ func (p *Pool) begin(f flags, target string, h header) (d *dataset, what string,
 		case h.Cipher == "" && d.crypt != nil && !d.crypt.loaded:
 			return no("inherited key must be loaded")
 		}
-		d.partial = &partial{header: h, began: p.now()}
+		d.partial = &partial{header: h, began: p.now(), payload: make([]byte, 0, h.Size)}
 		d.receiving = true
 		return d, what, false, nil
 	}
@@ -591,7 +596,7 @@ func (p *Pool) begin(f flags, target string, h header) (d *dataset, what string,
 		d.origin, d.content = base, base.content
 	}
 	applyReceived(d, f)
-	d.partial = &partial{header: h, fresh: true, began: p.now()}
+	d.partial = &partial{header: h, fresh: true, began: p.now(), payload: make([]byte, 0, h.Size)}
 	d.receiving = true
 	return d, what, false, nil
 }
@@ -610,7 +615,7 @@ func applyReceived(d *dataset, f flags) {
 
 // records reads records in d's partial state. Nothing is locked while it reads.
 func (p *Pool) records(ctx context.Context, r io.Reader, d *dataset) error {
-	head := make([]byte, 4)
+	head, record := make([]byte, 4), make([]byte, recordSize)
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -626,7 +631,7 @@ func (p *Pool) records(ctx context.Context, r io.Reader, d *dataset) error {
 		if n == 0 {
 			sum = make([]byte, sha256.Size)
 		}
-		data := make([]byte, n)
+		data := record[:n]
 		if _, err := io.ReadFull(r, sum); err != nil {
 			return err
 		}
