@@ -127,7 +127,7 @@ type Source struct {
 	// out of backups on purpose: they may come back empty.
 	IgnoreClaims []string `json:"ignoreClaims,omitempty"`
 	// StretchedPools are mirrored over both sites. A failover imports them where it
-	// goes, with everything that was written, and looks for no copies of what is on
+	// goes, with everything that was synced, and looks for no copies of what is on
 	// them.
 	StretchedPools []StretchedPool `json:"stretchedPools,omitempty"`
 	// VeleroNamespace is where Velero runs; "velero" when empty.

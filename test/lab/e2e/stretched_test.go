@@ -41,6 +41,7 @@ zpool create -o cachefile=none -o multihost=on -o ashift=12 -O mountpoint=none "
 	a.post(t, 3)
 	last := a.posts(t, "")
 	require.NotEqual(t, last, a.posts(t, a.Name+"-1"), "no backup has what was written last")
+	on(t, hassio, "sh", "-ec", mounted+`echo committed > ../sentinel; sync ../sentinel`, "sh", a.dataset()) // fsync(2), as a database does
 	require.NoError(t, lab.Stop(t.Context(), t.Output(), primary, hassio))
 	r = kubectlDR(t, failover...)
 	require.Zero(t, r.code)
@@ -53,6 +54,7 @@ zpool create -o cachefile=none -o multihost=on -o ashift=12 -O mountpoint=none "
 	require.NoError(t, json.Unmarshal([]byte(r.out), &run))
 	assert.Equal(t, "0s", run.Status.RPO)
 	assert.Equal(t, last, recoveredPosts(t, a.Name), "nothing is lost")
+	assert.Equal(t, "committed", kubectl(t, dr, "-n", a.Name, "exec", "deployment/web", "--", "cat", "/data/sentinel"))
 	_, kept, _ := strings.Cut(run.Status.Volumes[0].Kept, ":")
 	assert.Equal(t, last, on(t, remote, "sh", "-ec", mounted+"ls", "sh", kept), "it was kept before anything wrote")
 
