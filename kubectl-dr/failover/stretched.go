@@ -94,9 +94,11 @@ func (f *Failover) importPools() []run.Step {
 func (f *Failover) givePoolsBack(ctx context.Context) error {
 	var errs []error
 	for _, p := range f.stretchedPools() {
-		err := f.Pools.ExportPool(ctx, p.Recovery, p.Pool)
-		if err == nil || errors.Is(err, agent.ErrNotFound) {
-			_, err = f.Pools.ImportPool(ctx, p.Source, p.Pool, f.Run.Name, false)
+		_, err := f.Pools.ImportPool(ctx, p.Source, p.Pool, f.Run.Name, false)
+		if errors.Is(err, agent.ErrInUse) {
+			if err = f.Pools.ExportPool(ctx, p.Recovery, p.Pool); err == nil {
+				_, err = f.Pools.ImportPool(ctx, p.Source, p.Pool, f.Run.Name, false)
+			}
 		}
 		errs = append(errs, err)
 	}
