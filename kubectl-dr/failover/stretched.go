@@ -117,7 +117,8 @@ func (f *Failover) stretched() (some, all bool) {
 }
 
 // bindStretched makes the claims and PersistentVolumes of datasets that came with a
-// pool: of themselves, not of clones. What they hold is kept before anything writes.
+// pool: of themselves, not of clones. What they hold is kept before anything writes; what
+// only the intent log holds is replayed when they are mounted.
 func (f *Failover) bindStretched() []run.Step {
 	if len(f.stretchedPools()) == 0 {
 		return nil
