@@ -23,7 +23,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: build ## the whole story on real parts: back up, replicate, drill, lose the site, fail over
+demo: build ## the whole story on real parts: back up, replicate, drill, move there and home, lose the site, fail over, report
 	$(BIN)/demo
 
 .PHONY: demo-rebuild
@@ -33,6 +33,10 @@ demo-rebuild: build ## another story: a cluster is lost, a fresh one comes up fr
 .PHONY: demo-wordpress
 demo-wordpress: build ## and another: a real WordPress on MariaDB is rehearsed, moves to the other site, and home again
 	$(BIN)/demo wordpress
+
+.PHONY: demo-sites
+demo-sites: build ## measure a failover to a warm and to a hot site
+	$(BIN)/demo sites
 
 .PHONY: test
 test: lint ## lint, then everything on the rig, and beside it unit tests and others' verdicts
@@ -63,11 +67,12 @@ crash: ## break every step of replication in turn, on pools in memory
 	go test -race -count=1 -v ./zfssnap/crashtest -faults=0
 
 .PHONY: soak
-soak: build crash ## the crash matrix, external-dns over rewritten objects, Flux beside rebuilds, all end-to-end tests, then two whole stories
+soak: build crash ## the crash matrix, external-dns over rewritten objects, Flux beside rebuilds, all end-to-end tests, then three whole stories
 	cd test/oracles && go test -tags soak -timeout 60m -run 'TestControllers|TestFlux' .
 	test/e2e/run -long
 	$(BIN)/demo
 	$(BIN)/demo wordpress
+	$(BIN)/demo sites
 
 .PHONY: bench
 bench: build ## speed on real OpenZFS beside what one would otherwise use, of a look at 1,000 volumes, of a restore by a profile, and of a failover, with their bars

@@ -1,10 +1,10 @@
 package kubectldr
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,6 +34,7 @@ type runFlags struct {
 	resume         bool
 	restoreTimeout time.Duration
 	cleanUpTimeout time.Duration
+	answered       []string
 }
 
 func addRunFlags(c *cobra.Command, e *env, g *globalFlags) *runFlags {
@@ -50,6 +51,7 @@ func (f *runFlags) addPoint(c *cobra.Command) {
 
 // addRestore adds what a run needs that restores.
 func (f *runFlags) addRestore(c *cobra.Command) {
+	c.Flags().StringArrayVar(&f.answered, "answer", nil, "name of a prompt of the plan that is answered with yes; may be repeated")
 	c.Flags().DurationVar(&f.restoreTimeout, "restore-timeout", 30*time.Minute, "for Velero's restore")
 	c.Flags().DurationVar(&f.cleanUpTimeout, "cleanup-timeout", 5*time.Minute, "for cleaning up, or giving the site that is left back what it had, also after an interrupt")
 }
@@ -58,7 +60,26 @@ func (f *runFlags) target(e *env, c *cluster.Cluster, r *plan.RecoveryRun) *run.
 	return &run.Target{
 		Cluster: c, Run: r, Hooks: e.hooks(), Interval: e.interval, RestoreTimeout: f.restoreTimeout,
 		Prober: &probe.Prober{Client: c.Client, Pods: c.Pods, Interval: e.interval, Run: r.Name},
+		Ask:    func(ctx context.Context, name, prompt string) error { return f.ask(ctx, e, name, prompt) },
 	}
+}
+
+// ask asks what a plan's prompt says, unless it was answered beforehand. What was
+// agreed to with --yes is the run as such.
+func (f *runFlags) ask(ctx context.Context, e *env, name, prompt string) error {
+	if slices.Contains(f.answered, name) {
+		return nil
+	}
+	fmt.Fprintf(e.ErrOut, "         %s\n", prompt)
+	if !e.interactive() {
+		return hint.Errorf(fmt.Sprintf("see to it, and answer with --answer=%q", name), "there is no terminal to ask on")
+	}
+	fmt.Fprint(e.ErrOut, "Type yes to go on: ")
+	got, err := e.line(ctx)
+	if err == nil && got != "yes" {
+		err = fmt.Errorf("it was answered with %q", got)
+	}
+	return err
 }
 
 // lock keeps others from working on the plan, except from what only looks.
@@ -774,18 +795,24 @@ func (e *env) confirm(ctx context.Context, what, name string) error {
 		return hint.Errorf("add --yes to begin without being asked", "there is no terminal to ask on")
 	}
 	fmt.Fprintf(e.ErrOut, "Type the %s's name to begin: ", what)
-	answer := make(chan string, 1)
+	got, err := e.line(ctx)
+	if err == nil && got != name {
+		err = fmt.Errorf("not begun: %q is not the %s's name", got, what)
+	}
+	return err
+}
+
+// line reads what somebody types.
+func (e *env) line(ctx context.Context) (string, error) {
+	typed := make(chan string, 1)
 	go func() {
-		line, _ := bufio.NewReader(e.In).ReadString('\n')
-		answer <- strings.TrimSpace(line)
+		line, _ := e.typed().ReadString('\n')
+		typed <- strings.TrimSpace(line)
 	}()
 	select {
 	case <-ctx.Done():
-		return context.Cause(ctx)
-	case got := <-answer:
-		if got != name {
-			return fmt.Errorf("not begun: %q is not the %s's name", got, what)
-		}
+		return "", context.Cause(ctx)
+	case line := <-typed:
+		return line, nil
 	}
-	return nil
 }

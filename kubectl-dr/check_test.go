@@ -178,3 +178,32 @@ func TestCheck_whatTheBackupNeeds(t *testing.T) {
 		})
 	}
 }
+
+func TestCheck_whoTookTheSnapshots(t *testing.T) {
+	t.Parallel()
+	const agent = "v0.1.0" // of all agents here
+	tests := []struct{ name, there, plugin, want string }{
+		{"older versions do not say", "", "v0.2.0", ""},
+		{"the same release", "v0.2.0", "v0.2.0", "ok       taken by: version v0.2.0"},
+		{"a patch apart", "v0.2.0", "v0.2.7", "ok       taken by: version v0.2.0"},
+		{"on the way to the next one", "v0.2.0-5-g0a1b2c3-dirty", "v0.2.0", "ok       taken by: version v0.2.0-5-g0a1b2c3-dirty"},
+		{"another minor release", "v0.10.0", "v0.1.0", "warning  taken by: the plugin of version v0.10.0; here it is v0.1.0"},
+		{"another major release", "v1.2.0", "v0.2.0", "warning  taken by: the plugin of version v1.2.0; here it is v0.2.0"},
+		{"a build beside a release", "dev", "v0.2.0", "warning  taken by: the plugin of version dev; here it is v0.2.0"},
+		{"a plugin whose tag tells nothing is of its agents' release", "v0.2.0", "latest", "warning  taken by: the plugin of version v0.2.0; here it is " + agent},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.deploy("velero", tt.plugin)
+			w.takenBy(tt.there)
+			got := w.run(t.Context(), "check").out
+			if tt.want == "" {
+				require.NotContains(t, got, "taken by")
+				return
+			}
+			require.Contains(t, got, tt.want+"\n")
+		})
+	}
+}

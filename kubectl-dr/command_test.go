@@ -71,13 +71,15 @@ func TestLook(t *testing.T) {
 			volumes = strings.Replace(volumes, `"pvcName":"wordpress-db"`, `"pvcName":"other"`, 1)
 			w.files["BackupVolumeInfos/wordpress-2"] = strings.Replace(volumes, `"backupMethod":"NativeSnapshot"`, `"skipped":true,"skippedReason":"skipped due to resource policy "`, 1)
 			w.deploy("velero", "v1.0.0", "--features", "EnableAPIGroupVersions,EnableCSI")
-			w.inPlace(corev1api.VolumeReleased)
+			w.inPlace("pvc-db", corev1api.VolumeReleased)
 			w.update(&velerov1api.BackupStorageLocation{}, "default", func(o client.Object) {
 				o.(*velerov1api.BackupStorageLocation).Spec.AccessMode = velerov1api.BackupStorageLocationAccessModeReadWrite
 			})
 			w.update(&velerov1api.Backup{}, "wordpress-2", func(o client.Object) {
-				o.(*velerov1api.Backup).Spec.VolumeSnapshotLocations = []string{"zfs-primary"}
+				b := o.(*velerov1api.Backup)
+				b.Spec.VolumeSnapshotLocations, b.Status.FormatVersion = []string{"zfs-primary"}, "2.0.0"
 			})
+			w.takenBy("v0.9.3")
 		}},
 		{"check of a Velero that gives up before the location does", "check", func(w *world) {
 			w.update(&velerov1api.Backup{}, "wordpress-2", func(o client.Object) {
@@ -85,7 +87,7 @@ func TestLook(t *testing.T) {
 				b.Spec.VolumeSnapshotLocations, b.Spec.ItemOperationTimeout.Duration = []string{"zfs"}, time.Hour
 			})
 		}},
-		{"check of a site with a volume of the backup's name", "check", func(w *world) { w.inPlace(corev1api.VolumeBound) }},
+		{"check of a site with a volume of the backup's name", "check", func(w *world) { w.inPlace("pvc-db", corev1api.VolumeBound) }},
 		{"check of a backup with CSI snapshots", "check", func(w *world) {
 			w.files["BackupVolumeInfos/wordpress-2"] = strings.Replace(w.files["BackupVolumeInfos/wordpress-2"],
 				`"backupMethod":"NativeSnapshot"`, `"backupMethod":"CSISnapshot","csiSnapshotInfo":{"driver":"zfs.csi.openebs.io"}`, 1)
@@ -171,6 +173,13 @@ func (w *world) deploy(name, pluginVersion string, args ...string) {
 	d.Spec.Template.Spec.InitContainers = []corev1api.Container{{Name: "plugin", Image: "registry.example.org:5000/velero-plugin-zfs-dr:" + pluginVersion}}
 	d.Spec.Template.Spec.Containers = []corev1api.Container{{Name: "velero", Command: []string{"/velero"}, Args: append([]string{"server"}, args...)}}
 	require.NoError(w.t, w.recovery.Client.Create(w.t.Context(), d))
+}
+
+// takenBy has the copies say which version of the plugin took their snapshots.
+func (w *world) takenBy(version string) {
+	for _, v := range w.host.snapshots {
+		v.Properties = map[string]string{zfssnap.PropVersion: version}
+	}
 }
 
 // update changes an object of Velero's in the recovery cluster.
@@ -753,11 +762,11 @@ func TestDrillCleanup_ofARestore(t *testing.T) {
 
 // inPlace has the newest backup hold a PersistentVolume, and the recovery cluster
 // one of its name.
-func (w *world) inPlace(phase corev1api.PersistentVolumePhase) {
+func (w *world) inPlace(name string, phase corev1api.PersistentVolumePhase) {
 	w.t.Helper()
-	contents := strings.Replace(w.files["BackupResourceList/wordpress-2"], "{", `{"v1/PersistentVolume": ["pvc-db", "pvc-html"],`, 1)
+	contents := strings.Replace(w.files["BackupResourceList/wordpress-2"], "{", `{"v1/PersistentVolume": ["`+name+`", "pvc-html"],`, 1)
 	w.files["BackupResourceList/wordpress-2"] = contents
-	pv := &corev1api.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pvc-db"}, Status: corev1api.PersistentVolumeStatus{Phase: phase}}
+	pv := &corev1api.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1api.PersistentVolumeStatus{Phase: phase}}
 	require.NoError(w.t, w.recovery.Client.Create(w.t.Context(), pv))
 }
 
@@ -765,7 +774,7 @@ func (w *world) inPlace(phase corev1api.PersistentVolumePhase) {
 func TestFailover_volumesInPlace(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.inPlace(corev1api.VolumeReleased)
+	w.inPlace("pvc-db", corev1api.VolumeReleased)
 	got := w.run(t.Context(), strings.Fields(doDisaster)...)
 	assert.NotZero(t, got.code)
 	assert.Contains(t, got.err, "PersistentVolume pvc-db, which the backup has too, is Released: Velero waits for it to go")
@@ -782,13 +791,13 @@ func TestFailover_volumesInPlace(t *testing.T) {
 func TestFailover_volumesThatStay(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.inPlace(corev1api.VolumeAvailable)
+	w.inPlace("pvc-db", corev1api.VolumeAvailable)
 	got := w.run(t.Context(), strings.Fields(doDisaster)...)
 	require.Zero(t, got.code, got.err)
 	assert.Contains(t, got.err, "PersistentVolume pvc-db, which the backup has too, is Available: Velero leaves it as it is, and restores no data")
 
 	drilled := newWorld(t)
-	drilled.inPlace(corev1api.VolumeReleased)
+	drilled.inPlace("pvc-db", corev1api.VolumeReleased)
 	got = drilled.run(t.Context(), "drill")
 	require.Zero(t, got.code, got.err)
 	assert.NotContains(t, got.err, "pvc-db", "volumes of other namespaces get other names")

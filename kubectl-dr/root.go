@@ -3,6 +3,7 @@
 package kubectldr
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -65,6 +67,7 @@ type env struct {
 	interval    time.Duration
 	interactive func() bool
 	terminal    func() bool // standard output is one
+	typed       func() *bufio.Reader
 	readSecret  func(ctx context.Context) ([]byte, error)
 	sshAgent    string // its socket
 	holder      string
@@ -89,6 +92,7 @@ func newEnv(streams genericiooptions.IOStreams) *env {
 			f, ok := streams.Out.(*os.File)
 			return ok && term.IsTerminal(int(f.Fd()))
 		},
+		typed:      sync.OnceValue(func() *bufio.Reader { return bufio.NewReader(streams.In) }),
 		readSecret: func(ctx context.Context) ([]byte, error) { return readSecret(ctx, streams.In.(*os.File)) },
 		sshAgent:   os.Getenv("SSH_AUTH_SOCK"),
 		holder:     fmt.Sprintf("%s:%d", host, os.Getpid()),

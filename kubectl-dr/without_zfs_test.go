@@ -92,6 +92,23 @@ func TestWithoutZFS_look(t *testing.T) {
 	}
 }
 
+// Velero provisions a volume anew whose data it brings from elsewhere: one that is
+// there is not in its way.
+func TestWithoutZFS_volumesInPlace(t *testing.T) {
+	t.Parallel()
+	const inTheWay = "volume pvc-wordpress-db: PersistentVolume pvc-wordpress-db, which the backup has too, is Released"
+	for method, want := range map[plan.Method]bool{
+		plan.MethodPodVolumeBackup: false, plan.MethodDataUpload: false, plan.MethodCSISnapshot: false, plan.MethodNativeSnapshot: true,
+	} {
+		t.Run(string(method), func(t *testing.T) {
+			t.Parallel()
+			w := newWorldWithout(t, method)
+			w.inPlace("pvc-wordpress-db", corev1api.VolumeReleased)
+			assert.Equal(t, want, strings.Contains(w.run(t.Context(), "check").out, inTheWay))
+		})
+	}
+}
+
 func TestWithoutZFS_whatIsMissing(t *testing.T) {
 	t.Parallel()
 	tests := []struct {

@@ -14,6 +14,7 @@ const (
 	LabelVolume       = names.LabelVolume
 	PropManaged       = names.PropManaged
 	PropBackup        = names.PropBackup
+	PropVersion       = names.PropVersion
 	PropVolume        = names.PropVolume
 	PropGroup         = names.PropGroup
 	PropTagPrefix     = names.PropTagPrefix

@@ -264,10 +264,10 @@ func (o snapshotOrder) clone() snapshotOrder {
 }
 
 // propertiesOf keeps the tags that Velero gives a snapshot: the name of the
-// backup and of the volume, and the labels of the backup. A label whose name is
-// too long for a property is left out.
+// backup and of the volume, and the labels of the backup; beside them the version
+// of this plugin. A label whose name is too long for a property is left out.
 func propertiesOf(tags map[string]string) map[string]string {
-	props := map[string]string{PropManaged: "true", PropBackup: tags[tagBackup]}
+	props := map[string]string{PropManaged: "true", PropBackup: tags[tagBackup], PropVersion: Version}
 	if pv := tags[tagPV]; pv != "" {
 		props[PropVolume] = pv
 	}

@@ -52,7 +52,7 @@ func TestSnapshotter_backup(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "zfs1:hassio:1:1700000000:znvm/k3s/pvc-1@dr-nightly-0f1e2d3c", first)
 	assert.Equal(t, map[string]string{
-		PropManaged: "true", PropBackup: "nightly", PropVolume: "pvc-1",
+		PropManaged: "true", PropBackup: "nightly", PropVersion: "dev", PropVolume: "pvc-1",
 		"io.kubectl-dr:tag:team": "blog", "io.kubectl-dr:tag:velero.io:schedule-name": "hourly",
 		names.ClaimProperty(volDataset): RecordClaim(openEBSPV(t), VolumeID{Dataset: volDataset}),
 	}, w.agents["hassio"].taken[0].GetProperties())

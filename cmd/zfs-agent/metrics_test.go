@@ -15,7 +15,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/names"
@@ -178,46 +177,4 @@ func TestMetrics_areDocumented(t *testing.T) {
 	doc, err := os.ReadFile("../../docs/metrics.md")
 	require.NoError(t, err)
 	assert.Equal(t, metricNames(t), mentioned(string(doc)), "the document names all metrics, and no others")
-}
-
-func TestExampleAlerts(t *testing.T) {
-	t.Parallel()
-	data, err := os.ReadFile("../../examples/agent/alerts.yaml")
-	require.NoError(t, err)
-	var rules struct {
-		Groups []struct {
-			Name  string `json:"name"`
-			Rules []struct {
-				Alert       string            `json:"alert"`
-				Expr        string            `json:"expr"`
-				For         string            `json:"for"`
-				Labels      map[string]string `json:"labels"`
-				Annotations map[string]string `json:"annotations"`
-			} `json:"rules"`
-		} `json:"groups"`
-	}
-	require.NoError(t, yaml.UnmarshalStrict(data, &rules))
-	known := metricNames(t)
-	var alerts []string
-	for _, g := range rules.Groups {
-		for _, r := range g.Rules {
-			alerts = append(alerts, r.Alert)
-			used := mentioned(r.Expr)
-			assert.NotEmpty(t, used, r.Alert)
-			assert.Subset(t, known, used, r.Alert)
-			assert.NotEmpty(t, r.Labels["severity"], r.Alert)
-			assert.NotEmpty(t, r.Annotations["summary"], r.Alert)
-			assert.NotEmpty(t, r.Annotations["description"], r.Alert)
-			if r.For != "" {
-				_, err := time.ParseDuration(r.For)
-				assert.NoError(t, err, r.Alert)
-			}
-		}
-	}
-	assert.NotEmpty(t, alerts)
-	doc, err := os.ReadFile("../../docs/metrics.md")
-	require.NoError(t, err)
-	for _, alert := range alerts {
-		assert.Contains(t, string(doc), alert)
-	}
 }

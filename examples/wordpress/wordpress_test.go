@@ -38,7 +38,7 @@ func application(t *testing.T) []*unstructured.Unstructured {
 	files, err := filepath.Glob("*.yaml")
 	require.NoError(t, err)
 	return objects(t, slices.DeleteFunc(files, func(file string) bool {
-		return slices.Contains([]string{"plan.yaml", "profiles.yaml", "zfsvolumes.yaml"}, file)
+		return slices.Contains([]string{"home.yaml", "plan.yaml", "profiles.yaml", "zfsvolumes.yaml"}, file)
 	})...)
 }
 
@@ -152,7 +152,7 @@ func TestPlan_fitsTheManifests(t *testing.T) {
 			var p plan.RecoveryPlan
 			require.NoError(t, yaml.UnmarshalStrict(content, &p))
 			assert.Empty(t, p.Lint())
-			assert.Equal(t, []string{p.Spec.Profiles.Drill, p.Spec.Profiles.Failover, p.Spec.Profiles.Rebuild}, loadProfiles(t).Names())
+			assert.Equal(t, []string{p.Spec.Profiles.Drill, p.Spec.Profiles.Failover, p.Spec.Profiles.Rebuild, p.Spec.Profiles.Standby}, loadProfiles(t).Names())
 			names := map[string]bool{}
 			for _, obj := range tt.objects {
 				names[obj.GetKind()+"/"+obj.GetName()] = true
@@ -214,9 +214,9 @@ func TestHome_undoesTheFailover(t *testing.T) {
 	t.Parallel()
 	there, err := loadProfiles(t).Profile("wordpress-failover")
 	require.NoError(t, err)
-	back, err := loadFrom(t, filepath.Join("real", "home.yaml")).Profile("wordpress-home")
+	back, err := loadFrom(t, "home.yaml").Profile("wordpress-home")
 	require.NoError(t, err)
-	for _, obj := range real(t) {
+	for _, obj := range append(application(t), real(t)...) {
 		if obj.GetKind() == "PersistentVolume" {
 			continue // a volume that was restored is another one
 		}

@@ -53,12 +53,13 @@ type inspection struct {
 	recovered recovered
 	// pluginVersion is the tag of the plugin's image here, "" when not known.
 	pluginVersion string
+	agentVersions map[string]string // by node
 }
 
 // Check looks at everything, and returns an error only when the recovery
 // cluster can't be asked at all.
 func (c *Checker) Check(ctx context.Context, p *plan.RecoveryPlan) (*report.Check, error) {
-	in := &inspection{Checker: c, plan: p, report: &report.Check{
+	in := &inspection{Checker: c, plan: p, agentVersions: map[string]string{}, report: &report.Check{
 		TypeMeta:   report.TypeMeta("CheckReport"),
 		ObjectMeta: metav1.ObjectMeta{Name: p.Name},
 		At:         metav1.NewTime(c.Now()),

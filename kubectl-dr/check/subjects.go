@@ -125,19 +125,25 @@ func (in *inspection) references() {
 			workload("wave "+wave.Name, s)
 		}
 	}
-	for _, p := range in.plan.Spec.Probes {
+	action := func(where string, p plan.Probe) {
 		ns, err := plan.ParseNamespace(p.Namespace, namespaces)
 		switch {
 		case p.Exec != nil:
-			workload("probe "+p.Name, p.Exec.Workload)
+			workload(where, p.Exec.Workload)
 		case p.SQL != nil:
-			workload("probe "+p.Name, p.SQL.Workload)
+			workload(where, p.SQL.Workload)
 		case err != nil:
 		case p.HTTP != nil:
-			look("probe "+p.Name, "v1/Service", ns+"/"+p.HTTP.Service)
+			look(where, "v1/Service", ns+"/"+p.HTTP.Service)
 		case p.TCP != nil:
-			look("probe "+p.Name, "v1/Service", ns+"/"+p.TCP.Service)
+			look(where, "v1/Service", ns+"/"+p.TCP.Service)
 		}
+	}
+	for _, p := range in.plan.Spec.Probes {
+		action("probe "+p.Name, p)
+	}
+	for _, h := range in.plan.Spec.Hooks() {
+		action("hook "+h.Name, h.Probe)
 	}
 	for _, m := range slices.Sorted(maps.Keys(missing)) {
 		in.problem(m, "not in backup "+in.backups[0].Name, "correct the name in the plan, or back the object up")
@@ -204,6 +210,7 @@ func (in *inspection) server(ctx context.Context) {
 	in.ok("server", status.ServerVersion)
 	in.plugins(status)
 	in.deployment(ctx)
+	in.format()
 }
 
 // ServerVersion returns the version that a cluster's Velero server says it has.
@@ -362,6 +369,7 @@ func (in *inspection) host(h cluster.Host) {
 		return
 	}
 	in.ok(name, fmt.Sprintf("version %s, OpenZFS %s", h.Info.GetAgentVersion(), h.Info.GetZfsVersion()))
+	in.agentVersions[h.Node] = h.Info.GetAgentVersion()
 	in.sameVersion(h.Node, h.Info.GetAgentVersion())
 	skew, uncertain := h.Skew()
 	if skew.Abs() > rpo.Noticeable+uncertain {
@@ -394,7 +402,7 @@ func (in *inspection) pools(h cluster.Host) {
 	}
 }
 
-func (in *inspection) restorePoint(context.Context) {
+func (in *inspection) restorePoint(ctx context.Context) {
 	if in.StorageErr != nil || len(in.backups) == 0 {
 		in.skip("newest", "there is nothing to look at")
 		return
@@ -425,6 +433,7 @@ func (in *inspection) restorePoint(context.Context) {
 	if !last.Recoverable() {
 		return
 	}
+	in.takenBy(ctx, last)
 	age, objective := in.Now().Sub(last.At()), in.plan.Spec.Objectives.RPO.Duration
 	message := fmt.Sprintf("%s old, objective %s", report.Age(age), report.Age(objective))
 	switch {

@@ -20,8 +20,10 @@ import (
 const (
 	// veleroRelease is the release of Velero that the product is tested with.
 	veleroRelease = "v1.18"
-	pluginImage   = "velero-plugin-zfs-dr"
-	featureCSI    = "EnableCSI"
+	// veleroFormat is the format of the backups that this release makes.
+	veleroFormat = "1.1.0"
+	pluginImage  = "velero-plugin-zfs-dr"
+	featureCSI   = "EnableCSI"
 
 	withoutCSI = "start Velero's server at the source without --features=" + featureCSI + ": with it, it skips native snapshots of CSI volumes without saying so"
 )
@@ -109,6 +111,51 @@ func cutTag(image string) (name, tag string, ok bool) {
 func (in *inspection) sameVersion(node, agent string) {
 	if numbered(in.pluginVersion) && numbered(agent) && in.pluginVersion != agent {
 		in.warn("version on "+node, fmt.Sprintf("the agent is %s, the plugin %s", agent, in.pluginVersion), "run the same release of both")
+	}
+}
+
+// takenBy warns of snapshots that another release of the plugin took than the one
+// that makes volumes of them here. A backup is one plugin's: one volume tells.
+func (in *inspection) takenBy(ctx context.Context, p restorepoint.Point) {
+	const name = "taken by"
+	copies := p.Copies()
+	if len(copies) == 0 {
+		return
+	}
+	here := in.agentVersions[copies[0].Node]
+	if numbered(in.pluginVersion) {
+		here = in.pluginVersion
+	}
+	there, err := in.Storage.TakenBy(ctx, copies[0])
+	switch {
+	case err != nil:
+		in.failed(name, err, "make the agent reachable")
+	case there == "" || here == "":
+	case release(there) != release(here):
+		in.warn(name, fmt.Sprintf("the plugin of version %s; here it is %s", there, here), "run the same release of plugin and agents at both sites")
+	default:
+		in.ok(name, "version "+there)
+	}
+}
+
+// release is what versions have in common that go together: major and minor. What
+// is not numbered goes with itself alone.
+func release(version string) string {
+	if parts := strings.SplitN(version, ".", 3); numbered(version) && len(parts) == 3 {
+		return parts[0] + "." + parts[1]
+	}
+	return version
+}
+
+// format looks at the newest backup's, which is all that a backup tells of the
+// release of Velero that made it.
+func (in *inspection) format() {
+	if len(in.backups) == 0 {
+		return
+	}
+	if b := &in.backups[0]; b.Status.FormatVersion != "" && b.Status.FormatVersion != veleroFormat {
+		in.warn("backup format", fmt.Sprintf("%s has %s, and Velero %s makes %s", b.Name, b.Status.FormatVersion, veleroRelease, veleroFormat),
+			"run the same release of Velero at both sites, "+veleroRelease)
 	}
 }
 

@@ -3,10 +3,13 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	corev1api "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 )
 
 // InPlace is a PersistentVolume that has the name of one in a backup. Restored to
@@ -34,8 +37,9 @@ func (v InPlace) Hint() string {
 }
 
 // InPlace returns the PersistentVolumes of the cluster that have the name of one in
-// a backup. Which names those are is not known where Velero can not tell what the
-// backup holds, and then there is none.
+// a backup, but for those that Velero provisions anew, under another name. Which
+// names those are is not known where Velero can not tell what the backup holds, and
+// then there is none.
 func (c *Cluster) InPlace(ctx context.Context, backup string) ([]InPlace, error) {
 	contents, err := ReadJSON[map[string][]string](ctx, c.Files, velerov1api.DownloadTargetKindBackupResourceList, backup)
 	if err != nil {
@@ -61,6 +65,21 @@ func (c *Cluster) InPlace(ctx context.Context, backup string) ([]InPlace, error)
 			v.State = string(corev1api.VolumePending)
 		}
 		all = append(all, v)
+	}
+	if len(all) == 0 {
+		return nil, nil
+	}
+	infos, err := ReadJSON[[]struct {
+		PVName       string      `json:"pvName"`
+		BackupMethod plan.Method `json:"backupMethod"`
+	}](ctx, c.Files, velerov1api.DownloadTargetKindBackupVolumeInfos, backup)
+	if err != nil {
+		return all, ctx.Err()
+	}
+	for _, info := range infos {
+		if info.BackupMethod == plan.MethodPodVolumeBackup || info.BackupMethod == plan.MethodCSISnapshot {
+			all = slices.DeleteFunc(all, func(v InPlace) bool { return v.Name == info.PVName })
+		}
 	}
 	return all, nil
 }

@@ -378,6 +378,27 @@ func (s *Storage) Newer(ctx context.Context, than Copy) ([]string, error) {
 	return names, nil
 }
 
+// TakenBy returns the version of the plugin that took the newest snapshot of a
+// copy's dataset; "" where that does not say so.
+func (s *Storage) TakenBy(ctx context.Context, c Copy) (string, error) {
+	l, err := s.location(c.Node)
+	if err != nil {
+		return "", err
+	}
+	resp, err := call(ctx, l, c.Node, agentTimeout, func(ctx context.Context, a Agent) (*agentpb.ListVersionsResponse, error) {
+		return a.ListVersions(ctx, &agentpb.ListVersionsRequest{Dataset: c.Dataset, NewestProperties: true})
+	})
+	if err != nil {
+		return "", fmt.Errorf("list snapshots of %s on node %s: %w", c.Dataset, c.Node, err)
+	}
+	for _, v := range resp.GetVersions() {
+		if version := v.GetProperties()[zfssnap.PropVersion]; version != "" {
+			return version, nil
+		}
+	}
+	return "", nil
+}
+
 // location returns the first location that knows a node.
 func (s *Storage) location(node string) (Location, error) {
 	for _, l := range s.Locations {

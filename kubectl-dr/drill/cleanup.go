@@ -136,27 +136,12 @@ func (c *Cleaner) stop(ctx context.Context, namespace string) error {
 		return len(pods.Items) == 0, nil
 	})
 	if err == nil {
-		err = c.claims(ctx, namespace)
+		err = cluster.DeleteClaims(ctx, c.Cluster.Client, namespace, c.Interval, stopTimeout)
 	}
 	if errors.Is(err, cluster.ErrTimedOut) {
 		return nil
 	}
 	return err
-}
-
-// claims deletes the claims of a namespace, which no pod uses any more.
-func (c *Cleaner) claims(ctx context.Context, namespace string) error {
-	claims := &corev1api.PersistentVolumeClaim{}
-	if err := c.Cluster.Client.DeleteAllOf(ctx, claims, client.InNamespace(namespace)); err != nil {
-		return fmt.Errorf("delete claims of namespace %s: %w", namespace, err)
-	}
-	return cluster.Poll(ctx, c.Interval, stopTimeout, func(ctx context.Context) (bool, error) {
-		left := &corev1api.PersistentVolumeClaimList{}
-		if err := c.Cluster.Client.List(ctx, left, client.InNamespace(namespace)); err != nil {
-			return false, fmt.Errorf("list claims of namespace %s: %w", namespace, err)
-		}
-		return len(left.Items) == 0, nil
-	})
 }
 
 const (

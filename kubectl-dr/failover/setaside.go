@@ -117,6 +117,9 @@ func (f *Failover) clear(ctx context.Context, name string) (kept []string, err e
 		if kept, err = f.retain(ctx, name); err != nil {
 			return nil, err
 		}
+		if err := cluster.DeleteClaims(ctx, f.Cluster.Client, name, f.Interval, f.RestoreTimeout); err != nil && !errors.Is(err, cluster.ErrTimedOut) {
+			return kept, err
+		}
 		if err := f.Cluster.Client.Delete(ctx, ns, client.Preconditions{UID: &ns.UID}); err != nil && !apierrors.IsNotFound(err) {
 			return kept, fmt.Errorf("delete namespace %s: %w", name, err)
 		}

@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
@@ -288,10 +289,15 @@ func (s *Source) backup(ctx context.Context) (string, error) {
 
 func (s *Source) arrive(ctx context.Context) (string, error) {
 	key := client.ObjectKey{Namespace: s.Recovery.Namespace, Name: s.Run.Spec.Backup}
+	told := false
 	err := cluster.Poll(ctx, s.Interval, s.ArriveTimeout, func(ctx context.Context) (bool, error) {
 		b := &velerov1api.Backup{}
 		err := s.Recovery.Client.Get(ctx, key, b)
 		if apierrors.IsNotFound(err) {
+			if !told {
+				told = true
+				s.tell(ctx)
+			}
 			return false, nil
 		}
 		return b.Status.Phase == velerov1api.BackupPhaseCompleted, err
@@ -303,6 +309,47 @@ func (s *Source) arrive(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("wait for backup %s at %s: %w", key.Name, s.other(), err)
 	}
 	return "known " + s.There, nil
+}
+
+// tell gives the other side Velero's record of the backup. Velero there would make the
+// same one when it next looks into object storage, up to a minute later, in which the
+// application runs nowhere. Where that can't be, Velero is waited for.
+func (s *Source) tell(ctx context.Context) {
+	record, err := s.record(ctx)
+	if err == nil {
+		err = s.Recovery.Client.Create(ctx, record)
+	}
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		s.Hooks.Progressf("Velero %s has to find the backup by itself: %s", s.There, err)
+	}
+}
+
+// record is what Velero of the other side would make of the backup.
+func (s *Source) record(ctx context.Context) (*velerov1api.Backup, error) {
+	b := &velerov1api.Backup{}
+	key := client.ObjectKey{Namespace: s.Cluster.Namespace, Name: s.Run.Spec.Backup}
+	if err := s.Cluster.Client.Get(ctx, key, b); err != nil {
+		return nil, fmt.Errorf("get backup %s at %s: %w", key, s.Site, err)
+	}
+	var storage [2]string
+	for i, c := range []*cluster.Cluster{s.Cluster, s.Recovery} {
+		location := &velerov1api.BackupStorageLocation{}
+		key := client.ObjectKey{Namespace: c.Namespace, Name: b.Spec.StorageLocation}
+		if err := c.Client.Get(ctx, key, location); err != nil {
+			return nil, fmt.Errorf("get BackupStorageLocation %s: %w", key, err)
+		}
+		objects := ptr.Deref(location.Spec.ObjectStorage, velerov1api.ObjectStorageLocation{})
+		storage[i] = fmt.Sprintf("%q %q %q %q", location.Spec.Provider, objects.Bucket, objects.Prefix, location.Spec.Config)
+	}
+	if storage[0] != storage[1] {
+		return nil, fmt.Errorf("BackupStorageLocation %s is another storage in each cluster", b.Spec.StorageLocation)
+	}
+	record := &velerov1api.Backup{
+		ObjectMeta: metav1.ObjectMeta{Namespace: s.Recovery.Namespace, Name: b.Name, Labels: b.Labels, Annotations: b.Annotations},
+		Spec:       b.Spec, Status: b.Status,
+	}
+	record.Spec.Hooks = velerov1api.BackupHooks{} // they have run
+	return record, nil
 }
 
 // other names the side that the application goes to.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	corev1api "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -80,4 +81,63 @@ func TestSource_kindsThatAProfileHoldsBack(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "crontab/x ready", said)
 	assert.Equal(t, int64(3), size())
+}
+
+// TestSource_theOtherSideIsToldOfTheBackup where both have one storage; elsewhere
+// Velero has to find it.
+func TestSource_theOtherSideIsToldOfTheBackup(t *testing.T) {
+	t.Parallel()
+	location := func(bucket string) *velerov1api.BackupStorageLocation {
+		l := &velerov1api.BackupStorageLocation{ObjectMeta: metav1.ObjectMeta{Namespace: "velero", Name: "default"}}
+		l.Spec.Provider, l.Spec.Config = "aws", map[string]string{"region": "us-east-1"}
+		l.Spec.ObjectStorage = &velerov1api.ObjectStorageLocation{Bucket: bucket}
+		return l
+	}
+	backup := func() *velerov1api.Backup {
+		b := &velerov1api.Backup{ObjectMeta: metav1.ObjectMeta{Namespace: "velero", Name: "run", Labels: map[string]string{velerov1api.ScheduleNameLabel: "shop"}}}
+		b.Spec.StorageLocation, b.Status.Phase = "default", velerov1api.BackupPhaseCompleted
+		return b
+	}
+	tests := []struct {
+		name  string
+		there []client.Object
+		says  string // while it waits; "" when it does not
+	}{
+		{"the same bucket", []client.Object{location("backups")}, ""},
+		{"it knows already", []client.Object{backup()}, ""},
+		{"another bucket", []client.Object{location("copies")}, "another storage in each cluster"},
+		{"no such location", nil, `"default" not found`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			open := func(objects ...client.Object) *cluster.Cluster {
+				return &cluster.Cluster{Namespace: "velero", Client: fake.NewClientBuilder().WithScheme(cluster.Scheme()).WithObjects(objects...).Build()}
+			}
+			taken, recovery := backup(), open(tt.there...)
+			taken.Spec.Hooks.Resources = []velerov1api.BackupResourceHookSpec{{Name: "freeze"}}
+			var said []string
+			s := &Source{
+				Cluster: open(location("backups"), taken), Recovery: recovery, Site: SourceSite, There: "here",
+				Run:      &plan.RecoveryRun{Spec: plan.RecoveryRunSpec{Backup: "run"}},
+				Interval: time.Millisecond, ArriveTimeout: 50 * time.Millisecond,
+				Hooks: run.Hooks{Progress: func(msg string) { said = append(said, msg) }},
+			}
+			_, err := s.Arrive().Do(t.Context())
+			if tt.says != "" {
+				var unsynced *UnsyncedError
+				require.ErrorAs(t, err, &unsynced)
+				require.Len(t, said, 1, "it tries once")
+				assert.Contains(t, said[0], tt.says)
+				return
+			}
+			require.NoError(t, err)
+			assert.Empty(t, said)
+			got := &velerov1api.Backup{}
+			require.NoError(t, recovery.Client.Get(t.Context(), client.ObjectKey{Namespace: "velero", Name: "run"}, got))
+			assert.Equal(t, velerov1api.BackupPhaseCompleted, got.Status.Phase)
+			assert.Equal(t, "shop", got.Labels[velerov1api.ScheduleNameLabel])
+			assert.Empty(t, got.Spec.Hooks.Resources, "they have run")
+		})
+	}
 }

@@ -66,6 +66,7 @@ func (p *RecoveryPlan) Lint() []Fault {
 	l.stretched(p.Spec.Source.StretchedPools)
 	l.protect(p.Spec.Source.Schedule, p.Spec.Protect)
 	l.waves(p.Spec.Start)
+	l.hooks(p.Spec.Start)
 	for i, probe := range p.Spec.Probes {
 		l.probe(fmt.Sprintf("spec.probes[%d]", i), probe)
 	}
@@ -257,7 +258,59 @@ func (l *linter) waves(waves []Wave) {
 	l.unique("spec.start", names(waves, func(w Wave) string { return w.Name }))
 }
 
+// hooks have names that no other hook of the plan has: a run knows them by it.
+func (l *linter) hooks(waves []Wave) {
+	at := map[string]string{}
+	look := func(field string, hooks []Hook) {
+		for i, h := range hooks {
+			field := fmt.Sprintf("%s[%d]", field, i)
+			switch other, twice := at[h.Name]; {
+			case h.Name == "":
+				l.fault(field, "has no name")
+			case twice:
+				l.fault(field, "%q is there twice, also as %s", h.Name, other)
+			}
+			at[h.Name] = field
+			l.hook(field, h)
+		}
+	}
+	for i, w := range waves {
+		look(fmt.Sprintf("spec.start[%d].before", i), w.Before)
+		look(fmt.Sprintf("spec.start[%d].after", i), w.After)
+	}
+}
+
+func (l *linter) hook(field string, h Hook) {
+	for _, command := range h.In {
+		if !slices.Contains(hookCommands, command) {
+			l.fault(field+".in", "%q is none of %s", command, strings.Join(names(hookCommands, func(c HookCommand) string { return string(c) }), ", "))
+		}
+	}
+	set := 0
+	if h.Prompt == "" || h.does() {
+		set = l.action(field, h.Probe)
+	}
+	if h.Prompt != "" {
+		set++
+	}
+	if set != 1 {
+		l.fault(field, "has %d of prompt, http, tcp, exec, sql and job; want exactly one", set)
+	}
+}
+
+// does reports whether a probe says what to do.
+func (p Probe) does() bool {
+	return p.HTTP != nil || p.TCP != nil || p.Exec != nil || p.SQL != nil || p.Job != nil
+}
+
 func (l *linter) probe(field string, p Probe) {
+	if set := l.action(field, p); set != 1 {
+		l.fault(field, "has %d of http, tcp, exec, sql and job; want exactly one", set)
+	}
+}
+
+// action looks at what a probe does, and returns how many things that are.
+func (l *linter) action(field string, p Probe) int {
 	l.timeout(field, p.Timeout.Duration)
 	if _, err := ParseNamespace(p.Namespace, l.namespaces); err != nil && (p.Exec == nil && p.SQL == nil || p.Namespace != "") {
 		l.fault(field+".namespace", "%s", err)
@@ -303,9 +356,7 @@ func (l *linter) probe(field string, p Probe) {
 			l.fault(field+".job.spec", "%s", err)
 		}
 	}
-	if set != 1 {
-		l.fault(field, "has %d of http, tcp, exec, sql and job; want exactly one", set)
-	}
+	return set
 }
 
 // variable is the name of an environment variable.

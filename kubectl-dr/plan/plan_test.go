@@ -73,6 +73,18 @@ func TestLint(t *testing.T) {
 		{"a database that is nowhere", func(p *RecoveryPlan) { p.Spec.Probes[0] = sqlProbe(func(q *SQLProbe) { q.Workload = "db" }) }, "spec.probes[0].sql.workload: "},
 		{"a Job that is none", func(p *RecoveryPlan) { p.Spec.Probes[0] = jobProbe(`{"tries": 3}`) }, `spec.probes[0].job.spec: is not that of a Job: json: unknown field "tries"`},
 		{"a Job of nothing", func(p *RecoveryPlan) { p.Spec.Probes[0] = jobProbe(`{}`) }, "spec.probes[0].job.spec: has no container at template.spec.containers"},
+		{"a hook of nothing", hooked(Hook{Probe: Probe{Name: "x", Namespace: "shop"}}), "spec.start[0].after[0]: has 0 of prompt, http, tcp, exec, sql and job"},
+		{"a hook of two things", hooked(Hook{Probe: Probe{Name: "x", Exec: &ExecProbe{Workload: "shop/deployment/web", Command: []string{"true"}}}, Prompt: "?"}),
+			"spec.start[0].after[0]: has 2 of prompt, http, tcp, exec, sql and job"},
+		{"a hook without a name", hooked(Hook{Prompt: "?"}), "spec.start[0].after[0]: has no name"},
+		{"hooks of one name", func(p *RecoveryPlan) {
+			hooked(Hook{Probe: Probe{Name: "x"}, Prompt: "?"})(p)
+			p.Spec.Start[0].Before = p.Spec.Start[0].After
+		}, `spec.start[0].after[0]: "x" is there twice, also as spec.start[0].before[0]`},
+		{"a hook of another command", hooked(Hook{Probe: Probe{Name: "x"}, Prompt: "?", In: []HookCommand{"status"}}),
+			`spec.start[0].after[0].in: "status" is none of drill, failover, failback, rebuild`},
+		{"a hook that runs nothing", hooked(Hook{Probe: Probe{Name: "x", Exec: &ExecProbe{Workload: "shop/deployment/web"}}}),
+			"spec.start[0].after[0].exec.command: is empty"},
 		{"a resolver without a port", func(p *RecoveryPlan) { p.Spec.Traffic.Resolver = "192.0.2.53" }, `spec.traffic.resolver: "192.0.2.53" is not host:port`},
 		{"updates without a key", func(p *RecoveryPlan) { p.Spec.Traffic.Method = TrafficUpdate }, "spec.traffic.update: is missing"},
 		{"a key that is nowhere", func(p *RecoveryPlan) { p.Spec.Traffic.Update = &DNSUpdate{KeyName: "dr"} }, "spec.traffic.update.secret: wants name and key"},
@@ -181,6 +193,11 @@ func TestAdvice(t *testing.T) {
 	assert.Equal(t, []Fault{{"spec.protect.interval.every", "is 15m0s: one backup that fails misses the RPO of 29m0s"}}, p.Advice())
 	p.Spec.Probes = nil
 	assert.Len(t, p.Advice(), 2)
+}
+
+// hooked adds a hook to the first wave.
+func hooked(h Hook) func(*RecoveryPlan) {
+	return func(p *RecoveryPlan) { p.Spec.Start[0].After = []Hook{h} }
 }
 
 // sqlProbe is a sound one, as a test spoils it.

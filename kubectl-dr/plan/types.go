@@ -8,6 +8,7 @@
 package plan
 
 import (
+	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -263,6 +264,42 @@ type Wave struct {
 	Workloads []string `json:"workloads"`
 	// Timeout until the wave is ready; 5m when zero.
 	Timeout metav1.Duration `json:"timeout,omitempty"`
+	// Before is done, in order, before the wave is started, and After once it is ready.
+	Before []Hook `json:"before,omitempty"`
+	After  []Hook `json:"after,omitempty"`
+}
+
+// Hook is what a run does between waves: what a probe does, or a question. The run
+// goes on when it has succeeded. One that was interrupted does the hook again that it
+// was at. Exactly one of Prompt, HTTP, TCP, Exec, SQL and Job is set.
+type Hook struct {
+	Probe `json:",inline"`
+	// Prompt is what somebody has to do, or to decide, who then answers yes.
+	Prompt string `json:"prompt,omitempty"`
+	// In are the commands whose runs have the hook; all when empty.
+	In []HookCommand `json:"in,omitempty"`
+}
+
+// HookCommand is a command whose runs start workloads.
+//
+// +kubebuilder:validation:Enum=drill;failover;failback;rebuild
+type HookCommand string
+
+// hookCommands are all of them.
+var hookCommands = []HookCommand{"drill", "failover", "failback", "rebuild"}
+
+// For reports whether runs of a kind have the hook.
+func (h Hook) For(kind RunKind) bool {
+	return len(h.In) == 0 || slices.Contains(h.In, HookCommand(kind.Verb()))
+}
+
+// Hooks are those before and after all waves.
+func (s RecoveryPlanSpec) Hooks() []Hook {
+	var all []Hook
+	for _, w := range s.Start {
+		all = append(append(all, w.Before...), w.After...)
+	}
+	return all
 }
 
 // Probe checks the running application. Exactly one of HTTP, TCP, Exec, SQL and Job is

@@ -513,6 +513,28 @@ func (p *printer) plan(r *plan.RecoveryPlan) {
 	rows = append(rows, []any{fmt.Sprint(len(s.Start) + 1), "the rest", "whatever is in no wave", none})
 	p.line("")
 	p.table([]string{"ORDER", "WAVE", "WORKLOADS", "TIMEOUT"}, rows)
+	rows = nil
+	hooks := func(when string, all []plan.Hook) {
+		for _, h := range all {
+			in := none
+			if len(h.In) > 0 {
+				in = strings.Trim(fmt.Sprint(h.In), "[]")
+			}
+			does := probed(h.Probe)
+			if h.Prompt != "" {
+				does = "prompt: " + h.Prompt
+			}
+			rows = append(rows, []any{h.Name, when, does, in})
+		}
+	}
+	for _, w := range s.Start {
+		hooks("before "+w.Name, w.Before)
+		hooks("after "+w.Name, w.After)
+	}
+	if len(rows) > 0 {
+		p.line("")
+		p.table([]string{"HOOK", "WHEN", "DOES", "ONLY IN"}, rows)
+	}
 	if len(s.Probes) == 0 {
 		return
 	}

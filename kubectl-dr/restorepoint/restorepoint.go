@@ -105,6 +105,17 @@ func (p *Point) By(m plan.Method) []string {
 	return names
 }
 
+// Copies returns where the volumes lie that a host has the snapshots of.
+func (p *Point) Copies() []cluster.Copy {
+	var copies []cluster.Copy
+	for _, v := range p.Volumes {
+		if dataset, snapshot, ok := strings.Cut(v.Snapshot, "@"); ok {
+			copies = append(copies, cluster.Copy{Node: v.Node, Dataset: dataset, Snapshot: snapshot})
+		}
+	}
+	return copies
+}
+
 // At returns the oldest time that data goes back to: that of the oldest
 // volume's snapshot, of the objects when there is no volume. Volumes on stretched
 // pools are not as old as that.
@@ -305,12 +316,7 @@ func (f *Finder) Named(ctx context.Context, source plan.Source, name string) (Po
 // this cluster: it looks into object storage once a minute. "" is none, and so it
 // is when the point has no volume.
 func (f *Finder) Arrived(ctx context.Context, source plan.Source, p Point) (string, error) {
-	var copies []cluster.Copy
-	for _, v := range p.Volumes {
-		if dataset, snapshot, ok := strings.Cut(v.Snapshot, "@"); ok {
-			copies = append(copies, cluster.Copy{Node: v.Node, Dataset: dataset, Snapshot: snapshot})
-		}
-	}
+	copies := p.Copies()
 	if len(copies) == 0 {
 		return "", nil
 	}

@@ -29,6 +29,8 @@ type Target struct {
 	Run     *plan.RecoveryRun
 	Prober  *probe.Prober
 	Hooks   Hooks
+	// Ask returns nil once somebody has answered yes to a prompt of that name.
+	Ask func(ctx context.Context, name, prompt string) error
 	// Interval is how often things that are waited for are looked at.
 	Interval time.Duration
 	// RestoreTimeout bounds Velero's restore.

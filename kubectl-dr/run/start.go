@@ -58,18 +58,20 @@ var Startable = []schema.GroupVersionKind{
 // jobKinds run to an end.
 var jobKinds = []string{"Job", "CronJob", "JobSet", "BroadcastJob"}
 
-// Start returns one step for each wave and one for the rest. Without jobs, Jobs
-// and CronJobs stay suspended: a drill sends no mail.
+// Start returns one step for each wave, with those of its hooks around it, and one for
+// the rest. Without jobs, Jobs and CronJobs stay suspended: a drill sends no mail.
 func (t *Target) Start(jobs bool) []Step {
 	spec := t.Run.Spec.PlanSpec
 	var steps []Step
 	for _, wave := range spec.Start {
 		timeout := cmpOr(wave.Timeout.Duration, DefaultWaveTimeout)
+		steps = append(steps, t.hooks(wave.Before)...)
 		steps = append(steps, Step{
 			Name:  "start " + wave.Name,
 			About: fmt.Sprintf("start %s and wait up to %s until ready", strings.Join(wave.Workloads, ", "), report.Age(timeout)),
 			Do:    func(ctx context.Context) (string, error) { return t.startWave(ctx, wave, timeout) },
 		})
+		steps = append(steps, t.hooks(wave.After)...)
 	}
 	about := fmt.Sprintf("start what is in no wave and wait up to %s until ready", report.Age(DefaultWaveTimeout))
 	if !jobs {
@@ -78,6 +80,27 @@ func (t *Target) Start(jobs bool) []Step {
 	return append(steps, Step{Name: StepStartRest, About: about, Do: func(ctx context.Context) (string, error) {
 		return t.startRest(ctx, jobs)
 	}})
+}
+
+// hooks returns one step for each hook that the run has.
+func (t *Target) hooks(hooks []plan.Hook) []Step {
+	var steps []Step
+	for _, h := range hooks {
+		if !h.For(t.Run.Spec.Kind) {
+			continue
+		}
+		step := Step{Name: "hook " + h.Name, About: probe.Describe(h.Probe), Do: func(ctx context.Context) (string, error) {
+			// The Job of a probe may have the same name.
+			h.Probe.Name = "hook " + h.Name
+			return t.probe(ctx, h.Probe)
+		}}
+		if h.Prompt != "" {
+			step.About = "ask: " + h.Prompt
+			step.Do = func(ctx context.Context) (string, error) { return "answered yes", t.Ask(ctx, h.Name, h.Prompt) }
+		}
+		steps = append(steps, step)
+	}
+	return steps
 }
 
 func cmpOr(d, fallback time.Duration) time.Duration {
@@ -344,16 +367,18 @@ func (t *Target) Probes() []Step {
 		steps = append(steps, Step{
 			Name:  ProbeStep(p.Name),
 			About: probe.Describe(p),
-			Do: func(ctx context.Context) (string, error) {
-				p, err := t.named(ctx, p)
-				if err != nil {
-					return "", err
-				}
-				return t.Prober.Probe(ctx, p, t.Run.Spec.PlanSpec.Source.Namespaces, t.Namespace)
-			},
+			Do:    func(ctx context.Context) (string, error) { return t.probe(ctx, p) },
 		})
 	}
 	return steps
+}
+
+func (t *Target) probe(ctx context.Context, p plan.Probe) (string, error) {
+	p, err := t.named(ctx, p)
+	if err != nil {
+		return "", err
+	}
+	return t.Prober.Probe(ctx, p, t.Run.Spec.PlanSpec.Source.Namespaces, t.Namespace)
 }
 
 // named returns a probe that asks for a host by the name which the run's profile gives

@@ -39,6 +39,8 @@ const (
 	PropManaged = "io.kubectl-dr:managed"
 	// PropBackup is the Velero backup a snapshot was taken for.
 	PropBackup = "io.kubectl-dr:backup"
+	// PropVersion is the version of the plugin that a snapshot was taken by.
+	PropVersion = "io.kubectl-dr:version"
 	// PropVolume is the PersistentVolume a snapshot or clone belongs to.
 	PropVolume = "io.kubectl-dr:volume"
 	// PropGroup is the consistency group a snapshot was taken with.

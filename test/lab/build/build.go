@@ -44,8 +44,9 @@ type Set struct {
 }
 
 // Bin is the file of a program: etcd, kube-apiserver, kube-controller-manager,
-// kube-scheduler, kubectl, velero, velero-plugin-for-aws or versitygw; kube-proxy
-// with WordPress. Asking for one that wasn't built is a mistake of the caller.
+// kube-scheduler, kubectl, velero, velero-restore-helper, velero-plugin-for-aws or
+// versitygw; kube-proxy with WordPress. Asking for one that wasn't built is a mistake
+// of the caller.
 func (s *Set) Bin(name string) string { return lookUp(s.programs, "program", name) }
 
 // Image is the tar file of a container image that nodes can import: pause or

@@ -48,7 +48,7 @@ var parts = []part{
 		// port that no flag changes: two servers on one machine need it closed.
 		ldflags: "-X github.com/vmware-tanzu/velero/pkg/buildinfo.Version=VERSION" +
 			" -X sigs.k8s.io/controller-runtime/pkg/metrics/server.DefaultBindAddress=0",
-		programs: same("velero"),
+		programs: same("velero", "velero-restore-helper"),
 	},
 	{
 		name: "velero-plugin-for-aws", module: "github.com/vmware-tanzu/velero-plugin-for-aws",

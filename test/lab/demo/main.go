@@ -1,6 +1,8 @@
 // Command demo tells the product's main job as a story on the rig, with real
 // parts only: a WordPress-like application on OpenZFS is backed up by a Velero
-// schedule, replicated, rehearsed, and then failed over when its site is gone.
+// schedule, replicated, rehearsed, and failed over when its site is gone. Before, a small
+// one is moved to the other site and home again.
+// "demo sites" measures what a warm and a hot site are worth.
 // "demo rebuild" tells another one: a fresh cluster comes up from Git, and gets what
 // Git does not hold. Every claim it prints was checked; the exit status is 0 only if all hold.
 package main
@@ -33,8 +35,10 @@ func main() {
 		chapters = d.rebuildChapters()
 	case len(args) == 1 && args[0] == "wordpress":
 		chapters = d.wordpressChapters()
+	case len(args) == 1 && args[0] == "sites":
+		chapters = d.siteChapters()
 	case len(args) > 0:
-		fmt.Fprintf(os.Stderr, "error: there is no story %q; want none, rebuild or wordpress\n", strings.Join(args, " "))
+		fmt.Fprintf(os.Stderr, "error: there is no story %q; want none, rebuild, wordpress or sites\n", strings.Join(args, " "))
 		os.Exit(1)
 	}
 	err := d.tell(ctx, chapters)
@@ -66,14 +70,16 @@ type chapter struct {
 func (d *demo) chapters() []chapter {
 	return []chapter{
 		{"Two sites come up", d.bringUp},
-		{"An application with real files runs at the primary site", d.install},
+		{"An application with real files runs at the primary site", d.installBoth},
 		{"Velero backs it up; Completed means the copy is off-site", d.firstBackup},
-		{"Data changes; the next backup moves only what changed", d.secondBackup},
 		{"How much would be lost now, and is the other site ready?", d.measure},
-		{"A rehearsal on clones, while replication goes on", d.drill},
+		{"A rehearsal on clones, while the next backup moves only what changed", d.drill},
+		{"A small application moves to the other site, and nothing is lost", d.moveNotes},
+		{"It comes home, with what was written meanwhile", d.bringNotesHome},
 		{"The primary site is gone", d.disaster},
 		{"Failover", d.failover},
 		{"What runs at the recovery site now", d.inspect},
+		{"The report", d.report},
 	}
 }
 

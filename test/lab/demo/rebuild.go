@@ -3,9 +3,7 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
-	"time"
 )
 
 // gitClaims are the claims as Git has them for the new cluster. Its provisioner was
@@ -93,11 +91,7 @@ func (d *demo) lose(ctx context.Context) error {
 	if err := d.disaster(ctx); err != nil {
 		return err
 	}
-	newest := d.backups[len(d.backups)-1]
-	return d.eventually(ctx, 4*time.Minute, "the fresh cluster's Velero finds the newest backup", func(ctx context.Context) (bool, string) {
-		_, err := d.kubectl(ctx, "dr", "-n", "velero", "get", "backups.velero.io", newest)
-		return err == nil, fmt.Sprint(err)
-	})
+	return d.known(ctx)
 }
 
 // fresh has "Git" apply what it has: files with the labels by which Flux knows them,
@@ -164,7 +158,7 @@ func (d *demo) rebuild(ctx context.Context) error {
 }
 
 func (d *demo) inspectRebuilt(ctx context.Context) error {
-	if _, err := d.restoredFiles(ctx); err != nil {
+	if _, err := d.sameFiles(ctx, "dr", "of the last replicated snapshot"); err != nil {
 		return err
 	}
 	password, err := d.kubectl(ctx, "dr", "-n", namespace, "get", "secret", "smtp", "-o", "go-template={{.data.password | base64decode}}")

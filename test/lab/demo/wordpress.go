@@ -5,7 +5,6 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -38,7 +37,7 @@ func (d *demo) wordpressChapters() []chapter {
 		{"The blog moves to the other site", d.moveBlog},
 		{"What runs at the recovery site now", d.readBlog},
 		{"The blog moves home, with what was written meanwhile", d.bringBlogHome},
-		{"The report", d.writeReport},
+		{"The report", d.report},
 	}
 }
 
@@ -66,34 +65,40 @@ func (d *demo) installBlog(ctx context.Context) error {
 	return d.frontPage(ctx, "primary", siteName)
 }
 
-// recoveryLocation is where backups go while an application runs at the recovery site.
-const recoveryLocation = `
+// recoveryStorage is where backups go while an application runs at the recovery site.
+const recoveryStorage = `
 apiVersion: velero.io/v1
 kind: BackupStorageLocation
 metadata: {name: recovery, namespace: velero}
 spec:
   provider: aws
   accessMode: %s
-  objectStorage: {bucket: %s, prefix: recovery}
+  objectStorage: {bucket: recovery}
   config: {region: us-east-1, s3ForcePathStyle: "true", s3Url: %q}
 `
 
-// prepareWayHome makes what a failback needs: a location that the recovery site writes
-// to, and the profile that the source restores with.
+// prepareWayHome makes what a failback needs.
 func (d *demo) prepareWayHome(ctx context.Context) error {
-	out, err := d.kubectl(ctx, "primary", "-n", "velero", "get", "backupstoragelocation.velero.io", "default", "-o", "jsonpath={.spec.objectStorage.bucket} {.spec.config.s3Url}")
+	if err := d.recoveryLocation(ctx); err != nil {
+		return err
+	}
+	_, err := d.kubectl(ctx, "primary", "apply", "-f", example("home.yaml"))
+	return err
+}
+
+// recoveryLocation makes the location that the recovery site writes to.
+func (d *demo) recoveryLocation(ctx context.Context) error {
+	url, err := d.kubectl(ctx, "primary", "-n", "velero", "get", "backupstoragelocation.velero.io", "default", "-o", "jsonpath={.spec.config.s3Url}")
 	if err != nil {
 		return err
 	}
-	bucket, url, _ := strings.Cut(out, " ")
 	for site, mode := range map[string]string{"primary": "ReadOnly", "dr": "ReadWrite"} {
-		location := fmt.Sprintf(recoveryLocation, mode, bucket, url)
+		location := fmt.Sprintf(recoveryStorage, mode, url)
 		if _, err := d.input(ctx, strings.NewReader(location), "kubectl", "--context", site, "apply", "-f", "-"); err != nil {
 			return err
 		}
 	}
-	_, err = d.kubectl(ctx, "primary", "apply", "-f", example(filepath.Join("real", "home.yaml")))
-	return err
+	return nil
 }
 
 // php runs a script in the web server's pod.
@@ -168,11 +173,7 @@ func (d *demo) moveBlog(ctx context.Context) error {
 	if err := d.publish(ctx, "primary", "Moving today"); err != nil {
 		return err
 	}
-	_, code, err := d.show(ctx, "kubectl", "dr", "--context", "dr", "failover", "wordpress", "--planned", "--yes", "--source-context", "primary")
-	if err != nil {
-		return err
-	}
-	return d.must(code == 0, "the failover passed (exit status %d)", code)
+	return d.move(ctx, "wordpress", "failover", "--planned")
 }
 
 func (d *demo) readBlog(ctx context.Context) error {
@@ -187,7 +188,7 @@ func (d *demo) readBlog(ctx context.Context) error {
 		return err
 	}
 	d.claim(!strings.Contains(log, "[ERROR]"), "MariaDB started from the snapshot without an error")
-	return d.report(ctx)
+	return d.measured(ctx)
 }
 
 func (d *demo) bringBlogHome(ctx context.Context) error {
@@ -195,39 +196,13 @@ func (d *demo) bringBlogHome(ctx context.Context) error {
 	if err := d.publish(ctx, "dr", "Written at remote"); err != nil {
 		return err
 	}
-	for _, verb := range []string{"reprotect", "failback"} {
-		_, code, err := d.show(ctx, "kubectl", "dr", "--context", "dr", verb, "wordpress", "--yes", "--source-context", "primary")
-		if err != nil {
-			return err
-		}
-		if err := d.must(code == 0, "%s passed (exit status %d)", verb, code); err != nil {
-			return err
-		}
+	if err := d.goHome(ctx, "wordpress"); err != nil {
+		return err
 	}
 	if err := d.sameBlog(ctx, "primary"); err != nil {
 		return err
 	}
-	return d.report(ctx)
-}
-
-func (d *demo) writeReport(ctx context.Context) error {
-	if _, _, err := d.show(ctx, "kubectl", "dr", "--context", "dr", "history"); err != nil {
-		return err
-	}
-	page, err := d.output(ctx, "kubectl", "dr", "--context", "dr", "report", "-o", "html")
-	if err != nil {
-		return err
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	file := filepath.Join(filepath.Dir(self), "wordpress.html")
-	if err := os.WriteFile(file, []byte(page), 0o644); err != nil {
-		return err
-	}
-	d.claim(strings.Contains(page, "</html>"), "the newest run as a page: %s", file)
-	return nil
+	return d.measured(ctx)
 }
 
 // sameBlog claims that a site serves everything that was ever published.

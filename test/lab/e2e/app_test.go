@@ -29,13 +29,18 @@ type app struct {
 func (a app) dataset() string { return a.Parent + "/" + a.Volume }
 func (a app) replica() string { return replicas + "/" + a.dataset() }
 
-// render fills in one of the templates in testdata.
 func (a app) render(t *testing.T, file string) string {
+	t.Helper()
+	return render(t, file, a)
+}
+
+// render fills in one of the templates in testdata.
+func render(t *testing.T, file string, values any) string {
 	t.Helper()
 	parsed, err := template.ParseFiles("testdata/" + file)
 	require.NoError(t, err)
 	var out bytes.Buffer
-	require.NoError(t, parsed.Execute(&out, a))
+	require.NoError(t, parsed.Execute(&out, values))
 	return out.String()
 }
 

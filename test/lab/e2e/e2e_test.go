@@ -106,17 +106,11 @@ func prepareWayBack(dir string) error {
 	if err != nil {
 		return err
 	}
-	get := func(path string) string {
-		var value string
-		if err == nil {
-			value, err = prepared("kubectl", "get", "--context", primary, "-n", "velero", "backupstoragelocation.velero.io/default", "-o", "jsonpath={"+path+"}")
-		}
-		return value
-	}
-	values := map[string]string{"Bucket": get(".spec.objectStorage.bucket"), "S3URL": get(".spec.config.s3Url")}
+	url, err := prepared("kubectl", "get", "--context", primary, "-n", "velero", "backupstoragelocation.velero.io/default", "-o", "jsonpath={.spec.config.s3Url}")
 	if err != nil {
 		return err
 	}
+	values := map[string]string{"S3URL": url}
 	for site, mode := range map[string]string{primary: "ReadOnly", dr: "ReadWrite"} {
 		values["AccessMode"] = mode
 		var out bytes.Buffer

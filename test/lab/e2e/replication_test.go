@@ -77,7 +77,13 @@ type gate struct {
 
 func newGate(t *testing.T, to string, bytes int64) *gate {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	return newGateOn(t, "127.0.0.1", to, bytes)
+}
+
+// newGateOn is newGate at an address of this machine.
+func newGateOn(t *testing.T, host, to string, bytes int64) *gate {
+	t.Helper()
+	listener, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 	require.NoError(t, err)
 	g := &gate{listener: listener, to: to, left: bytes}
 	t.Cleanup(func() { _ = listener.Close() })

@@ -145,7 +145,11 @@ func (r *Rig) prepare(o Options) error {
 	if err := pki.Make(r.PKI(), "kubectl-dr lab "+s.Name, subjects, foreign); err != nil {
 		return fmt.Errorf("make certificates: %w", err)
 	}
-	for _, dir := range []string{r.in("log"), r.Bin(), r.in("kubeconfig"), filepath.Join(r.S3(), bucket), filepath.Join(r.S3(), archiveBucket)} {
+	dirs := []string{r.in("log"), r.Bin(), r.in("kubeconfig")}
+	for _, b := range []string{bucket, archiveBucket, recoveryBucket} {
+		dirs = append(dirs, filepath.Join(r.S3(), b))
+	}
+	for _, dir := range dirs {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}

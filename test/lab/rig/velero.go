@@ -19,8 +19,13 @@ import (
 // bucket is the one that both sites use; it is a folder of the object store.
 const bucket = "velero"
 
-// archiveBucket is the one that the agents' archive is in.
-const archiveBucket = "archive"
+// archiveBucket is the one that the agents' archive is in, and recoveryBucket the one
+// for backups of the recovery site: Velero takes no folder that it does not know into a
+// location of its own.
+const (
+	archiveBucket  = "archive"
+	recoveryBucket = "recovery"
+)
 
 const accessKey = "lab"
 
