@@ -125,11 +125,11 @@ func (f *runFlags) inProgress(ctx context.Context, c *cluster.Cluster, planName 
 	return nil, hint.Errorf(toDo, "%s %s of plan %q is in progress", r.Spec.Kind.Words(), r.Name, planName)
 }
 
-func (s *site) point(ctx context.Context, p *plan.RecoveryPlan, backup string) (restorepoint.Point, error) {
+func (s *site) point(ctx context.Context, source plan.Source, backup string) (restorepoint.Point, error) {
 	if backup != "" {
-		return s.finder.Named(ctx, p.Spec.Source, backup)
+		return s.finder.Named(ctx, source, backup)
 	}
-	return s.finder.Newest(ctx, p.Spec.Source)
+	return s.finder.Newest(ctx, source)
 }
 
 // checkProfile refuses to begin a run whose rewrite profile can't be used where it
@@ -249,7 +249,7 @@ func (f *runFlags) drill(ctx context.Context, e *env, s *site, p *plan.RecoveryP
 	}
 	fresh := r == nil
 	if fresh {
-		point, err := s.point(ctx, p, f.backup)
+		point, err := s.point(ctx, p.Spec.Source.OfCopies(), f.backup)
 		if err != nil {
 			return err
 		}
@@ -448,11 +448,13 @@ type failoverFlags struct {
 	*moveFlags
 	planned, disaster bool
 	// back is a planned failover from the recovery site to the source.
-	back        bool
-	cold        bool
-	accept      time.Duration
-	acceptGiven bool
-	syncTimeout time.Duration
+	back bool
+	cold bool
+	// sourceFenced: the hosts of stretched pools at the source are known to be off.
+	sourceFenced bool
+	accept       time.Duration
+	acceptGiven  bool
+	syncTimeout  time.Duration
 }
 
 func newCmdFailover(e *env, g *globalFlags) *cobra.Command {
@@ -498,6 +500,7 @@ repeated. Only one run of a plan is in progress at a time.` + exitStatus,
 	fl.BoolVar(&f.planned, "planned", false, "the source works: stop it, take a last backup, lose nothing")
 	fl.BoolVar(&f.disaster, "disaster", false, "the source is gone: restore what has arrived")
 	fl.BoolVar(&f.cold, "cold", false, "delete a warm standby and restore everything")
+	fl.BoolVar(&f.sourceFenced, "source-fenced", false, "the source's hosts are off, or cut off from all disks of its stretched pools: import those though not every disk is seen here")
 	fl.DurationVar(&f.accept, "accept-data-loss", 0, "the most that may be lost, as 15m; refused if it is more")
 	fl.DurationVar(&f.syncTimeout, "sync-timeout", 90*time.Second, "for Velero of the recovery site to know a newer backup whose copies have arrived, in a disaster; 0 does not wait")
 	c.RunE = g.run(func(ctx context.Context, args []string) error {
@@ -523,6 +526,8 @@ func (f *failoverFlags) validate() error {
 			"choose one of --planned and --disaster")
 	case f.planned && f.acceptGiven:
 		return errors.New("--accept-data-loss goes with --disaster: a planned failover loses nothing")
+	case f.planned && f.sourceFenced:
+		return errors.New("--source-fenced goes with --disaster: a planned failover exports the pools at the source")
 	case f.planned && f.backup != "":
 		return errors.New("--backup goes with --disaster: a planned failover takes a backup of its own")
 	case f.planned && !f.global.hasSource():
@@ -566,13 +571,13 @@ func (f *failoverFlags) failover(ctx context.Context, e *env, s *site, p *plan.R
 			return err
 		}
 	}
-	fo := &failover.Failover{Target: f.target(e, s.cluster, r), Finder: s.finder, Fencer: s.storage, RollBackTimeout: f.cleanUpTimeout,
+	fo := &failover.Failover{Target: f.target(e, s.cluster, r), Finder: s.finder, Fencer: s.storage, Pools: s.storage, SourceFenced: f.sourceFenced, RollBackTimeout: f.cleanUpTimeout,
 		Standby: e.standby(s.cluster, p.Name, r.Spec.PlanSpec.Source.Namespaces)}
 	if t := r.Spec.PlanSpec.Traffic; t != nil {
 		fo.Names = e.names(t.Resolver)
 	}
 	j := &run.Journal{Run: r, Client: s.cluster.Client, Now: e.now, Hooks: e.hooks()}
-	if f.back || f.planned && !j.Done(failover.StepFence) {
+	if f.back || f.planned && !j.Done(fo.Taken()) {
 		if err := f.sides(ctx, e, s, runs, fo); err != nil {
 			return err
 		}
@@ -659,7 +664,7 @@ func (f *failoverFlags) fresh(ctx context.Context, e *env, s *site, p *plan.Reco
 		spec.Follows = move.Name
 	}
 	if f.disaster {
-		point, err := s.point(ctx, p, f.backup)
+		point, err := s.point(ctx, p.Spec.Source, f.backup)
 		if err == nil && f.backup == "" {
 			point, err = f.sync(ctx, e, s, p, point)
 		}
@@ -682,7 +687,7 @@ func (f *failoverFlags) fresh(ctx context.Context, e *env, s *site, p *plan.Reco
 // running pods: the last backup would hold nothing of them. What can not be told
 // from earlier backups is seen in the last one.
 func (f *failoverFlags) stoppable(ctx context.Context, s *site, p *plan.RecoveryPlan) error {
-	point, err := s.point(ctx, p, "")
+	point, err := s.point(ctx, p.Spec.Source, "")
 	if files := point.By(plan.MethodPodVolumeBackup); err == nil && len(files) > 0 {
 		return hint.Errorf("stop writing to it, take a backup while its pods run, and use --disaster with what that loses",
 			"%s is backed up from its running pod, which a planned failover stops first", strings.Join(files, ", "))
@@ -749,7 +754,7 @@ func (f *failoverFlags) sync(ctx context.Context, e *env, s *site, p *plan.Recov
 	case err != nil:
 		return point, fmt.Errorf("wait for backup %s: %w", backup, err)
 	}
-	return s.point(ctx, p, "")
+	return s.point(ctx, p.Spec.Source, "")
 }
 
 // agreed shows what would be lost and done, and returns nil when that may

@@ -73,6 +73,9 @@ goes on when the command is run again.` + exitStatus,
 		if err != nil {
 			return err
 		}
+		if err := f.notStretched(c.Name(), p); err != nil {
+			return err
+		}
 		return f.reprotect(ctx, e, s, p)
 	})
 	return c
@@ -110,9 +113,21 @@ goes on when the command is run again.` + exitStatus,
 		if err != nil {
 			return err
 		}
+		if err := f.notStretched(c.Name(), p); err != nil {
+			return err
+		}
 		return f.failover(ctx, e, s, p)
 	})
 	return c
+}
+
+// notStretched refuses the way back of volumes that have one dataset for both sites.
+func (f *moveFlags) notStretched(verb string, p *plan.RecoveryPlan) error {
+	if len(p.Spec.Source.StretchedPools) == 0 || f.abandon {
+		return nil
+	}
+	return hint.Errorf("docs/sites.md, Stretched, says how to take its pools back by hand",
+		"%s does not move plan %q: it has stretched pools, and nothing is replicated back of those", verb, p.Name)
 }
 
 // validate is for commands that need the source.

@@ -283,7 +283,7 @@ func (f *rebuildFlags) fresh(ctx context.Context, e *env, s *site, p *plan.Recov
 	}
 	var objects []*unstructured.Unstructured
 	if len(f.pools) == 0 {
-		point, err := s.point(ctx, p, f.backup)
+		point, err := s.point(ctx, p.Spec.Source.OfCopies(), f.backup)
 		if err != nil {
 			return nil, err
 		}
@@ -340,7 +340,7 @@ func (f *rebuildFlags) engine(e *env, s *site, r *plan.RecoveryRun) *rebuild.Reb
 		engine.Notes = pools.Notes
 		return engine
 	}
-	backup := &rebuild.Backup{Name: r.Spec.Backup, Source: r.Spec.PlanSpec.Source, Finder: s.finder, Files: s.cluster.Files, Keep: spec.KeepClaims}
+	backup := &rebuild.Backup{Name: r.Spec.Backup, Source: r.Spec.PlanSpec.Source.OfCopies(), Finder: s.finder, Files: s.cluster.Files, Keep: spec.KeepClaims}
 	engine.Sources, engine.Objects = backup.Sources, backup.Objects
 	engine.Live = func(ctx context.Context) ([]*unstructured.Unstructured, error) {
 		return e.objects(ctx, f.global.recovery, r.Spec.PlanSpec.Source.Namespaces)

@@ -125,7 +125,7 @@ func (f *syncFlags) sync(ctx context.Context, e *env, s *site, p *plan.RecoveryP
 	if err := inactive(ctx, s.cluster, p); err != nil {
 		return nil, err
 	}
-	point, err := s.point(ctx, p, f.backup)
+	point, err := s.point(ctx, p.Spec.Source, f.backup)
 	if err != nil {
 		return nil, err
 	}

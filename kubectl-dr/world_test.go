@@ -56,6 +56,7 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/hint"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -85,6 +86,7 @@ type world struct {
 	logs     map[string]string // by pod/container
 	images   map[string]error  // what registries say
 	git      []client.Object   // what Argo CD brings
+	holds    []client.Object   // in backups, beside the application
 	records  map[string][]dns.Record
 	texts    map[string][]dns.Record
 	names    traffic.Names // the world itself, or a name server
@@ -385,7 +387,11 @@ func (w *world) restore(ctx context.Context, c client.Client, cluster string, r 
 	if cluster == "primary" {
 		host, parent = w.old, "znvm/k3s/"
 	}
-	for i, claim := range claims {
+	restored := claims
+	if slices.Contains(r.Spec.ExcludedResources, "persistentvolumeclaims") {
+		restored = nil
+	}
+	for i, claim := range restored {
 		if w.kept != "" {
 			pvs = append(pvs, w.provisioned(target, claim, r.Name)...)
 			continue
@@ -642,7 +648,7 @@ func (w *world) synced(to *cluster.Cluster, name, location string, age time.Dura
 	if w.kept != "" {
 		w.keep(name, at.Time)
 	}
-	w.files[string(velerov1api.DownloadTargetKindBackupContents)+"/"+name] = backupOf(w.t, application("wordpress", 1))
+	w.files[string(velerov1api.DownloadTargetKindBackupContents)+"/"+name] = backupOf(w.t, append(application("wordpress", 1), w.holds...))
 	w.files.put(w.t, velerov1api.DownloadTargetKindBackupResourceList, name, map[string][]string{
 		"apps/v1/Deployment":       {"wordpress/wordpress-db", "wordpress/wordpress"},
 		"v1/Service":               {"wordpress/wordpress-db", "wordpress/wordpress"},
@@ -781,7 +787,9 @@ type host struct {
 	holds     []*agentpb.SnapshotHold
 	findings  []*agentpb.Finding // beside those that are always ok
 	old       bool               // the agent knows no Doctor
-	archived  map[uint64]string  // what the archive has, and why it can't be restored
+	pools     map[string]*agentpb.PoolState
+	reach     *host             // another host with the same disks, which has pools that this one has not
+	archived  map[uint64]string // what the archive has, and why it can't be restored
 }
 
 func newHost(w *world, node string) *host {
@@ -934,6 +942,50 @@ func (h *host) SetProperties(_ context.Context, req *agentpb.SetPropertiesReques
 		d[k] = v
 	}
 	return &agentpb.Dataset{Name: req.GetDataset()}, nil
+}
+
+func (h *host) GetPool(_ context.Context, req *agentpb.GetPoolRequest, _ ...grpc.CallOption) (*agentpb.PoolState, error) {
+	if err := h.up(); err != nil {
+		return nil, err
+	}
+	p := h.pools[req.GetName()]
+	if p == nil {
+		return nil, agent.ErrNotFound
+	}
+	return p, nil
+}
+
+func (h *host) ImportPool(ctx context.Context, req *agentpb.ImportPoolRequest, _ ...grpc.CallOption) (*agentpb.PoolState, error) {
+	p, err := h.GetPool(ctx, &agentpb.GetPoolRequest{Name: req.GetName()})
+	switch {
+	case err != nil || p.GetImported():
+		return p, err
+	case p.GetActive():
+		return nil, hint.Add(fmt.Errorf("import pool %s: %w: %s has it imported", req.GetName(), agent.ErrInUse, p.GetHost()), "switch that host off")
+	case len(p.GetUnseen()) > 0 && !req.GetFenced():
+		return nil, hint.Add(fmt.Errorf("import pool %s: %w: this host does not see site-a", req.GetName(), agent.ErrUnprotected), "switch it off first")
+	}
+	// It comes with all that is on it.
+	for name, props := range h.reach.datasets {
+		if strings.HasPrefix(name, req.GetName()+"/") {
+			h.datasets[name] = props
+			delete(h.reach.datasets, name)
+		}
+	}
+	p.Imported, p.TakenBy = true, h.node+":"+req.GetBy()
+	return p, nil
+}
+
+func (h *host) ExportPool(ctx context.Context, req *agentpb.GetPoolRequest, _ ...grpc.CallOption) (*agentpb.PoolState, error) {
+	p, err := h.GetPool(ctx, req)
+	if err != nil || !p.GetImported() {
+		return p, err
+	}
+	p.Imported, p.Exported = false, true
+	if far := h.reach.pools[req.GetName()]; far != nil {
+		far.Active, far.Exported = false, true
+	}
+	return p, nil
 }
 
 func (h *host) ListBackup(context.Context, *agentpb.ListBackupRequest, ...grpc.CallOption) (*agentpb.ListBackupResponse, error) {

@@ -29,6 +29,7 @@ type serveOptions struct {
 	config        string
 	metricsListen string
 	hostRoot      string
+	poolDevices   string
 	poolTransfers int
 	archives      []string
 	bandwidth     []string
@@ -73,6 +74,7 @@ back. It keeps no state of its own: it may be stopped or killed at any time.`,
 	f.StringVar(&o.config, "config", "", "policy: who may do what, in YAML")
 	f.StringVar(&o.metricsListen, "metrics-listen", "", "address to serve Prometheus metrics (/metrics) and health (/healthz, /readyz) on, without TLS (default: none)")
 	f.StringVar(&o.hostRoot, "host-root", "", "run the zfs and zpool of the file system mounted there, for an agent in a container")
+	f.StringVar(&o.poolDevices, "pool-devices", "", "directory in which the disks of pools to import are looked for (default: where zpool looks)")
 	f.IntVar(&o.poolTransfers, "pool-transfers", 2, "how many transfers read from one pool at a time")
 	f.StringArrayVar(&o.archives, "archive", nil, "archive that snapshots may be kept in and restored from, as NAME=FILE; the file is that of zfs-agent archive (repeatable)")
 	f.StringArrayVar(&o.bandwidth, "bandwidth-limit", nil, "how many bytes a second to send at most: 50MiB for all transfers together, NODE=10MiB for those to one node or archive (repeatable)")
@@ -123,6 +125,7 @@ func (o *serveOptions) run(ctx context.Context, log *slog.Logger) error {
 	if server.ZFS, err = hostZFS(o.hostRoot); err != nil {
 		return err
 	}
+	server.ZFS.Devices = o.poolDevices
 	if o.hostRoot != "" {
 		server.MountTable = filepath.Join(o.hostRoot, "proc/1/mounts")
 	}

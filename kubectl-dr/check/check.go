@@ -73,6 +73,7 @@ func (c *Checker) Check(ctx context.Context, p *plan.RecoveryPlan) (*report.Chec
 		{"plan", in.lint},
 		{"velero", in.velero},
 		{"storage", in.storage},
+		{"stretched pools", in.stretched},
 		{"restore point", in.restorePoint},
 		{"volumes", in.volumes},
 		{"profiles", in.profiles},

@@ -27,6 +27,9 @@ import (
 type Agent interface {
 	zfssnap.Agent // makes volumes, and destroys them
 
+	GetPool(context.Context, *agentpb.GetPoolRequest, ...grpc.CallOption) (*agentpb.PoolState, error)
+	ImportPool(context.Context, *agentpb.ImportPoolRequest, ...grpc.CallOption) (*agentpb.PoolState, error)
+	ExportPool(context.Context, *agentpb.GetPoolRequest, ...grpc.CallOption) (*agentpb.PoolState, error)
 	Info(context.Context, *agentpb.InfoRequest, ...grpc.CallOption) (*agentpb.InfoResponse, error)
 	ListArchived(context.Context, *agentpb.ListArchivedRequest, ...grpc.CallOption) (*agentpb.ListArchivedResponse, error)
 	ListDatasets(context.Context, *agentpb.ListDatasetsRequest, ...grpc.CallOption) (*agentpb.ListDatasetsResponse, error)

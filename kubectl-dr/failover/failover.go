@@ -55,6 +55,10 @@ type Failover struct {
 	*run.Target
 	Finder *restorepoint.Finder
 	Fencer Fencer
+	Pools  Pools
+	// SourceFenced: the source's hosts are off, so disks of stretched pools that are
+	// not seen where they are imported are not written to elsewhere.
+	SourceFenced bool
 	// Standby is the warm standby of the plan, which the run may say what to do with.
 	Standby *standby.Standby
 	// Names asks name servers; nil asks none.
@@ -96,9 +100,19 @@ func (f *Failover) Steps() []run.Step { return append(f.before(), f.recovery()..
 // before is what can be taken back.
 func (f *Failover) before() []run.Step {
 	if f.Source != nil {
-		return append(f.Source.steps(), f.Lossless(f.Finder), f.fence())
+		steps := append(f.Source.steps(), f.Lossless(f.Finder), f.fence())
+		return append(append(steps, f.exportPools()...), f.importPools()...)
 	}
-	return []run.Step{f.Select(f.Finder), f.fence()}
+	return append([]run.Step{f.Select(f.Finder), f.fence()}, f.importPools()...)
+}
+
+// Taken is the name of the last step that can be taken back: afterwards the source is
+// not needed any more.
+func (f *Failover) Taken() string {
+	if len(f.stretchedPools()) > 0 {
+		return StepImport
+	}
+	return StepFence
 }
 
 func (f *Failover) recovery() []run.Step {
@@ -109,11 +123,11 @@ func (f *Failover) recovery() []run.Step {
 	steps = append(steps, PauseGitOps(f.Cluster.Client, f.Run, f.site(), false)...)
 	switch f.Run.Spec.Standby {
 	case plan.StandbyActivate:
-		steps = append(steps, f.refresh(), f.RestoreVolumes(standby.VolumeResources...))
+		steps = append(append(steps, f.refresh()), append(f.bindStretched(), f.restoreOtherVolumes())...)
 	case plan.StandbyRemove:
-		steps = append(steps, f.removeStandby(), f.Restore())
+		steps = append(append(steps, f.removeStandby()), append(f.bindStretched(), f.restoreRest())...)
 	default:
-		steps = append(steps, f.Restore())
+		steps = append(steps, append(f.bindStretched(), f.restoreRest())...)
 	}
 	steps = append(steps, f.Start(true)...)
 	steps = append(steps, f.Probes()...)
@@ -158,7 +172,7 @@ func (f *Failover) rollBack(ctx context.Context, j *run.Journal, cause error) er
 	defer cancel()
 	f.Hooks.Warnf("%s; giving %s back what it had", cause, f.Source.Site)
 	err := j.Do(after, run.Step{Name: StepRollBack + f.Source.Site, Do: func(ctx context.Context) (string, error) {
-		return f.Source.Site + " runs again", errors.Join(f.setFence(ctx, ""), f.Source.rollBack(ctx))
+		return f.Source.Site + " runs again", errors.Join(f.setFence(ctx, ""), f.givePoolsBack(ctx), f.Source.rollBack(ctx))
 	}})
 	if err != nil {
 		stopped := &StoppedError{Kind: f.Run.Spec.Kind, Run: f.Run.Name, Err: errors.Join(cause, err)}

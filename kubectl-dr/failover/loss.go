@@ -25,6 +25,9 @@ type Loss struct {
 type VolumeLoss struct {
 	Namespace, Claim string
 	Age              time.Duration
+	// Pool is mirrored over both sites, and nothing is lost; "" for a volume that comes
+	// from a copy.
+	Pool string
 }
 
 // Preview says what is lost when a point is recovered now.
@@ -37,7 +40,14 @@ func Preview(p restorepoint.Point, now time.Time) Loss {
 			}
 			continue
 		}
-		l.Volumes = append(l.Volumes, VolumeLoss{v.Namespace, v.Claim, max(0, now.Sub(v.SnapshotAt.Time))})
+		loss := VolumeLoss{Namespace: v.Namespace, Claim: v.Claim, Pool: v.StretchedPool}
+		if loss.Pool == "" {
+			loss.Age = max(0, now.Sub(v.SnapshotAt.Time))
+		}
+		l.Volumes = append(l.Volumes, loss)
+	}
+	if p.Mirrored() {
+		l.Most = 0
 	}
 	return l
 }
@@ -46,6 +56,10 @@ func Preview(p restorepoint.Point, now time.Time) Loss {
 func (l Loss) String() string {
 	var parts []string
 	for _, v := range l.Volumes {
+		if v.Pool != "" {
+			parts = append(parts, fmt.Sprintf("nothing in PVC %s, whose pool %s is mirrored", v.Claim, v.Pool))
+			continue
+		}
 		parts = append(parts, fmt.Sprintf("%s in PVC %s", report.Age(v.Age), v.Claim))
 	}
 	for _, v := range l.Everything {
@@ -81,8 +95,11 @@ func (e *TooMuchError) Hint() string {
 }
 
 // Accept returns a *TooMuchError unless everything that would be lost was
-// accepted.
+// accepted. Nothing needs to be.
 func (l Loss) Accept(given bool, accepted time.Duration) error {
+	if l.Most == 0 && len(l.Volumes) > 0 && len(l.Everything) == 0 {
+		return nil
+	}
 	if !given || l.Most > accepted || len(l.Everything) > 0 {
 		return &TooMuchError{Loss: l, Accepted: accepted, Given: given}
 	}

@@ -63,6 +63,7 @@ func (p *RecoveryPlan) Lint() []Fault {
 	}
 	l.objectives(p.Spec.Objectives)
 	l.source(p.Spec.Source)
+	l.stretched(p.Spec.Source.StretchedPools)
 	l.protect(p.Spec.Source.Schedule, p.Spec.Protect)
 	l.waves(p.Spec.Start)
 	l.hooks(p.Spec.Start)
@@ -102,6 +103,21 @@ func (p *RecoveryPlan) Advice() []Fault {
 // looksInside reports whether a probe depends on data.
 func (p Probe) looksInside() bool {
 	return p.Exec != nil || p.SQL != nil || p.Job != nil || p.HTTP != nil && p.HTTP.Expect.Contains != ""
+}
+
+func (l *linter) stretched(pools []StretchedPool) {
+	for i, p := range pools {
+		field := fmt.Sprintf("spec.source.stretchedPools[%d]", i)
+		switch {
+		case p.Pool == "" || p.Source == "" || p.Recovery == "":
+			l.fault(field, "wants pool, source and recovery")
+		case strings.Contains(p.Pool, "/"):
+			l.fault(field+".pool", "%q is a dataset; a pool is imported as a whole", p.Pool)
+		case p.Source == p.Recovery:
+			l.fault(field, "source and recovery are both %q", p.Source)
+		}
+	}
+	l.unique("spec.source.stretchedPools", names(pools, func(p StretchedPool) string { return p.Pool }))
 }
 
 func (l *linter) traffic(t *Traffic) {

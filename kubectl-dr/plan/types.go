@@ -9,6 +9,7 @@ package plan
 
 import (
 	"slices"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -126,8 +127,42 @@ type Source struct {
 	// IgnoreClaims lists claims, "<name>" or "<namespace>/<name>", that are left
 	// out of backups on purpose: they may come back empty.
 	IgnoreClaims []string `json:"ignoreClaims,omitempty"`
+	// StretchedPools are mirrored over both sites. A failover imports them where it
+	// goes, with everything that was synced, and looks for no copies of what is on
+	// them.
+	StretchedPools []StretchedPool `json:"stretchedPools,omitempty"`
 	// VeleroNamespace is where Velero runs; "velero" when empty.
 	VeleroNamespace string `json:"veleroNamespace,omitempty"`
+}
+
+// StretchedPool is a ZFS pool whose disks a host at each site reaches.
+type StretchedPool struct {
+	// +kubebuilder:validation:MinLength=1
+	Pool string `json:"pool"`
+	// Source and Recovery are the nodes, as their agents are called.
+	//
+	// +kubebuilder:validation:MinLength=1
+	Source string `json:"source"`
+	// +kubebuilder:validation:MinLength=1
+	Recovery string `json:"recovery"`
+}
+
+// Stretched returns the stretched pool that a node's dataset is on, nil for none.
+func (s Source) Stretched(node, dataset string) *StretchedPool {
+	for i, p := range s.StretchedPools {
+		pool, _, _ := strings.Cut(dataset, "/")
+		if p.Pool == pool && (p.Source == node || p.Recovery == node) {
+			return &s.StretchedPools[i]
+		}
+	}
+	return nil
+}
+
+// OfCopies is the source for what takes no pool from it, and is made of copies alone: a
+// drill, and a rebuild.
+func (s Source) OfCopies() Source {
+	s.StretchedPools = nil
+	return s
 }
 
 // Protect is up to four classes of backups, each with a Velero Schedule of its
@@ -625,6 +660,9 @@ type Volume struct {
 	// Node and Snapshot say where the copy at the recovery site lies.
 	Node     string `json:"node,omitempty"`
 	Snapshot string `json:"snapshot,omitempty"`
+	// StretchedPool is the pool, mirrored over both sites, that the volume comes with as
+	// it was written last. It needs no copy.
+	StretchedPool string `json:"stretchedPool,omitempty"`
 	// Problem says why the volume cannot be recovered from this point.
 	Problem string `json:"problem,omitempty"`
 	// Runs is the volume in use when a Reprotect began, as "<node>:<dataset>", and

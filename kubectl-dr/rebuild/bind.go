@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"strings"
 
 	corev1api "k8s.io/api/core/v1"
@@ -40,7 +39,7 @@ func (r *Rebuild) putBack(ctx context.Context, j Judged) error {
 	if err != nil {
 		return err
 	}
-	pv, err := r.volume(made, claim, profile)
+	pv, err := rewrite.VolumeFor(claim, made, profile)
 	if err != nil {
 		return err
 	}
@@ -75,44 +74,18 @@ func (r *Rebuild) rewrites(ctx context.Context) (*rules.Profile, error) {
 
 // apply applies a profile, if there is one.
 func apply(p *rules.Profile, obj *unstructured.Unstructured) (*unstructured.Unstructured, error) {
-	if p == nil {
-		return obj, nil
-	}
-	result, err := p.Apply(obj)
+	obj, err := rewrite.ApplyTo(p, obj)
 	if err != nil {
-		return nil, err
+		return nil, hint.Add(err, "name the claim with --keep-claim if it is not to come back")
 	}
-	if result.Drop {
-		return nil, hint.Add(fmt.Errorf("profile %s drops %s", p.Name, rewrite.Name(obj)), "name the claim with --keep-claim if it is not to come back")
-	}
-	return result.Object, nil
-}
-
-// givenAnnotations begin those that Kubernetes keeps on claims and volumes that are
-// bound.
-var givenAnnotations = []string{"pv.kubernetes.io/bind-completed", "pv.kubernetes.io/bound-by-controller", "volume.kubernetes.io/selected-node",
-	"volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner", "kubectl.kubernetes.io/last-applied-configuration"}
-
-func withoutGiven(obj *unstructured.Unstructured) {
-	annotations := maps.Clone(obj.GetAnnotations())
-	for _, name := range givenAnnotations {
-		delete(annotations, name)
-	}
-	if len(annotations) == 0 {
-		annotations = nil
-	}
-	obj.SetAnnotations(annotations)
+	return obj, nil
 }
 
 // claim returns the claim to bind to: the one that is there as Git has made it, or
 // else the one that was.
 func (r *Rebuild) claim(j Judged, profile *rules.Profile) (*unstructured.Unstructured, error) {
 	if j.Live == nil {
-		claim := rewrite.Restored(j.Claim)
-		claim.SetFinalizers(nil)
-		withoutGiven(claim)
-		unbind(claim)
-		return apply(profile, claim)
+		return apply(profile, rewrite.Unbound(j.Claim))
 	}
 	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(j.Live)
 	if err != nil {
@@ -123,7 +96,7 @@ func (r *Rebuild) claim(j Judged, profile *rules.Profile) (*unstructured.Unstruc
 	claim.SetKind("PersistentVolumeClaim")
 	claim.SetFinalizers(nil)
 	kept := claim.GetAnnotations()["kubectl.kubernetes.io/last-applied-configuration"]
-	withoutGiven(claim)
+	rewrite.WithoutGiven(claim)
 	if kept != "" {
 		// What applied it knows by this what it may change.
 		annotations := claim.GetAnnotations()
@@ -133,32 +106,8 @@ func (r *Rebuild) claim(j Judged, profile *rules.Profile) (*unstructured.Unstruc
 		annotations["kubectl.kubernetes.io/last-applied-configuration"] = kept
 		claim.SetAnnotations(annotations)
 	}
-	unbind(claim)
+	rewrite.Unbind(claim)
 	return claim, nil
-}
-
-func unbind(claim *unstructured.Unstructured) {
-	for _, field := range []string{"volumeName", "dataSource", "dataSourceRef"} {
-		unstructured.RemoveNestedField(claim.Object, "spec", field)
-	}
-}
-
-// volume returns the PersistentVolume to create for a claim. Its class is the
-// claim's, or they would not be bound.
-func (r *Rebuild) volume(made, claim *unstructured.Unstructured, profile *rules.Profile) (*unstructured.Unstructured, error) {
-	pv, err := apply(profile, made)
-	if err != nil {
-		return nil, err
-	}
-	pv = rewrite.Restored(pv)
-	withoutGiven(pv)
-	class, _, _ := unstructured.NestedString(claim.Object, "spec", "storageClassName")
-	if err := unstructured.SetNestedField(pv.Object, class, "spec", "storageClassName"); err != nil {
-		return nil, err
-	}
-	return pv, unstructured.SetNestedMap(pv.Object, map[string]any{
-		"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": claim.GetNamespace(), "name": claim.GetName(),
-	}, "spec", "claimRef")
 }
 
 // takeAway deletes a claim and leaves its volume, which is Retain by now.

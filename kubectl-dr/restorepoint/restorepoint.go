@@ -80,6 +80,19 @@ func (p *Point) Unprotected() []plan.Volume {
 	return lost
 }
 
+// Mirrored reports whether every volume comes with a pool that is mirrored over both
+// sites, so that nothing of any is lost.
+func (p *Point) Mirrored() bool {
+	mirrored := false
+	for _, v := range p.Volumes {
+		if !v.Unprotected && v.StretchedPool == "" {
+			return false
+		}
+		mirrored = mirrored || v.StretchedPool != ""
+	}
+	return mirrored
+}
+
 // By returns the volumes that Velero backed up by a method, as
 // "<namespace>/<claim>".
 func (p *Point) By(m plan.Method) []string {
@@ -104,11 +117,12 @@ func (p *Point) Copies() []cluster.Copy {
 }
 
 // At returns the oldest time that data goes back to: that of the oldest
-// volume's snapshot, of the objects when there is no volume.
+// volume's snapshot, of the objects when there is no volume. Volumes on stretched
+// pools are not as old as that.
 func (p *Point) At() time.Time {
 	at := p.StartedAt
 	for _, v := range p.Volumes {
-		if !v.Unprotected && v.SnapshotAt.Time.Before(at) {
+		if !v.Unprotected && v.StretchedPool == "" && v.SnapshotAt.Time.Before(at) {
 			at = v.SnapshotAt.Time
 		}
 	}
@@ -548,6 +562,13 @@ func (f *Finder) volume(ctx context.Context, source plan.Source, p Point, info v
 		return v, nil
 	}
 	v.SnapshotAt = metav1.NewTime(id.Created)
+	if pool := source.Stretched(id.Node, id.Dataset); pool != nil {
+		if id.Node == pool.Recovery {
+			return v, fmt.Errorf("%w of %s: that was taken on node %s itself", cluster.ErrTakenHere, id.Name(), id.Node)
+		}
+		v.StretchedPool, v.Node = pool.Pool, pool.Recovery
+		return v, nil
+	}
 	found, err := f.Replicas.Find(ctx, id)
 	switch {
 	case errors.Is(err, cluster.ErrTakenHere):

@@ -63,8 +63,12 @@ func (m *Meter) Measure(ctx context.Context, p *plan.RecoveryPlan) (*report.RPO,
 		r.Volumes = append(r.Volumes, row)
 	}
 	if last := points[len(points)-1]; last.Recoverable() {
-		age := now.Sub(last.At())
-		r.RestorePoint = &report.RestorePoint{Backup: last.Backup, RestoresTo: metav1.NewTime(last.At()), Age: rounded(age)}
+		at := last.At()
+		if last.Mirrored() {
+			at = now
+		}
+		age := now.Sub(at)
+		r.RestorePoint = &report.RestorePoint{Backup: last.Backup, RestoresTo: metav1.NewTime(at), Age: rounded(age)}
 		r.State = report.Worse(r.State, state(age, objective.Duration))
 		r.Message = failover.Preview(last, now).String()
 	} else {
@@ -92,6 +96,11 @@ func volume(points []restorepoint.Point, v plan.Volume, now time.Time, objective
 		for _, have := range p.Volumes {
 			if have.Namespace != v.Namespace || have.Claim != v.Claim || have.Problem != "" || have.Unprotected {
 				continue
+			}
+			if have.StretchedPool != "" {
+				row.Backup, row.SnapshotAt, row.Age, row.Node = p.Backup, &metav1.Time{Time: now}, &metav1.Duration{}, have.Node
+				row.State, row.Message = report.OK, "pool "+have.StretchedPool+" is mirrored at both sites"
+				return row
 			}
 			age := rounded(now.Sub(have.SnapshotAt.Time))
 			at := have.SnapshotAt

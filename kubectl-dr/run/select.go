@@ -26,7 +26,11 @@ func (t *Target) Select(finder *restorepoint.Finder) Step {
 		Name:  StepSelect,
 		About: fmt.Sprintf("see that every volume of backup %s has a copy here", t.Run.Spec.Backup),
 		Do: func(ctx context.Context) (string, error) {
-			p, err := finder.Named(ctx, t.Run.Spec.PlanSpec.Source, t.Run.Spec.Backup)
+			source := t.Run.Spec.PlanSpec.Source
+			if t.Run.Spec.Kind == plan.RunDrill {
+				source = source.OfCopies() // the source has its pools, and keeps them
+			}
+			p, err := finder.Named(ctx, source, t.Run.Spec.Backup)
 			if err != nil {
 				return "", err
 			}
@@ -35,9 +39,15 @@ func (t *Target) Select(finder *restorepoint.Finder) Step {
 			}
 			t.Run.Status.Volumes = p.Volumes
 			at := metav1.NewTime(p.At()).Rfc3339Copy()
+			if p.Mirrored() {
+				at = t.Run.Status.StartedAt.Rfc3339Copy()
+			}
 			t.Run.Status.RestoredTo = &at
 			for _, v := range p.Unprotected() {
 				t.Hooks.Warnf("volume %s/%s comes back empty: the backup does not hold its data", v.Namespace, v.Claim)
+			}
+			if p.Mirrored() {
+				return fmt.Sprintf("objects of backup %s, %s as last written: the pools are mirrored at both sites", p.Backup, report.Count(len(p.Volumes), "volume")), nil
 			}
 			age := max(0, t.Run.Status.StartedAt.Sub(at.Time))
 			return fmt.Sprintf("backup %s, %s, data as of %s (%s before the start)",

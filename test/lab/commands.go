@@ -50,6 +50,7 @@ func newUp(which *selection) *cobra.Command {
 	}
 	cmd.Flags().IntVar(&nodes, "nodes", 2, "number of Kubernetes nodes: 2, or 0 for the two ZFS hosts alone")
 	cmd.Flags().BoolVar(&o.WordPress, "wordpress", false, "nodes can run a WordPress: with its images, and kube-proxy")
+	cmd.Flags().BoolVar(&o.Stretched, "stretched", false, "both hosts have the same two disks, site-a and site-b, for a pool mirrored over them")
 	cmd.Flags().StringVar(&o.Plugin, "plugin", beside("velero-plugin-zfs-dr"), "the Velero plugin under test")
 	cmd.Flags().StringVar(&o.Agent, "agent", beside("zfs-agent"), "the agent under test")
 	cmd.Flags().StringVar(&o.CRDs, "crds", beside("..", "examples", "crds"), "folder with the product's CRDs")

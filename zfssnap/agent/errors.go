@@ -44,6 +44,10 @@ var (
 	ErrMismatch = errors.New("not the same")
 	// ErrSkew: the snapshots of a group would not be of one instant.
 	ErrSkew = errors.New("group is not of one instant")
+	// ErrInUse: another host has the pool imported.
+	ErrInUse = zfs.ErrPoolActive
+	// ErrUnprotected: nothing would keep two hosts from writing to a pool at once.
+	ErrUnprotected = errors.New("pool is not protected against a second host")
 	// ErrUnreachable: there was no connection to the agent, or it broke.
 	ErrUnreachable = errors.New("agent is unreachable")
 	// ErrUntrusted: what answers there could not prove to be the agent. Asking
@@ -93,6 +97,9 @@ var reasons = []struct {
 	{archive.ErrDamaged, codes.DataLoss, "DAMAGED"},
 	{archive.ErrChanged, codes.Aborted, "CHANGED"},
 	{archive.ErrInvalid, codes.FailedPrecondition, "INVALID_ARCHIVE"},
+	{ErrInUse, codes.FailedPrecondition, "POOL_IN_USE"},
+	{ErrUnprotected, codes.FailedPrecondition, "POOL_UNPROTECTED"},
+	{zfs.ErrNoHostID, codes.FailedPrecondition, "NO_HOSTID"},
 	{ErrStalled, codes.Aborted, "STALLED"},
 	{ErrPool, codes.Unavailable, "POOL_UNAVAILABLE"},
 	{ErrNoSpace, codes.ResourceExhausted, "NO_SPACE"},

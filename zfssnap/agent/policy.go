@@ -26,10 +26,11 @@ const (
 	Clone      Verb = "clone"      // make volumes from snapshots
 	Destroy    Verb = "destroy"    // destroy what is ours
 	Properties Verb = "properties" // set our properties
+	Move       Verb = "move"       // import and export pools that several hosts reach
 	AnyVerb    Verb = "*"
 )
 
-var verbs = []Verb{Read, Snapshot, Hold, Replicate, Archive, Receive, Clone, Destroy, Properties, AnyVerb}
+var verbs = []Verb{Read, Snapshot, Hold, Replicate, Archive, Receive, Clone, Destroy, Properties, Move, AnyVerb}
 
 // anyPrefix stands for every dataset.
 const anyPrefix = "*"

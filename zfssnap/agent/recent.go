@@ -137,6 +137,7 @@ var looks = map[string]bool{
 	agentpb.Agent_ResolveDataset_FullMethodName: true,
 	agentpb.Agent_ListDatasets_FullMethodName:   true,
 	agentpb.Agent_ListVersions_FullMethodName:   true,
+	agentpb.Agent_GetPool_FullMethodName:        true,
 	agentpb.Agent_FindSnapshot_FullMethodName:   true,
 	agentpb.Agent_ListBackup_FullMethodName:     true,
 	agentpb.Agent_ListHolds_FullMethodName:      true,

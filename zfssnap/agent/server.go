@@ -176,7 +176,7 @@ func (s *Server) init() {
 			s.OnHang = func(string) {}
 		}
 		s.guard = &zfs.Guard{Runner: s.ZFS.Runner, Timeout: s.CommandTimeout, OnHang: s.OnHang, OnChange: s.poolChanged}
-		s.ZFS = &zfs.Client{Runner: s.guard}
+		s.ZFS = &zfs.Client{Runner: s.guard, Devices: s.ZFS.Devices}
 		if s.TransferLease == 0 {
 			s.TransferLease = transferLease
 		}

@@ -69,6 +69,9 @@ const (
 	// PropFenced, when set on a replica, makes the agent refuse every receive
 	// into it; its value says who fenced it.
 	PropFenced = "io.kubectl-dr:fenced"
+	// PropTaken, on the root of a pool that several hosts reach, says who took it over
+	// last: "node:reason".
+	PropTaken = "io.kubectl-dr:taken"
 	// PropHold begins the property of a held snapshot that says who placed the
 	// hold; the rest is the hold tag without its "kubectl-dr:".
 	PropHold = "io.kubectl-dr:hold:"

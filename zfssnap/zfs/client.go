@@ -25,6 +25,9 @@ const maxOperands = 500
 // A command that failed comes back as *CommandError, which wraps the cause.
 type Client struct {
 	Runner Runner
+	// Devices is the directory in which pools to import are looked for; where zpool(8)
+	// looks by itself when empty.
+	Devices string
 
 	datasets   gather[Dataset]
 	properties gather[map[string]Property]

@@ -49,6 +49,12 @@ var (
 	// ErrPoolUnavailable: the pool is suspended or read-only, a command on it
 	// hangs, or the kernel module is not loaded.
 	ErrPoolUnavailable = errors.New("pool is unavailable")
+	// ErrPoolActive: another host has the pool imported.
+	ErrPoolActive = errors.New("pool is in use by another host")
+	// ErrPoolElsewhere: another host had the pool imported, and did not export it.
+	ErrPoolElsewhere = errors.New("pool was in use by another host")
+	// ErrNoHostID: the pool's multihost is on, and this host has no hostid.
+	ErrNoHostID = errors.New("host has no hostid")
 	// ErrTagExists: the snapshot has a hold of that tag. Client.Hold takes it
 	// for success.
 	ErrTagExists = errors.New("hold tag already exists")
@@ -151,6 +157,14 @@ var messages = []struct {
 	{regexp.MustCompile(`^cannot receive: failed to read from stream$`), ErrIncomplete},
 	{regexp.MustCompile(`^cannot receive: invalid stream \(.+\)$`), ErrIncomplete},
 	{regexp.MustCompile(`^cannot receive .+: invalid backup stream$`), ErrIncomplete},
+
+	{regexp.MustCompile(`^cannot import '[^']+': pool is imported on `), ErrPoolActive},
+	{regexp.MustCompile(`^cannot import '[^']+': pool was previously in use from another system\.$`), ErrPoolElsewhere},
+	{regexp.MustCompile(`^[Cc]annot import '[^']+': pool has the multihost property on and the$`), ErrNoHostID},
+	{regexp.MustCompile(`^cannot import '[^']+': a pool with that name already exists$`), ErrExists},
+	{regexp.MustCompile(`^cannot import '[^']+': no such pool available$`), ErrNotFound},
+	{regexp.MustCompile(`^zdb: can't open '[^']+': No such file or directory$`), ErrNotFound},
+	{regexp.MustCompile(`^cannot export '[^']+': pool is busy$`), ErrBusy},
 
 	{regexp.MustCompile(`^cannot mount '[^']+': filesystem already mounted$`), errMounted},
 	{regexp.MustCompile(`^cannot unmount '[^']+': not currently mounted$`), errNotMounted},

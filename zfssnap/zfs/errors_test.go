@@ -27,6 +27,10 @@ func TestMessagesOfZFSHaveACause(t *testing.T) {
 		"destroy-cloned": ErrHasClones, "destroy-cloned-r": ErrHasClones,
 		"hold-again": ErrTagExists, "release-notag": ErrNoTag,
 
+		"import-active": ErrPoolActive, "import-active-f": ErrPoolActive, "import-elsewhere": ErrPoolElsewhere,
+		"import-nohostid": ErrNoHostID, "import-nohostid-f": ErrNoHostID, "import-exists": ErrExists,
+		"import-missing": ErrNotFound, "export-missing": ErrNotFound, "label-missing": ErrNotFound, "export-busy": ErrBusy,
+
 		"unmount-busy": ErrBusy, "destroy-busy": ErrBusy, "rename-busy": ErrBusy,
 		"destroy-receiving": ErrBusy, "abort-receiving": ErrBusy,
 		"mount-again": errMounted, "unmount-again": errNotMounted, "abort-none": errNoPartial,

@@ -9,6 +9,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+func importable(b []byte) (any, error) { return parseImportable(b) }
+func label(b []byte) (any, error)      { return parseLabel(b) }
+
 func TestOutputOfZFS(t *testing.T) {
 	t.Parallel()
 	out := fixtures(t, "outputs.txt")
@@ -21,6 +24,16 @@ func TestOutputOfZFS(t *testing.T) {
 			Release{Userland: "2.1.11-1+deb12u1", Module: "2.1.11-1+deb12u1"}},
 		{"pools", func(b []byte) (any, error) { return parsePools(b) },
 			[]PoolInfo{{"back", "ONLINE", 402653184, 402516992}, {"tank", "ONLINE", 402653184, 402513920}}},
+		{"pool", func(b []byte) (any, error) { return parsePool(b) },
+			PoolState{GUID: 15485559303183191299, Health: "ONLINE", Multihost: true}},
+		{"import-active", importable, []Importable{{Name: "metro", GUID: 8841585631787251925, Health: "UNAVAIL", Active: true, Host: "hassio", HostID: 1}}},
+		{"import-elsewhere", importable, []Importable{{Name: "metro", GUID: 8841585631787251925, Health: "ONLINE"}}},
+		{"import-exported", importable, []Importable{{Name: "metro", GUID: 8841585631787251925, Health: "ONLINE"}}},
+		{"import-offline", importable, []Importable{{Name: "metro", GUID: 8841585631787251925, Health: "DEGRADED"}}},
+		{"import-unseen", importable, []Importable{{Name: "dg", GUID: 15380689879301440263, Health: "DEGRADED", Unseen: []string{"/tmp/dg/b"}}}},
+		{"label-active", label, PoolLabel{GUID: 8841585631787251925, Host: "hassio", HostID: 1, Multihost: true}},
+		{"label-exported", label, PoolLabel{GUID: 8841585631787251925, Exported: true, Host: "remote", HostID: 2, Multihost: true}},
+		{"label-no-multihost", label, PoolLabel{GUID: 8841585631787251925, Host: "hassio", HostID: 1}},
 		{"datasets", func(b []byte) (any, error) { return parseDatasets(b) }, []Dataset{
 			{Name: "tank", Type: Filesystem, GUID: 8553842014844178422, Used: 4496384, Referenced: 24576, Encryption: "off", Mountpoint: "none"},
 			{Name: "tank/a", Type: Filesystem, GUID: 5434976027974122621, Used: 4222976, Referenced: 4222976, Encryption: "off", Mounted: true, Mountpoint: "/mnt/a"},

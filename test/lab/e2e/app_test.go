@@ -91,7 +91,12 @@ mv "$at/.new" "$at/posts/$(sha256sum "$at/.new" | cut -d' ' -f1)"; umount "$at"`
 // and a plan at the recovery site.
 func newApp(t *testing.T, name string) app {
 	t.Helper()
-	a := newVolume(t, name)
+	return app{Name: name, Volume: "pvc-" + name, Parent: parent}.newApp(t)
+}
+
+func (a app) newApp(t *testing.T) app {
+	t.Helper()
+	a, name := a.newVolume(t, "data"), a.Name
 	apply(t, primary, a.render(t, "web.yaml.tmpl"))
 	velero(t, primary, "schedule", "create", name, "--schedule", "0 0 29 2 *", "--include-namespaces", name, "--volume-snapshot-locations", "zfs")
 	apply(t, dr, a.plan(t, name))

@@ -60,6 +60,10 @@ const (
 	nodeAddress = "10.0.2.15"
 )
 
+// sharedDisks are the serial numbers of the disks of a stretched rig: one would be at
+// each site.
+var sharedDisks = []string{"site-a", "site-b"}
+
 func (n node) linkAddress() string { return fmt.Sprintf("10.77.0.%d", n.number) }
 func (n node) podSubnet() string   { return fmt.Sprintf("10.78.%d.0/24", n.number) }
 
@@ -101,6 +105,12 @@ func (r *Rig) bootable(n node) vm.Machine {
 			n.peer().linkAddress(): {n.peer().name},
 		},
 	}
+	if r.state.Stretched {
+		for _, name := range sharedDisks {
+			m.Shared = append(m.Shared, vm.SharedDisk{Serial: name, File: r.in("node", name+".img"), SizeGB: 4})
+		}
+		m.Guest.Services = append(m.Guest.Services, guestcfg.HostID(n.number))
+	}
 	if r.hasAgent() {
 		m.Files["bin/zfs-agent"] = r.state.Agent
 		m.Files["agent.yaml"] = r.in("config", n.name, "agent.yaml")
@@ -113,6 +123,10 @@ func (r *Rig) bootable(n node) vm.Machine {
 				"--tls=" + config("pki/agent.pem"), "--config=" + config("agent.yaml"), "--archive=offsite=" + config("archive.yaml")},
 			Ready: &guestcfg.Probe{TCP: local(agentPort)},
 		})
+		if agent := &m.Guest.Services[len(m.Guest.Services)-1]; r.state.Stretched {
+			// Without udev, zpool waits for links that never come.
+			agent.Argv = append(agent.Argv, "--pool-devices=/dev")
+		}
 	}
 	if !r.state.Light {
 		r.addKubelet(&m, n)

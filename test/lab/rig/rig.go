@@ -35,6 +35,9 @@ type Options struct {
 	Light bool
 	// WordPress gives the nodes what it takes to run one; see build.Options.
 	WordPress bool
+	// Stretched gives both machines the same two disks, and each a hostid, for a pool
+	// that is mirrored over them.
+	Stretched bool
 	// Plugin and Agent are the product's binaries under test; one that isn't
 	// there is left out with a warning.
 	Plugin, Agent string
@@ -112,12 +115,12 @@ func Up(ctx context.Context, o Options) (*Rig, error) {
 func (r *Rig) prepare(o Options) error {
 	s, err := readState(r.Paths)
 	if errors.Is(err, ErrNoRig) {
-		s, err = &state{Name: o.Name, Light: o.Light, WordPress: o.WordPress, Processes: map[string]proc.ID{}}, nil
+		s, err = &state{Name: o.Name, Light: o.Light, WordPress: o.WordPress, Stretched: o.Stretched, Processes: map[string]proc.ID{}}, nil
 	}
 	if err != nil {
 		return err
 	}
-	if s.Light != o.Light || o.WordPress && !s.WordPress {
+	if s.Light != o.Light || o.WordPress && !s.WordPress || o.Stretched && !s.Stretched {
 		return fmt.Errorf("rig %s exists in another form; take it down first", o.Name)
 	}
 	if s.Ports, err = choosePorts(portNames(), s.Ports); err != nil {

@@ -28,6 +28,8 @@ type state struct {
 	Light bool `json:"light"`
 	// WordPress rigs have nodes that can run one.
 	WordPress bool `json:"wordpress,omitempty"`
+	// Stretched rigs have disks that both machines can reach.
+	Stretched bool `json:"stretched,omitempty"`
 	// Ports are chosen once, so that kubeconfigs and certificates stay valid.
 	Ports map[string]int `json:"ports"`
 	// Processes are those started last, by part.

@@ -35,6 +35,8 @@ type Machine struct {
 	Files map[string]string
 	// Disks hold one pool each.
 	Disks []Disk
+	// Shared are disks that another machine may have at the same time.
+	Shared []SharedDisk
 	// SSHPort is the port on 127.0.0.1 that leads to the guest's SSH server.
 	SSHPort int
 	// Forwards are further ports on 127.0.0.1 that lead into the guest.
@@ -48,6 +50,15 @@ type Disk struct {
 	SizeGB int
 	// Datasets are made in the pool when missing.
 	Datasets []string
+}
+
+// SharedDisk is a virtual disk with one empty partition, for a pool that more than
+// one machine can reach.
+type SharedDisk struct {
+	// Serial is by which the guest finds it.
+	Serial string
+	File   string
+	SizeGB int
 }
 
 // Forward leads from a port on 127.0.0.1 to one of the guest.

@@ -37,6 +37,11 @@ func (m Machine) prepare(ctx context.Context) error {
 			return err
 		}
 	}
+	for _, d := range m.Shared {
+		if err := makePoolDisk(d.File, d.SizeGB); err != nil {
+			return err
+		}
+	}
 	return m.makeConfigDisk(ctx)
 }
 

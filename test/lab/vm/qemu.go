@@ -71,6 +71,12 @@ func (m Machine) arguments() []string {
 		// survives: flushes may be skipped.
 		disk(guestcfg.PoolSerial+d.Pool, m.poolDisk(d), "cache=unsafe", "discard=unmap", "detect-zeroes=unmap")
 	}
+	for _, d := range m.Shared {
+		// Both machines go through this machine's page cache, so each reads what the
+		// other has written.
+		disk(d.Serial, d.File, "cache=unsafe", "discard=unmap", "file.locking=off")
+		args[len(args)-1] += ",share-rw=on"
+	}
 	host := "user,id=host"
 	for _, f := range append([]Forward{{HostPort: m.SSHPort, GuestPort: guestcfg.SSHPort}}, m.Forwards...) {
 		host += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-:%d", f.HostPort, f.GuestPort)

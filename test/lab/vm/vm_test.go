@@ -105,6 +105,7 @@ func TestMachine_Arguments(t *testing.T) {
 	m := Machine{
 		Name: "hassio", Dir: "/rig/a,b", CPUs: 2, MemoryMB: 1024, Kernel: "k", Initrd: "i", Root: "r",
 		Disks:    []Disk{{Pool: "znvm", SizeGB: 1}},
+		Shared:   []SharedDisk{{Serial: "site-a", File: "/rig/site-a.img", SizeGB: 1}},
 		SSHPort:  20022,
 		Forwards: []Forward{{HostPort: 20001, GuestPort: 7443}},
 		Link:     Link{LocalPort: 0x5001, RemotePort: 0x5002},
@@ -113,6 +114,8 @@ func TestMachine_Arguments(t *testing.T) {
 	for _, want := range []string{
 		"file=/rig/a,,b/pool-znvm.img",
 		"serial=pool-znvm",
+		"file=/rig/site-a.img,cache=unsafe,discard=unmap,file.locking=off",
+		"serial=site-a,share-rw=on",
 		"hostfwd=tcp:127.0.0.1:20022-:22,hostfwd=tcp:127.0.0.1:20001-:7443",
 		"local.port=20481,remote.type=inet,remote.host=127.0.0.1,remote.port=20482",
 		"mac=52:54:00:01:50:01",

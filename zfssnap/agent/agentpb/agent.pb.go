@@ -77,7 +77,7 @@ func (x Transfer_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Transfer_State.Descriptor instead.
 func (Transfer_State) EnumDescriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{36, 0}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{39, 0}
 }
 
 type InfoRequest struct {
@@ -2306,6 +2306,258 @@ func (x *RenameVolumeRequest) GetMatch() map[string]string {
 	return nil
 }
 
+type GetPoolRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPoolRequest) Reset() {
+	*x = GetPoolRequest{}
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPoolRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPoolRequest) ProtoMessage() {}
+
+func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPoolRequest.ProtoReflect.Descriptor instead.
+func (*GetPoolRequest) Descriptor() ([]byte, []int) {
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *GetPoolRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type ImportPoolRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Why it is taken over, as "run/<name>": kept on the pool with the node's name.
+	By string `protobuf:"bytes,2,opt,name=by,proto3" json:"by,omitempty"`
+	// Whoever had it is known to be off, or cut off from all its disks: disks that this
+	// host does not see are no reason to refuse.
+	Fenced        bool `protobuf:"varint,3,opt,name=fenced,proto3" json:"fenced,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportPoolRequest) Reset() {
+	*x = ImportPoolRequest{}
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportPoolRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportPoolRequest) ProtoMessage() {}
+
+func (x *ImportPoolRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportPoolRequest.ProtoReflect.Descriptor instead.
+func (*ImportPoolRequest) Descriptor() ([]byte, []int) {
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *ImportPoolRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ImportPoolRequest) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *ImportPoolRequest) GetFenced() bool {
+	if x != nil {
+		return x.Fenced
+	}
+	return false
+}
+
+type PoolState struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Name      string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Guid      uint64                 `protobuf:"varint,2,opt,name=guid,proto3" json:"guid,omitempty"`
+	Health    string                 `protobuf:"bytes,3,opt,name=health,proto3" json:"health,omitempty"`      // as zpool(8) has it
+	Imported  bool                   `protobuf:"varint,4,opt,name=imported,proto3" json:"imported,omitempty"` // on this host
+	Multihost bool                   `protobuf:"varint,5,opt,name=multihost,proto3" json:"multihost,omitempty"`
+	// Another host has it imported now, and is alive.
+	Active bool `protobuf:"varint,6,opt,name=active,proto3" json:"active,omitempty"`
+	// Who has it, or had it last: host name and hostid.
+	Host     string   `protobuf:"bytes,7,opt,name=host,proto3" json:"host,omitempty"`
+	Hostid   uint64   `protobuf:"varint,8,opt,name=hostid,proto3" json:"hostid,omitempty"`
+	Exported bool     `protobuf:"varint,9,opt,name=exported,proto3" json:"exported,omitempty"` // whoever had it gave it up
+	Unseen   []string `protobuf:"bytes,10,rep,name=unseen,proto3" json:"unseen,omitempty"`     // disks that this host does not see
+	// This host imports it by itself when it starts.
+	Cached bool `protobuf:"varint,11,opt,name=cached,proto3" json:"cached,omitempty"`
+	// This host's hostid, 0 for none while the pool's multihost needs one.
+	OwnHostid uint64 `protobuf:"varint,12,opt,name=own_hostid,json=ownHostid,proto3" json:"own_hostid,omitempty"`
+	// Node and reason of who took it over last; only where it is imported.
+	TakenBy       string `protobuf:"bytes,13,opt,name=taken_by,json=takenBy,proto3" json:"taken_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PoolState) Reset() {
+	*x = PoolState{}
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PoolState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PoolState) ProtoMessage() {}
+
+func (x *PoolState) ProtoReflect() protoreflect.Message {
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PoolState.ProtoReflect.Descriptor instead.
+func (*PoolState) Descriptor() ([]byte, []int) {
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *PoolState) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PoolState) GetGuid() uint64 {
+	if x != nil {
+		return x.Guid
+	}
+	return 0
+}
+
+func (x *PoolState) GetHealth() string {
+	if x != nil {
+		return x.Health
+	}
+	return ""
+}
+
+func (x *PoolState) GetImported() bool {
+	if x != nil {
+		return x.Imported
+	}
+	return false
+}
+
+func (x *PoolState) GetMultihost() bool {
+	if x != nil {
+		return x.Multihost
+	}
+	return false
+}
+
+func (x *PoolState) GetActive() bool {
+	if x != nil {
+		return x.Active
+	}
+	return false
+}
+
+func (x *PoolState) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *PoolState) GetHostid() uint64 {
+	if x != nil {
+		return x.Hostid
+	}
+	return 0
+}
+
+func (x *PoolState) GetExported() bool {
+	if x != nil {
+		return x.Exported
+	}
+	return false
+}
+
+func (x *PoolState) GetUnseen() []string {
+	if x != nil {
+		return x.Unseen
+	}
+	return nil
+}
+
+func (x *PoolState) GetCached() bool {
+	if x != nil {
+		return x.Cached
+	}
+	return false
+}
+
+func (x *PoolState) GetOwnHostid() uint64 {
+	if x != nil {
+		return x.OwnHostid
+	}
+	return 0
+}
+
+func (x *PoolState) GetTakenBy() string {
+	if x != nil {
+		return x.TakenBy
+	}
+	return ""
+}
+
 type SetPropertiesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Dataset       string                 `protobuf:"bytes,1,opt,name=dataset,proto3" json:"dataset,omitempty"`
@@ -2316,7 +2568,7 @@ type SetPropertiesRequest struct {
 
 func (x *SetPropertiesRequest) Reset() {
 	*x = SetPropertiesRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[33]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2328,7 +2580,7 @@ func (x *SetPropertiesRequest) String() string {
 func (*SetPropertiesRequest) ProtoMessage() {}
 
 func (x *SetPropertiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[33]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2341,7 +2593,7 @@ func (x *SetPropertiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPropertiesRequest.ProtoReflect.Descriptor instead.
 func (*SetPropertiesRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{33}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *SetPropertiesRequest) GetDataset() string {
@@ -2372,7 +2624,7 @@ type ReplicateRequest struct {
 
 func (x *ReplicateRequest) Reset() {
 	*x = ReplicateRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[34]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2384,7 +2636,7 @@ func (x *ReplicateRequest) String() string {
 func (*ReplicateRequest) ProtoMessage() {}
 
 func (x *ReplicateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[34]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2397,7 +2649,7 @@ func (x *ReplicateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicateRequest.ProtoReflect.Descriptor instead.
 func (*ReplicateRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{34}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ReplicateRequest) GetDataset() string {
@@ -2451,7 +2703,7 @@ type GetTransferRequest struct {
 
 func (x *GetTransferRequest) Reset() {
 	*x = GetTransferRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[35]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2463,7 +2715,7 @@ func (x *GetTransferRequest) String() string {
 func (*GetTransferRequest) ProtoMessage() {}
 
 func (x *GetTransferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[35]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2476,7 +2728,7 @@ func (x *GetTransferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTransferRequest.ProtoReflect.Descriptor instead.
 func (*GetTransferRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{35}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GetTransferRequest) GetId() string {
@@ -2513,7 +2765,7 @@ type Transfer struct {
 
 func (x *Transfer) Reset() {
 	*x = Transfer{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[36]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2525,7 +2777,7 @@ func (x *Transfer) String() string {
 func (*Transfer) ProtoMessage() {}
 
 func (x *Transfer) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[36]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2538,7 +2790,7 @@ func (x *Transfer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transfer.ProtoReflect.Descriptor instead.
 func (*Transfer) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{36}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Transfer) GetId() string {
@@ -2644,7 +2896,7 @@ type ArchiveRequest struct {
 
 func (x *ArchiveRequest) Reset() {
 	*x = ArchiveRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[37]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2656,7 +2908,7 @@ func (x *ArchiveRequest) String() string {
 func (*ArchiveRequest) ProtoMessage() {}
 
 func (x *ArchiveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[37]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2669,7 +2921,7 @@ func (x *ArchiveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArchiveRequest.ProtoReflect.Descriptor instead.
 func (*ArchiveRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{37}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ArchiveRequest) GetDataset() string {
@@ -2712,7 +2964,7 @@ type ListArchivedRequest struct {
 
 func (x *ListArchivedRequest) Reset() {
 	*x = ListArchivedRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[38]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2724,7 +2976,7 @@ func (x *ListArchivedRequest) String() string {
 func (*ListArchivedRequest) ProtoMessage() {}
 
 func (x *ListArchivedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[38]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2737,7 +2989,7 @@ func (x *ListArchivedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListArchivedRequest.ProtoReflect.Descriptor instead.
 func (*ListArchivedRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{38}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListArchivedRequest) GetArchive() string {
@@ -2777,7 +3029,7 @@ type ListArchivedResponse struct {
 
 func (x *ListArchivedResponse) Reset() {
 	*x = ListArchivedResponse{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[39]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2789,7 +3041,7 @@ func (x *ListArchivedResponse) String() string {
 func (*ListArchivedResponse) ProtoMessage() {}
 
 func (x *ListArchivedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[39]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2802,7 +3054,7 @@ func (x *ListArchivedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListArchivedResponse.ProtoReflect.Descriptor instead.
 func (*ListArchivedResponse) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{39}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListArchivedResponse) GetSnapshots() []*ArchivedSnapshot {
@@ -2828,7 +3080,7 @@ type ArchivedSnapshot struct {
 
 func (x *ArchivedSnapshot) Reset() {
 	*x = ArchivedSnapshot{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[40]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2840,7 +3092,7 @@ func (x *ArchivedSnapshot) String() string {
 func (*ArchivedSnapshot) ProtoMessage() {}
 
 func (x *ArchivedSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[40]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2853,7 +3105,7 @@ func (x *ArchivedSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArchivedSnapshot.ProtoReflect.Descriptor instead.
 func (*ArchivedSnapshot) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{40}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ArchivedSnapshot) GetNode() string {
@@ -2923,7 +3175,7 @@ type ExpireArchivedRequest struct {
 
 func (x *ExpireArchivedRequest) Reset() {
 	*x = ExpireArchivedRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[41]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2935,7 +3187,7 @@ func (x *ExpireArchivedRequest) String() string {
 func (*ExpireArchivedRequest) ProtoMessage() {}
 
 func (x *ExpireArchivedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[41]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2948,7 +3200,7 @@ func (x *ExpireArchivedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpireArchivedRequest.ProtoReflect.Descriptor instead.
 func (*ExpireArchivedRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{41}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ExpireArchivedRequest) GetArchive() string {
@@ -2981,7 +3233,7 @@ type ExpireArchivedResponse struct {
 
 func (x *ExpireArchivedResponse) Reset() {
 	*x = ExpireArchivedResponse{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[42]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2993,7 +3245,7 @@ func (x *ExpireArchivedResponse) String() string {
 func (*ExpireArchivedResponse) ProtoMessage() {}
 
 func (x *ExpireArchivedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[42]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3006,7 +3258,7 @@ func (x *ExpireArchivedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpireArchivedResponse.ProtoReflect.Descriptor instead.
 func (*ExpireArchivedResponse) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{42}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ExpireArchivedResponse) GetKept() []*KeptArchived {
@@ -3026,7 +3278,7 @@ type KeptArchived struct {
 
 func (x *KeptArchived) Reset() {
 	*x = KeptArchived{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[43]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3038,7 +3290,7 @@ func (x *KeptArchived) String() string {
 func (*KeptArchived) ProtoMessage() {}
 
 func (x *KeptArchived) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[43]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3051,7 +3303,7 @@ func (x *KeptArchived) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptArchived.ProtoReflect.Descriptor instead.
 func (*KeptArchived) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{43}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *KeptArchived) GetGuid() uint64 {
@@ -3079,7 +3331,7 @@ type ReceiveStateRequest struct {
 
 func (x *ReceiveStateRequest) Reset() {
 	*x = ReceiveStateRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[44]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3091,7 +3343,7 @@ func (x *ReceiveStateRequest) String() string {
 func (*ReceiveStateRequest) ProtoMessage() {}
 
 func (x *ReceiveStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[44]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3104,7 +3356,7 @@ func (x *ReceiveStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveStateRequest.ProtoReflect.Descriptor instead.
 func (*ReceiveStateRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{44}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ReceiveStateRequest) GetDataset() string {
@@ -3143,7 +3395,7 @@ type ReceiveStateResponse struct {
 
 func (x *ReceiveStateResponse) Reset() {
 	*x = ReceiveStateResponse{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[45]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3155,7 +3407,7 @@ func (x *ReceiveStateResponse) String() string {
 func (*ReceiveStateResponse) ProtoMessage() {}
 
 func (x *ReceiveStateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[45]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3168,7 +3420,7 @@ func (x *ReceiveStateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveStateResponse.ProtoReflect.Descriptor instead.
 func (*ReceiveStateResponse) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{45}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ReceiveStateResponse) GetExists() bool {
@@ -3241,7 +3493,7 @@ type ReceiveRequest struct {
 
 func (x *ReceiveRequest) Reset() {
 	*x = ReceiveRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[46]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3253,7 +3505,7 @@ func (x *ReceiveRequest) String() string {
 func (*ReceiveRequest) ProtoMessage() {}
 
 func (x *ReceiveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[46]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3266,7 +3518,7 @@ func (x *ReceiveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveRequest.ProtoReflect.Descriptor instead.
 func (*ReceiveRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{46}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ReceiveRequest) GetPart() isReceiveRequest_Part {
@@ -3349,7 +3601,7 @@ type ReceiveHeader struct {
 
 func (x *ReceiveHeader) Reset() {
 	*x = ReceiveHeader{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[47]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3361,7 +3613,7 @@ func (x *ReceiveHeader) String() string {
 func (*ReceiveHeader) ProtoMessage() {}
 
 func (x *ReceiveHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[47]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3374,7 +3626,7 @@ func (x *ReceiveHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveHeader.ProtoReflect.Descriptor instead.
 func (*ReceiveHeader) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{47}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ReceiveHeader) GetDataset() string {
@@ -3449,7 +3701,7 @@ type ReceiveEnd struct {
 
 func (x *ReceiveEnd) Reset() {
 	*x = ReceiveEnd{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[48]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3461,7 +3713,7 @@ func (x *ReceiveEnd) String() string {
 func (*ReceiveEnd) ProtoMessage() {}
 
 func (x *ReceiveEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[48]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3474,7 +3726,7 @@ func (x *ReceiveEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveEnd.ProtoReflect.Descriptor instead.
 func (*ReceiveEnd) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{48}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ReceiveEnd) GetBytes() uint64 {
@@ -3494,7 +3746,7 @@ type ReceiveResponse struct {
 
 func (x *ReceiveResponse) Reset() {
 	*x = ReceiveResponse{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[49]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3506,7 +3758,7 @@ func (x *ReceiveResponse) String() string {
 func (*ReceiveResponse) ProtoMessage() {}
 
 func (x *ReceiveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[49]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3519,7 +3771,7 @@ func (x *ReceiveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveResponse.ProtoReflect.Descriptor instead.
 func (*ReceiveResponse) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{49}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ReceiveResponse) GetSnapshot() *Version {
@@ -3755,7 +4007,29 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\n" +
 	"MatchEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc9\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"$\n" +
+	"\x0eGetPoolRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"O\n" +
+	"\x11ImportPoolRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02by\x18\x02 \x01(\tR\x02by\x12\x16\n" +
+	"\x06fenced\x18\x03 \x01(\bR\x06fenced\"\xcf\x02\n" +
+	"\tPoolState\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04guid\x18\x02 \x01(\x04R\x04guid\x12\x16\n" +
+	"\x06health\x18\x03 \x01(\tR\x06health\x12\x1a\n" +
+	"\bimported\x18\x04 \x01(\bR\bimported\x12\x1c\n" +
+	"\tmultihost\x18\x05 \x01(\bR\tmultihost\x12\x16\n" +
+	"\x06active\x18\x06 \x01(\bR\x06active\x12\x12\n" +
+	"\x04host\x18\a \x01(\tR\x04host\x12\x16\n" +
+	"\x06hostid\x18\b \x01(\x04R\x06hostid\x12\x1a\n" +
+	"\bexported\x18\t \x01(\bR\bexported\x12\x16\n" +
+	"\x06unseen\x18\n" +
+	" \x03(\tR\x06unseen\x12\x16\n" +
+	"\x06cached\x18\v \x01(\bR\x06cached\x12\x1d\n" +
+	"\n" +
+	"own_hostid\x18\f \x01(\x04R\townHostid\x12\x19\n" +
+	"\btaken_by\x18\r \x01(\tR\atakenBy\"\xc9\x01\n" +
 	"\x14SetPropertiesRequest\x12\x18\n" +
 	"\adataset\x18\x01 \x01(\tR\adataset\x12X\n" +
 	"\n" +
@@ -3869,7 +4143,7 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\"`\n" +
 	"\x0fReceiveResponse\x127\n" +
 	"\bsnapshot\x18\x01 \x01(\v2\x1b.kubectldr.agent.v1.VersionR\bsnapshot\x12\x14\n" +
-	"\x05bytes\x18\x02 \x01(\x04R\x05bytes2\xbb\x12\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes2\xae\x14\n" +
 	"\x05Agent\x12I\n" +
 	"\x04Info\x12\x1f.kubectldr.agent.v1.InfoRequest\x1a .kubectldr.agent.v1.InfoResponse\x12O\n" +
 	"\x06Doctor\x12!.kubectldr.agent.v1.DoctorRequest\x1a\".kubectldr.agent.v1.DoctorResponse\x12X\n" +
@@ -3889,7 +4163,12 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\rDestroyVolume\x12(.kubectldr.agent.v1.DestroyVolumeRequest\x1a).kubectldr.agent.v1.DestroyVolumeResponse\x12d\n" +
 	"\rPromoteVolume\x12(.kubectldr.agent.v1.PromoteVolumeRequest\x1a).kubectldr.agent.v1.PromoteVolumeResponse\x12T\n" +
 	"\fRenameVolume\x12'.kubectldr.agent.v1.RenameVolumeRequest\x1a\x1b.kubectldr.agent.v1.Dataset\x12V\n" +
-	"\rSetProperties\x12(.kubectldr.agent.v1.SetPropertiesRequest\x1a\x1b.kubectldr.agent.v1.Dataset\x12O\n" +
+	"\rSetProperties\x12(.kubectldr.agent.v1.SetPropertiesRequest\x1a\x1b.kubectldr.agent.v1.Dataset\x12L\n" +
+	"\aGetPool\x12\".kubectldr.agent.v1.GetPoolRequest\x1a\x1d.kubectldr.agent.v1.PoolState\x12R\n" +
+	"\n" +
+	"ImportPool\x12%.kubectldr.agent.v1.ImportPoolRequest\x1a\x1d.kubectldr.agent.v1.PoolState\x12O\n" +
+	"\n" +
+	"ExportPool\x12\".kubectldr.agent.v1.GetPoolRequest\x1a\x1d.kubectldr.agent.v1.PoolState\x12O\n" +
 	"\tReplicate\x12$.kubectldr.agent.v1.ReplicateRequest\x1a\x1c.kubectldr.agent.v1.Transfer\x12S\n" +
 	"\vGetTransfer\x12&.kubectldr.agent.v1.GetTransferRequest\x1a\x1c.kubectldr.agent.v1.Transfer\x12V\n" +
 	"\x0eCancelTransfer\x12&.kubectldr.agent.v1.GetTransferRequest\x1a\x1c.kubectldr.agent.v1.Transfer\x12K\n" +
@@ -3912,7 +4191,7 @@ func file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_zfssnap_agent_agentpb_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_zfssnap_agent_agentpb_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
+var file_zfssnap_agent_agentpb_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
 var file_zfssnap_agent_agentpb_agent_proto_goTypes = []any{
 	(Transfer_State)(0),             // 0: kubectldr.agent.v1.Transfer.State
 	(*InfoRequest)(nil),             // 1: kubectldr.agent.v1.InfoRequest
@@ -3948,70 +4227,73 @@ var file_zfssnap_agent_agentpb_agent_proto_goTypes = []any{
 	(*PromoteVolumeRequest)(nil),    // 31: kubectldr.agent.v1.PromoteVolumeRequest
 	(*PromoteVolumeResponse)(nil),   // 32: kubectldr.agent.v1.PromoteVolumeResponse
 	(*RenameVolumeRequest)(nil),     // 33: kubectldr.agent.v1.RenameVolumeRequest
-	(*SetPropertiesRequest)(nil),    // 34: kubectldr.agent.v1.SetPropertiesRequest
-	(*ReplicateRequest)(nil),        // 35: kubectldr.agent.v1.ReplicateRequest
-	(*GetTransferRequest)(nil),      // 36: kubectldr.agent.v1.GetTransferRequest
-	(*Transfer)(nil),                // 37: kubectldr.agent.v1.Transfer
-	(*ArchiveRequest)(nil),          // 38: kubectldr.agent.v1.ArchiveRequest
-	(*ListArchivedRequest)(nil),     // 39: kubectldr.agent.v1.ListArchivedRequest
-	(*ListArchivedResponse)(nil),    // 40: kubectldr.agent.v1.ListArchivedResponse
-	(*ArchivedSnapshot)(nil),        // 41: kubectldr.agent.v1.ArchivedSnapshot
-	(*ExpireArchivedRequest)(nil),   // 42: kubectldr.agent.v1.ExpireArchivedRequest
-	(*ExpireArchivedResponse)(nil),  // 43: kubectldr.agent.v1.ExpireArchivedResponse
-	(*KeptArchived)(nil),            // 44: kubectldr.agent.v1.KeptArchived
-	(*ReceiveStateRequest)(nil),     // 45: kubectldr.agent.v1.ReceiveStateRequest
-	(*ReceiveStateResponse)(nil),    // 46: kubectldr.agent.v1.ReceiveStateResponse
-	(*ReceiveRequest)(nil),          // 47: kubectldr.agent.v1.ReceiveRequest
-	(*ReceiveHeader)(nil),           // 48: kubectldr.agent.v1.ReceiveHeader
-	(*ReceiveEnd)(nil),              // 49: kubectldr.agent.v1.ReceiveEnd
-	(*ReceiveResponse)(nil),         // 50: kubectldr.agent.v1.ReceiveResponse
-	nil,                             // 51: kubectldr.agent.v1.Dataset.PropertiesEntry
-	nil,                             // 52: kubectldr.agent.v1.Dataset.NativeEntry
-	nil,                             // 53: kubectldr.agent.v1.ListDatasetsRequest.MatchEntry
-	nil,                             // 54: kubectldr.agent.v1.Version.PropertiesEntry
-	nil,                             // 55: kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntry
-	nil,                             // 56: kubectldr.agent.v1.CreateVolumeRequest.PropertiesEntry
-	nil,                             // 57: kubectldr.agent.v1.CreateVolumeRequest.NativeEntry
-	nil,                             // 58: kubectldr.agent.v1.DestroyVolumeRequest.MatchEntry
-	nil,                             // 59: kubectldr.agent.v1.PromoteVolumeRequest.MatchEntry
-	nil,                             // 60: kubectldr.agent.v1.RenameVolumeRequest.MatchEntry
-	nil,                             // 61: kubectldr.agent.v1.SetPropertiesRequest.PropertiesEntry
-	nil,                             // 62: kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntry
+	(*GetPoolRequest)(nil),          // 34: kubectldr.agent.v1.GetPoolRequest
+	(*ImportPoolRequest)(nil),       // 35: kubectldr.agent.v1.ImportPoolRequest
+	(*PoolState)(nil),               // 36: kubectldr.agent.v1.PoolState
+	(*SetPropertiesRequest)(nil),    // 37: kubectldr.agent.v1.SetPropertiesRequest
+	(*ReplicateRequest)(nil),        // 38: kubectldr.agent.v1.ReplicateRequest
+	(*GetTransferRequest)(nil),      // 39: kubectldr.agent.v1.GetTransferRequest
+	(*Transfer)(nil),                // 40: kubectldr.agent.v1.Transfer
+	(*ArchiveRequest)(nil),          // 41: kubectldr.agent.v1.ArchiveRequest
+	(*ListArchivedRequest)(nil),     // 42: kubectldr.agent.v1.ListArchivedRequest
+	(*ListArchivedResponse)(nil),    // 43: kubectldr.agent.v1.ListArchivedResponse
+	(*ArchivedSnapshot)(nil),        // 44: kubectldr.agent.v1.ArchivedSnapshot
+	(*ExpireArchivedRequest)(nil),   // 45: kubectldr.agent.v1.ExpireArchivedRequest
+	(*ExpireArchivedResponse)(nil),  // 46: kubectldr.agent.v1.ExpireArchivedResponse
+	(*KeptArchived)(nil),            // 47: kubectldr.agent.v1.KeptArchived
+	(*ReceiveStateRequest)(nil),     // 48: kubectldr.agent.v1.ReceiveStateRequest
+	(*ReceiveStateResponse)(nil),    // 49: kubectldr.agent.v1.ReceiveStateResponse
+	(*ReceiveRequest)(nil),          // 50: kubectldr.agent.v1.ReceiveRequest
+	(*ReceiveHeader)(nil),           // 51: kubectldr.agent.v1.ReceiveHeader
+	(*ReceiveEnd)(nil),              // 52: kubectldr.agent.v1.ReceiveEnd
+	(*ReceiveResponse)(nil),         // 53: kubectldr.agent.v1.ReceiveResponse
+	nil,                             // 54: kubectldr.agent.v1.Dataset.PropertiesEntry
+	nil,                             // 55: kubectldr.agent.v1.Dataset.NativeEntry
+	nil,                             // 56: kubectldr.agent.v1.ListDatasetsRequest.MatchEntry
+	nil,                             // 57: kubectldr.agent.v1.Version.PropertiesEntry
+	nil,                             // 58: kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntry
+	nil,                             // 59: kubectldr.agent.v1.CreateVolumeRequest.PropertiesEntry
+	nil,                             // 60: kubectldr.agent.v1.CreateVolumeRequest.NativeEntry
+	nil,                             // 61: kubectldr.agent.v1.DestroyVolumeRequest.MatchEntry
+	nil,                             // 62: kubectldr.agent.v1.PromoteVolumeRequest.MatchEntry
+	nil,                             // 63: kubectldr.agent.v1.RenameVolumeRequest.MatchEntry
+	nil,                             // 64: kubectldr.agent.v1.SetPropertiesRequest.PropertiesEntry
+	nil,                             // 65: kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntry
 }
 var file_zfssnap_agent_agentpb_agent_proto_depIdxs = []int32{
 	3,  // 0: kubectldr.agent.v1.InfoResponse.pools:type_name -> kubectldr.agent.v1.Pool
 	6,  // 1: kubectldr.agent.v1.DoctorResponse.findings:type_name -> kubectldr.agent.v1.Finding
-	51, // 2: kubectldr.agent.v1.Dataset.properties:type_name -> kubectldr.agent.v1.Dataset.PropertiesEntry
-	52, // 3: kubectldr.agent.v1.Dataset.native:type_name -> kubectldr.agent.v1.Dataset.NativeEntry
-	53, // 4: kubectldr.agent.v1.ListDatasetsRequest.match:type_name -> kubectldr.agent.v1.ListDatasetsRequest.MatchEntry
+	54, // 2: kubectldr.agent.v1.Dataset.properties:type_name -> kubectldr.agent.v1.Dataset.PropertiesEntry
+	55, // 3: kubectldr.agent.v1.Dataset.native:type_name -> kubectldr.agent.v1.Dataset.NativeEntry
+	56, // 4: kubectldr.agent.v1.ListDatasetsRequest.match:type_name -> kubectldr.agent.v1.ListDatasetsRequest.MatchEntry
 	8,  // 5: kubectldr.agent.v1.ListDatasetsResponse.datasets:type_name -> kubectldr.agent.v1.Dataset
 	13, // 6: kubectldr.agent.v1.ListVersionsResponse.versions:type_name -> kubectldr.agent.v1.Version
-	54, // 7: kubectldr.agent.v1.Version.properties:type_name -> kubectldr.agent.v1.Version.PropertiesEntry
+	57, // 7: kubectldr.agent.v1.Version.properties:type_name -> kubectldr.agent.v1.Version.PropertiesEntry
 	17, // 8: kubectldr.agent.v1.ListBackupResponse.snapshots:type_name -> kubectldr.agent.v1.BackupSnapshot
 	13, // 9: kubectldr.agent.v1.BackupSnapshot.version:type_name -> kubectldr.agent.v1.Version
 	30, // 10: kubectldr.agent.v1.BackupSnapshot.keeping:type_name -> kubectldr.agent.v1.Dependent
-	55, // 11: kubectldr.agent.v1.CreateSnapshotsRequest.properties:type_name -> kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntry
+	58, // 11: kubectldr.agent.v1.CreateSnapshotsRequest.properties:type_name -> kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntry
 	13, // 12: kubectldr.agent.v1.CreateSnapshotsResponse.snapshots:type_name -> kubectldr.agent.v1.Version
 	30, // 13: kubectldr.agent.v1.DestroySnapshotResponse.waits_for:type_name -> kubectldr.agent.v1.Dependent
 	26, // 14: kubectldr.agent.v1.ListHoldsResponse.holds:type_name -> kubectldr.agent.v1.SnapshotHold
-	56, // 15: kubectldr.agent.v1.CreateVolumeRequest.properties:type_name -> kubectldr.agent.v1.CreateVolumeRequest.PropertiesEntry
-	57, // 16: kubectldr.agent.v1.CreateVolumeRequest.native:type_name -> kubectldr.agent.v1.CreateVolumeRequest.NativeEntry
-	58, // 17: kubectldr.agent.v1.DestroyVolumeRequest.match:type_name -> kubectldr.agent.v1.DestroyVolumeRequest.MatchEntry
+	59, // 15: kubectldr.agent.v1.CreateVolumeRequest.properties:type_name -> kubectldr.agent.v1.CreateVolumeRequest.PropertiesEntry
+	60, // 16: kubectldr.agent.v1.CreateVolumeRequest.native:type_name -> kubectldr.agent.v1.CreateVolumeRequest.NativeEntry
+	61, // 17: kubectldr.agent.v1.DestroyVolumeRequest.match:type_name -> kubectldr.agent.v1.DestroyVolumeRequest.MatchEntry
 	30, // 18: kubectldr.agent.v1.DestroyVolumeResponse.goes:type_name -> kubectldr.agent.v1.Dependent
 	30, // 19: kubectldr.agent.v1.DestroyVolumeResponse.blocks:type_name -> kubectldr.agent.v1.Dependent
-	59, // 20: kubectldr.agent.v1.PromoteVolumeRequest.match:type_name -> kubectldr.agent.v1.PromoteVolumeRequest.MatchEntry
+	62, // 20: kubectldr.agent.v1.PromoteVolumeRequest.match:type_name -> kubectldr.agent.v1.PromoteVolumeRequest.MatchEntry
 	8,  // 21: kubectldr.agent.v1.PromoteVolumeResponse.dataset:type_name -> kubectldr.agent.v1.Dataset
 	30, // 22: kubectldr.agent.v1.PromoteVolumeResponse.moves:type_name -> kubectldr.agent.v1.Dependent
 	30, // 23: kubectldr.agent.v1.PromoteVolumeResponse.blocks:type_name -> kubectldr.agent.v1.Dependent
-	60, // 24: kubectldr.agent.v1.RenameVolumeRequest.match:type_name -> kubectldr.agent.v1.RenameVolumeRequest.MatchEntry
-	61, // 25: kubectldr.agent.v1.SetPropertiesRequest.properties:type_name -> kubectldr.agent.v1.SetPropertiesRequest.PropertiesEntry
+	63, // 24: kubectldr.agent.v1.RenameVolumeRequest.match:type_name -> kubectldr.agent.v1.RenameVolumeRequest.MatchEntry
+	64, // 25: kubectldr.agent.v1.SetPropertiesRequest.properties:type_name -> kubectldr.agent.v1.SetPropertiesRequest.PropertiesEntry
 	0,  // 26: kubectldr.agent.v1.Transfer.state:type_name -> kubectldr.agent.v1.Transfer.State
-	41, // 27: kubectldr.agent.v1.ListArchivedResponse.snapshots:type_name -> kubectldr.agent.v1.ArchivedSnapshot
-	44, // 28: kubectldr.agent.v1.ExpireArchivedResponse.kept:type_name -> kubectldr.agent.v1.KeptArchived
+	44, // 27: kubectldr.agent.v1.ListArchivedResponse.snapshots:type_name -> kubectldr.agent.v1.ArchivedSnapshot
+	47, // 28: kubectldr.agent.v1.ExpireArchivedResponse.kept:type_name -> kubectldr.agent.v1.KeptArchived
 	13, // 29: kubectldr.agent.v1.ReceiveStateResponse.versions:type_name -> kubectldr.agent.v1.Version
-	48, // 30: kubectldr.agent.v1.ReceiveRequest.header:type_name -> kubectldr.agent.v1.ReceiveHeader
-	49, // 31: kubectldr.agent.v1.ReceiveRequest.end:type_name -> kubectldr.agent.v1.ReceiveEnd
-	62, // 32: kubectldr.agent.v1.ReceiveHeader.snapshot_properties:type_name -> kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntry
+	51, // 30: kubectldr.agent.v1.ReceiveRequest.header:type_name -> kubectldr.agent.v1.ReceiveHeader
+	52, // 31: kubectldr.agent.v1.ReceiveRequest.end:type_name -> kubectldr.agent.v1.ReceiveEnd
+	65, // 32: kubectldr.agent.v1.ReceiveHeader.snapshot_properties:type_name -> kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntry
 	13, // 33: kubectldr.agent.v1.ReceiveResponse.snapshot:type_name -> kubectldr.agent.v1.Version
 	1,  // 34: kubectldr.agent.v1.Agent.Info:input_type -> kubectldr.agent.v1.InfoRequest
 	4,  // 35: kubectldr.agent.v1.Agent.Doctor:input_type -> kubectldr.agent.v1.DoctorRequest
@@ -4030,43 +4312,49 @@ var file_zfssnap_agent_agentpb_agent_proto_depIdxs = []int32{
 	28, // 48: kubectldr.agent.v1.Agent.DestroyVolume:input_type -> kubectldr.agent.v1.DestroyVolumeRequest
 	31, // 49: kubectldr.agent.v1.Agent.PromoteVolume:input_type -> kubectldr.agent.v1.PromoteVolumeRequest
 	33, // 50: kubectldr.agent.v1.Agent.RenameVolume:input_type -> kubectldr.agent.v1.RenameVolumeRequest
-	34, // 51: kubectldr.agent.v1.Agent.SetProperties:input_type -> kubectldr.agent.v1.SetPropertiesRequest
-	35, // 52: kubectldr.agent.v1.Agent.Replicate:input_type -> kubectldr.agent.v1.ReplicateRequest
-	36, // 53: kubectldr.agent.v1.Agent.GetTransfer:input_type -> kubectldr.agent.v1.GetTransferRequest
-	36, // 54: kubectldr.agent.v1.Agent.CancelTransfer:input_type -> kubectldr.agent.v1.GetTransferRequest
-	38, // 55: kubectldr.agent.v1.Agent.Archive:input_type -> kubectldr.agent.v1.ArchiveRequest
-	39, // 56: kubectldr.agent.v1.Agent.ListArchived:input_type -> kubectldr.agent.v1.ListArchivedRequest
-	42, // 57: kubectldr.agent.v1.Agent.ExpireArchived:input_type -> kubectldr.agent.v1.ExpireArchivedRequest
-	45, // 58: kubectldr.agent.v1.Agent.ReceiveState:input_type -> kubectldr.agent.v1.ReceiveStateRequest
-	47, // 59: kubectldr.agent.v1.Agent.Receive:input_type -> kubectldr.agent.v1.ReceiveRequest
-	2,  // 60: kubectldr.agent.v1.Agent.Info:output_type -> kubectldr.agent.v1.InfoResponse
-	5,  // 61: kubectldr.agent.v1.Agent.Doctor:output_type -> kubectldr.agent.v1.DoctorResponse
-	8,  // 62: kubectldr.agent.v1.Agent.ResolveDataset:output_type -> kubectldr.agent.v1.Dataset
-	10, // 63: kubectldr.agent.v1.Agent.ListDatasets:output_type -> kubectldr.agent.v1.ListDatasetsResponse
-	12, // 64: kubectldr.agent.v1.Agent.ListVersions:output_type -> kubectldr.agent.v1.ListVersionsResponse
-	13, // 65: kubectldr.agent.v1.Agent.FindSnapshot:output_type -> kubectldr.agent.v1.Version
-	16, // 66: kubectldr.agent.v1.Agent.ListBackup:output_type -> kubectldr.agent.v1.ListBackupResponse
-	19, // 67: kubectldr.agent.v1.Agent.CreateSnapshots:output_type -> kubectldr.agent.v1.CreateSnapshotsResponse
-	21, // 68: kubectldr.agent.v1.Agent.DestroySnapshot:output_type -> kubectldr.agent.v1.DestroySnapshotResponse
-	23, // 69: kubectldr.agent.v1.Agent.Hold:output_type -> kubectldr.agent.v1.HoldResponse
-	23, // 70: kubectldr.agent.v1.Agent.Release:output_type -> kubectldr.agent.v1.HoldResponse
-	25, // 71: kubectldr.agent.v1.Agent.ListHolds:output_type -> kubectldr.agent.v1.ListHoldsResponse
-	25, // 72: kubectldr.agent.v1.Agent.ReapHolds:output_type -> kubectldr.agent.v1.ListHoldsResponse
-	8,  // 73: kubectldr.agent.v1.Agent.CreateVolume:output_type -> kubectldr.agent.v1.Dataset
-	29, // 74: kubectldr.agent.v1.Agent.DestroyVolume:output_type -> kubectldr.agent.v1.DestroyVolumeResponse
-	32, // 75: kubectldr.agent.v1.Agent.PromoteVolume:output_type -> kubectldr.agent.v1.PromoteVolumeResponse
-	8,  // 76: kubectldr.agent.v1.Agent.RenameVolume:output_type -> kubectldr.agent.v1.Dataset
-	8,  // 77: kubectldr.agent.v1.Agent.SetProperties:output_type -> kubectldr.agent.v1.Dataset
-	37, // 78: kubectldr.agent.v1.Agent.Replicate:output_type -> kubectldr.agent.v1.Transfer
-	37, // 79: kubectldr.agent.v1.Agent.GetTransfer:output_type -> kubectldr.agent.v1.Transfer
-	37, // 80: kubectldr.agent.v1.Agent.CancelTransfer:output_type -> kubectldr.agent.v1.Transfer
-	37, // 81: kubectldr.agent.v1.Agent.Archive:output_type -> kubectldr.agent.v1.Transfer
-	40, // 82: kubectldr.agent.v1.Agent.ListArchived:output_type -> kubectldr.agent.v1.ListArchivedResponse
-	43, // 83: kubectldr.agent.v1.Agent.ExpireArchived:output_type -> kubectldr.agent.v1.ExpireArchivedResponse
-	46, // 84: kubectldr.agent.v1.Agent.ReceiveState:output_type -> kubectldr.agent.v1.ReceiveStateResponse
-	50, // 85: kubectldr.agent.v1.Agent.Receive:output_type -> kubectldr.agent.v1.ReceiveResponse
-	60, // [60:86] is the sub-list for method output_type
-	34, // [34:60] is the sub-list for method input_type
+	37, // 51: kubectldr.agent.v1.Agent.SetProperties:input_type -> kubectldr.agent.v1.SetPropertiesRequest
+	34, // 52: kubectldr.agent.v1.Agent.GetPool:input_type -> kubectldr.agent.v1.GetPoolRequest
+	35, // 53: kubectldr.agent.v1.Agent.ImportPool:input_type -> kubectldr.agent.v1.ImportPoolRequest
+	34, // 54: kubectldr.agent.v1.Agent.ExportPool:input_type -> kubectldr.agent.v1.GetPoolRequest
+	38, // 55: kubectldr.agent.v1.Agent.Replicate:input_type -> kubectldr.agent.v1.ReplicateRequest
+	39, // 56: kubectldr.agent.v1.Agent.GetTransfer:input_type -> kubectldr.agent.v1.GetTransferRequest
+	39, // 57: kubectldr.agent.v1.Agent.CancelTransfer:input_type -> kubectldr.agent.v1.GetTransferRequest
+	41, // 58: kubectldr.agent.v1.Agent.Archive:input_type -> kubectldr.agent.v1.ArchiveRequest
+	42, // 59: kubectldr.agent.v1.Agent.ListArchived:input_type -> kubectldr.agent.v1.ListArchivedRequest
+	45, // 60: kubectldr.agent.v1.Agent.ExpireArchived:input_type -> kubectldr.agent.v1.ExpireArchivedRequest
+	48, // 61: kubectldr.agent.v1.Agent.ReceiveState:input_type -> kubectldr.agent.v1.ReceiveStateRequest
+	50, // 62: kubectldr.agent.v1.Agent.Receive:input_type -> kubectldr.agent.v1.ReceiveRequest
+	2,  // 63: kubectldr.agent.v1.Agent.Info:output_type -> kubectldr.agent.v1.InfoResponse
+	5,  // 64: kubectldr.agent.v1.Agent.Doctor:output_type -> kubectldr.agent.v1.DoctorResponse
+	8,  // 65: kubectldr.agent.v1.Agent.ResolveDataset:output_type -> kubectldr.agent.v1.Dataset
+	10, // 66: kubectldr.agent.v1.Agent.ListDatasets:output_type -> kubectldr.agent.v1.ListDatasetsResponse
+	12, // 67: kubectldr.agent.v1.Agent.ListVersions:output_type -> kubectldr.agent.v1.ListVersionsResponse
+	13, // 68: kubectldr.agent.v1.Agent.FindSnapshot:output_type -> kubectldr.agent.v1.Version
+	16, // 69: kubectldr.agent.v1.Agent.ListBackup:output_type -> kubectldr.agent.v1.ListBackupResponse
+	19, // 70: kubectldr.agent.v1.Agent.CreateSnapshots:output_type -> kubectldr.agent.v1.CreateSnapshotsResponse
+	21, // 71: kubectldr.agent.v1.Agent.DestroySnapshot:output_type -> kubectldr.agent.v1.DestroySnapshotResponse
+	23, // 72: kubectldr.agent.v1.Agent.Hold:output_type -> kubectldr.agent.v1.HoldResponse
+	23, // 73: kubectldr.agent.v1.Agent.Release:output_type -> kubectldr.agent.v1.HoldResponse
+	25, // 74: kubectldr.agent.v1.Agent.ListHolds:output_type -> kubectldr.agent.v1.ListHoldsResponse
+	25, // 75: kubectldr.agent.v1.Agent.ReapHolds:output_type -> kubectldr.agent.v1.ListHoldsResponse
+	8,  // 76: kubectldr.agent.v1.Agent.CreateVolume:output_type -> kubectldr.agent.v1.Dataset
+	29, // 77: kubectldr.agent.v1.Agent.DestroyVolume:output_type -> kubectldr.agent.v1.DestroyVolumeResponse
+	32, // 78: kubectldr.agent.v1.Agent.PromoteVolume:output_type -> kubectldr.agent.v1.PromoteVolumeResponse
+	8,  // 79: kubectldr.agent.v1.Agent.RenameVolume:output_type -> kubectldr.agent.v1.Dataset
+	8,  // 80: kubectldr.agent.v1.Agent.SetProperties:output_type -> kubectldr.agent.v1.Dataset
+	36, // 81: kubectldr.agent.v1.Agent.GetPool:output_type -> kubectldr.agent.v1.PoolState
+	36, // 82: kubectldr.agent.v1.Agent.ImportPool:output_type -> kubectldr.agent.v1.PoolState
+	36, // 83: kubectldr.agent.v1.Agent.ExportPool:output_type -> kubectldr.agent.v1.PoolState
+	40, // 84: kubectldr.agent.v1.Agent.Replicate:output_type -> kubectldr.agent.v1.Transfer
+	40, // 85: kubectldr.agent.v1.Agent.GetTransfer:output_type -> kubectldr.agent.v1.Transfer
+	40, // 86: kubectldr.agent.v1.Agent.CancelTransfer:output_type -> kubectldr.agent.v1.Transfer
+	40, // 87: kubectldr.agent.v1.Agent.Archive:output_type -> kubectldr.agent.v1.Transfer
+	43, // 88: kubectldr.agent.v1.Agent.ListArchived:output_type -> kubectldr.agent.v1.ListArchivedResponse
+	46, // 89: kubectldr.agent.v1.Agent.ExpireArchived:output_type -> kubectldr.agent.v1.ExpireArchivedResponse
+	49, // 90: kubectldr.agent.v1.Agent.ReceiveState:output_type -> kubectldr.agent.v1.ReceiveStateResponse
+	53, // 91: kubectldr.agent.v1.Agent.Receive:output_type -> kubectldr.agent.v1.ReceiveResponse
+	63, // [63:92] is the sub-list for method output_type
+	34, // [34:63] is the sub-list for method input_type
 	34, // [34:34] is the sub-list for extension type_name
 	34, // [34:34] is the sub-list for extension extendee
 	0,  // [0:34] is the sub-list for field type_name
@@ -4081,7 +4369,7 @@ func file_zfssnap_agent_agentpb_agent_proto_init() {
 		(*ResolveDatasetRequest_Name)(nil),
 		(*ResolveDatasetRequest_Mountpoint)(nil),
 	}
-	file_zfssnap_agent_agentpb_agent_proto_msgTypes[46].OneofWrappers = []any{
+	file_zfssnap_agent_agentpb_agent_proto_msgTypes[49].OneofWrappers = []any{
 		(*ReceiveRequest_Header)(nil),
 		(*ReceiveRequest_Data)(nil),
 		(*ReceiveRequest_End)(nil),
@@ -4092,7 +4380,7 @@ func file_zfssnap_agent_agentpb_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_zfssnap_agent_agentpb_agent_proto_rawDesc), len(file_zfssnap_agent_agentpb_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   62,
+			NumMessages:   65,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -41,6 +41,9 @@ const (
 	Agent_PromoteVolume_FullMethodName   = "/kubectldr.agent.v1.Agent/PromoteVolume"
 	Agent_RenameVolume_FullMethodName    = "/kubectldr.agent.v1.Agent/RenameVolume"
 	Agent_SetProperties_FullMethodName   = "/kubectldr.agent.v1.Agent/SetProperties"
+	Agent_GetPool_FullMethodName         = "/kubectldr.agent.v1.Agent/GetPool"
+	Agent_ImportPool_FullMethodName      = "/kubectldr.agent.v1.Agent/ImportPool"
+	Agent_ExportPool_FullMethodName      = "/kubectldr.agent.v1.Agent/ExportPool"
 	Agent_Replicate_FullMethodName       = "/kubectldr.agent.v1.Agent/Replicate"
 	Agent_GetTransfer_FullMethodName     = "/kubectldr.agent.v1.Agent/GetTransfer"
 	Agent_CancelTransfer_FullMethodName  = "/kubectldr.agent.v1.Agent/CancelTransfer"
@@ -116,6 +119,17 @@ type AgentClient interface {
 	// SetProperties sets user properties (io.kubectl-dr:*) on a dataset;
 	// an empty value removes the property.
 	SetProperties(ctx context.Context, in *SetPropertiesRequest, opts ...grpc.CallOption) (*Dataset, error)
+	// GetPool tells the state of a pool on this host's disks, imported or not. NOT_FOUND
+	// when the host sees none of that name.
+	GetPool(ctx context.Context, in *GetPoolRequest, opts ...grpc.CallOption) (*PoolState, error)
+	// ImportPool takes a pool over that is on disks which other hosts reach too.
+	// Nothing is mounted. Refused unless its multihost is on, this host has a hostid of
+	// its own, no other host has the pool imported, and this host sees all its disks:
+	// one that it does not see may be written to elsewhere. Idempotent.
+	ImportPool(ctx context.Context, in *ImportPoolRequest, opts ...grpc.CallOption) (*PoolState, error)
+	// ExportPool gives such a pool up, so that another host may take it. Refused while
+	// something of it is in use, and for a pool whose multihost is off. Idempotent.
+	ExportPool(ctx context.Context, in *GetPoolRequest, opts ...grpc.CallOption) (*PoolState, error)
 	// Replicate starts the transfer of a snapshot of this host to another agent
 	// and returns at once. Idempotent: while the same transfer runs, or when the
 	// snapshot is already there, it returns that state. A failure is reported
@@ -333,6 +347,36 @@ func (c *agentClient) SetProperties(ctx context.Context, in *SetPropertiesReques
 	return out, nil
 }
 
+func (c *agentClient) GetPool(ctx context.Context, in *GetPoolRequest, opts ...grpc.CallOption) (*PoolState, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PoolState)
+	err := c.cc.Invoke(ctx, Agent_GetPool_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *agentClient) ImportPool(ctx context.Context, in *ImportPoolRequest, opts ...grpc.CallOption) (*PoolState, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PoolState)
+	err := c.cc.Invoke(ctx, Agent_ImportPool_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *agentClient) ExportPool(ctx context.Context, in *GetPoolRequest, opts ...grpc.CallOption) (*PoolState, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PoolState)
+	err := c.cc.Invoke(ctx, Agent_ExportPool_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *agentClient) Replicate(ctx context.Context, in *ReplicateRequest, opts ...grpc.CallOption) (*Transfer, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Transfer)
@@ -481,6 +525,17 @@ type AgentServer interface {
 	// SetProperties sets user properties (io.kubectl-dr:*) on a dataset;
 	// an empty value removes the property.
 	SetProperties(context.Context, *SetPropertiesRequest) (*Dataset, error)
+	// GetPool tells the state of a pool on this host's disks, imported or not. NOT_FOUND
+	// when the host sees none of that name.
+	GetPool(context.Context, *GetPoolRequest) (*PoolState, error)
+	// ImportPool takes a pool over that is on disks which other hosts reach too.
+	// Nothing is mounted. Refused unless its multihost is on, this host has a hostid of
+	// its own, no other host has the pool imported, and this host sees all its disks:
+	// one that it does not see may be written to elsewhere. Idempotent.
+	ImportPool(context.Context, *ImportPoolRequest) (*PoolState, error)
+	// ExportPool gives such a pool up, so that another host may take it. Refused while
+	// something of it is in use, and for a pool whose multihost is off. Idempotent.
+	ExportPool(context.Context, *GetPoolRequest) (*PoolState, error)
 	// Replicate starts the transfer of a snapshot of this host to another agent
 	// and returns at once. Idempotent: while the same transfer runs, or when the
 	// snapshot is already there, it returns that state. A failure is reported
@@ -571,6 +626,15 @@ func (UnimplementedAgentServer) RenameVolume(context.Context, *RenameVolumeReque
 }
 func (UnimplementedAgentServer) SetProperties(context.Context, *SetPropertiesRequest) (*Dataset, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetProperties not implemented")
+}
+func (UnimplementedAgentServer) GetPool(context.Context, *GetPoolRequest) (*PoolState, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetPool not implemented")
+}
+func (UnimplementedAgentServer) ImportPool(context.Context, *ImportPoolRequest) (*PoolState, error) {
+	return nil, status.Error(codes.Unimplemented, "method ImportPool not implemented")
+}
+func (UnimplementedAgentServer) ExportPool(context.Context, *GetPoolRequest) (*PoolState, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExportPool not implemented")
 }
 func (UnimplementedAgentServer) Replicate(context.Context, *ReplicateRequest) (*Transfer, error) {
 	return nil, status.Error(codes.Unimplemented, "method Replicate not implemented")
@@ -941,6 +1005,60 @@ func _Agent_SetProperties_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Agent_GetPool_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetPoolRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).GetPool(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_GetPool_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).GetPool(ctx, req.(*GetPoolRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Agent_ImportPool_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ImportPoolRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).ImportPool(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_ImportPool_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).ImportPool(ctx, req.(*ImportPoolRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Agent_ExportPool_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetPoolRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).ExportPool(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_ExportPool_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).ExportPool(ctx, req.(*GetPoolRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Agent_Replicate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ReplicateRequest)
 	if err := dec(in); err != nil {
@@ -1152,6 +1270,18 @@ var Agent_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SetProperties",
 			Handler:    _Agent_SetProperties_Handler,
+		},
+		{
+			MethodName: "GetPool",
+			Handler:    _Agent_GetPool_Handler,
+		},
+		{
+			MethodName: "ImportPool",
+			Handler:    _Agent_ImportPool_Handler,
+		},
+		{
+			MethodName: "ExportPool",
+			Handler:    _Agent_ExportPool_Handler,
 		},
 		{
 			MethodName: "Replicate",

@@ -45,6 +45,9 @@ type Target struct {
 	// Write and Read reach the data of a mounted filesystem.
 	Write func(t *testing.T, dataset, name string, data []byte)
 	Read  func(t *testing.T, dataset, name string) []byte
+	// Spare makes a pool of its own, and returns the directory that its disk is in, ""
+	// for where pools are looked for anyway.
+	Spare func(t *testing.T) (pool, devices string)
 	// Hang makes a pool of its own on which the next command that writes hangs,
 	// until heal is called. Commands elsewhere take less than timeout.
 	Hang func(t *testing.T) (pool string, timeout time.Duration, heal func())
@@ -63,6 +66,10 @@ func (p *Pool) Target(pool string) Target {
 			data, err := p.Read(dataset, name)
 			require.NoError(t, err)
 			return data
+		},
+		Spare: func(*testing.T) (string, string) {
+			p.Add("spare")
+			return "spare", ""
 		},
 		Hang: func(*testing.T) (string, time.Duration, func()) {
 			p.Add("hanging")
@@ -108,8 +115,32 @@ func RealTarget() (target Target, ok bool) {
 			require.Zero(t, res.ExitCode, res.Stderr)
 			return data.Bytes()
 		},
-		Hang: func(t *testing.T) (string, time.Duration, func()) { return hang(t, run) },
+		Spare: func(t *testing.T) (string, string) { return spare(t, run) },
+		Hang:  func(t *testing.T) (string, time.Duration, func()) { return hang(t, run) },
 	}, true
+}
+
+// spare makes a pool on a file.
+func spare(t *testing.T, run zfs.Runner) (pool, devices string) {
+	t.Helper()
+	do := func(ctx context.Context, args ...string) {
+		t.Helper()
+		res, err := run.Run(ctx, zfs.Cmd{Args: args})
+		require.NoError(t, err, args)
+		require.Zero(t, res.ExitCode, "%v: %s", args, res.Stderr)
+	}
+	pool = "extra" + randomID() // a name that begins with spare is reserved
+	devices = "/tmp/" + pool
+	do(t.Context(), "mkdir", devices)
+	do(t.Context(), "truncate", "-s", "128M", devices+"/vdev")
+	do(t.Context(), "zpool", "create", "-o", "cachefile=none", "-O", "mountpoint=none", pool, devices+"/vdev")
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
+		defer cancel()
+		do(ctx, "zpool", "destroy", pool)
+		do(ctx, "rm", "-r", devices)
+	})
+	return pool, devices
 }
 
 // hang makes a pool on a file that has no room to grow: a write to it fails, so
@@ -1732,6 +1763,48 @@ var conformance = []struct {
 		require.NoError(s, err)
 		require.NoError(s, <-done)
 		require.NoError(s, s.DestroySnapshots(ctx, fs, []string{"s1"}, false))
+	}},
+	{"a pool that is exported can be imported again", func(s *suite) {
+		ctx := s.Context()
+		pool, devices := s.Spare(s.T)
+		c := &zfs.Client{Runner: s.Target.Runner, Devices: devices}
+		require.NoError(s, c.Create(ctx, pool+"/fs", zfs.CreateOptions{}))
+		before, err := c.PoolState(ctx, pool)
+		require.NoError(s, err)
+		assert.Equal(s, "ONLINE", before.Health)
+		assert.False(s, before.Multihost)
+		require.ErrorIs(s, c.Import(ctx, "none"+pool, false), zfs.ErrNotFound)
+		_, err = c.PoolLabel(ctx, "none"+pool)
+		require.ErrorIs(s, err, zfs.ErrNotFound)
+
+		require.NoError(s, c.Export(ctx, pool))
+		require.ErrorIs(s, c.Export(ctx, pool), zfs.ErrNotFound)
+		_, err = c.PoolState(ctx, pool)
+		require.ErrorIs(s, err, zfs.ErrNotFound)
+		found, err := c.Importable(ctx)
+		require.NoError(s, err)
+		i := slices.IndexFunc(found, func(p zfs.Importable) bool { return p.Name == pool })
+		require.GreaterOrEqual(s, i, 0, "%v", found)
+		assert.Equal(s, "ONLINE", found[i].Health)
+		assert.False(s, found[i].Active)
+		assert.Empty(s, found[i].Unseen)
+		label, err := c.PoolLabel(ctx, pool)
+		require.NoError(s, err)
+		host, _, err := c.Host(ctx)
+		require.NoError(s, err)
+		assert.True(s, label.Exported)
+		assert.False(s, label.Multihost)
+		assert.Equal(s, host, label.Host)
+		assert.Equal(s, found[i].GUID, label.GUID)
+
+		require.NoError(s, c.Import(ctx, pool, false))
+		after, err := c.PoolState(ctx, pool)
+		require.NoError(s, err)
+		assert.Equal(s, label.GUID, after.GUID)
+		assert.False(s, after.Cached, "the host does not import it by itself")
+		ds, err := c.Dataset(ctx, pool+"/fs")
+		require.NoError(s, err)
+		assert.False(s, ds.Mounted)
 	}},
 }
 

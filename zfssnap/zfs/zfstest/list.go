@@ -247,6 +247,9 @@ func (p *Pool) zpoolGet(args []string, out io.Writer) *failure {
 	if failed != nil {
 		return failed
 	}
+	if len(f.operands) == 2 && f.operands[0] == "guid,health,multihost,cachefile" {
+		return p.zpoolState(f.operands[1], out)
+	}
 	if len(f.operands) != 2 || f.operands[0] != "all" {
 		return usage(fail("missing property argument"))
 	}

@@ -33,6 +33,13 @@ type Pool struct {
 	nextGUID uint64 // of the next snapshot, 0 for a random one
 	userland string
 	module   string
+	// shared are the pools on disks that the host reaches, imported here or not, and
+	// unseen the disks of them that it does not see.
+	shared map[string]*shared
+	unseen map[string]string
+	host   string
+	hostID uint32
+	dead   bool
 	// unprivileged hosts run no programs.
 	unprivileged bool
 }
@@ -131,7 +138,7 @@ func NewPool(names ...string) *Pool {
 	}
 	p := &Pool{
 		pools: map[string]*pool{}, datasets: map[string]*dataset{}, txg: 3,
-		now: time.Now, cuts: map[string]int64{}, userland: "2.1.11-1+deb12u1", module: "2.1.11-1+deb12u1",
+		now: time.Now, cuts: map[string]int64{}, shared: map[string]*shared{}, unseen: map[string]string{}, host: "localhost", userland: "2.1.11-1+deb12u1", module: "2.1.11-1+deb12u1",
 	}
 	for _, n := range names {
 		p.Add(n)

@@ -99,12 +99,18 @@ func (p *Pool) Run(ctx context.Context, c zfs.Cmd) (zfs.Result, error) {
 	}
 	p.mu.Lock()
 	p.commands = append(p.commands, append([]string(nil), c.Args...))
-	before := p.before
+	before, dead := p.before, p.dead
 	p.mu.Unlock()
 	if before != nil {
 		if err := before(c.Args); err != nil {
 			return zfs.Result{ExitCode: -1}, err
 		}
+	}
+	if dead {
+		return zfs.Result{ExitCode: -1}, errors.New("the host is dead")
+	}
+	if c.Args[0] == "hostid" {
+		return zfs.Result{Stdout: fmt.Appendf(nil, "%08x\n", p.hostID)}, nil
 	}
 	if len(c.Args) < 2 {
 		return zfs.Result{}, errors.New("run command: too few arguments")
@@ -114,8 +120,11 @@ func (p *Pool) Run(ctx context.Context, c zfs.Cmd) (zfs.Result, error) {
 		return zfs.Result{ExitCode: -1}, ctx.Err()
 	}
 	verb, args := c.Args[1], c.Args[2:]
-	if c.Args[0] == "zpool" {
+	switch c.Args[0] {
+	case "zpool":
 		verb = "zpool " + verb
+	case "zdb", "uname":
+		verb, args = c.Args[0], c.Args[1:]
 	}
 	out := &bytes.Buffer{}
 	var failed *failure
@@ -153,6 +162,15 @@ func (p *Pool) dispatch(verb string, args []string, out io.Writer) *failure {
 		return p.zpoolList(args, out)
 	case "zpool get":
 		return p.zpoolGet(args, out)
+	case "zpool import":
+		return p.zpoolImport(args, out)
+	case "zpool export":
+		return p.zpoolExport(args)
+	case "zdb":
+		return p.zdb(args, out)
+	case "uname":
+		fmt.Fprintln(out, p.host)
+		return nil
 	case "version":
 		fmt.Fprintf(out, "zfs-%s\nzfs-kmod-%s\n", p.userland, p.module)
 		return nil

@@ -1,6 +1,9 @@
 package guestcfg
 
-import "path"
+import (
+	"fmt"
+	"path"
+)
 
 // The programs of a Kubernetes node lie in the guest's image; the rig decides
 // which of them run, and in which order.
@@ -10,6 +13,11 @@ const containerdSocket = "/run/containerd/containerd.sock"
 // frugal has a Go program signal, collect and wake up less, which an emulator pays
 // dearly for. It takes memory instead.
 var frugal = []string{"GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1", "GOGC=400"}
+
+// HostID gives the guest the identity that ZFS writes into the pools it has open.
+func HostID(number int) Service {
+	return Service{Name: "hostid", Argv: []string{"zgenhostid", "-f", fmt.Sprintf("%08x", number)}, Once: true}
+}
 
 // Containerd runs pods' containers. The guest writes its configuration.
 func Containerd() Service {

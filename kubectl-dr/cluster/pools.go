@@ -1,0 +1,62 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"time"
+
+	"github.com/kubectl-dr/kubectl-dr/zfssnap"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
+)
+
+// poolTimeout bounds what is done with a whole pool: whether another host has it
+// imported is watched before.
+const poolTimeout = 5 * time.Minute
+
+// PoolState returns what a node says of a pool that several nodes reach.
+func (s *Storage) PoolState(ctx context.Context, node, pool string) (*agentpb.PoolState, error) {
+	return s.pool(ctx, "look at", node, pool, func(ctx context.Context, a Agent) (*agentpb.PoolState, error) {
+		return a.GetPool(ctx, &agentpb.GetPoolRequest{Name: pool})
+	})
+}
+
+// ImportPool has a node take a pool over for a run. With fenced, that the node does
+// not see all its disks is no reason to refuse. Idempotent.
+func (s *Storage) ImportPool(ctx context.Context, node, pool, run string, fenced bool) (*agentpb.PoolState, error) {
+	return s.pool(ctx, "import", node, pool, func(ctx context.Context, a Agent) (*agentpb.PoolState, error) {
+		return a.ImportPool(ctx, &agentpb.ImportPoolRequest{Name: pool, By: "run/" + run, Fenced: fenced})
+	})
+}
+
+// ExportPool has a node give a pool up. Idempotent.
+func (s *Storage) ExportPool(ctx context.Context, node, pool string) error {
+	_, err := s.pool(ctx, "export", node, pool, func(ctx context.Context, a Agent) (*agentpb.PoolState, error) {
+		return a.ExportPool(ctx, &agentpb.GetPoolRequest{Name: pool})
+	})
+	return err
+}
+
+func (s *Storage) pool(ctx context.Context, verb, node, pool string, do func(context.Context, Agent) (*agentpb.PoolState, error)) (*agentpb.PoolState, error) {
+	l, err := s.location(node)
+	if err != nil {
+		return nil, err
+	}
+	p, err := call(ctx, l, node, poolTimeout, do)
+	if err != nil {
+		return nil, fmt.Errorf("%s pool %s on node %s: %w", verb, pool, node, err)
+	}
+	return p, nil
+}
+
+// Adopt returns a PersistentVolume for a dataset as it is, from the one that it had on
+// another node. It is not created; what the volume's driver needs beside it is.
+func (s *Storage) Adopt(ctx context.Context, c client.Client, pv *unstructured.Unstructured, id zfssnap.VolumeID) (*unstructured.Unstructured, error) {
+	l, err := s.location(id.Node)
+	if err != nil {
+		return nil, err
+	}
+	return l.Site(c).SetVolume(ctx, pv, id)
+}
