@@ -3,10 +3,10 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"time"
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
