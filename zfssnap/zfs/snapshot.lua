@@ -1,6 +1,7 @@
 local argv = (...)["argv"]
 local first = 2 * tonumber(argv[1]) + 2
-for i = first, #argv do
+-- One alone is whole whatever comes of it.
+for i = first, #argv > first and #argv or 0 do
   local err = zfs.check.snapshot(argv[i])
   if err ~= 0 then return {err = err} end
 end
