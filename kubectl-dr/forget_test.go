@@ -166,7 +166,7 @@ func (p *pools) finished(ask func() (*agentpb.Transfer, error)) {
 		require.NoError(p.t, err)
 		require.NoError(p.t, agent.TransferError(transfer))
 		return transfer.GetState() == agentpb.Transfer_DONE
-	}, 20*time.Second, time.Millisecond)
+	}, 2*time.Minute, time.Millisecond)
 }
 
 // known has Velero of a cluster know a backup; one that was synced has a uid of its

@@ -110,7 +110,7 @@ func TestExporter(t *testing.T) {
 	require.Eventually(t, func() bool {
 		code, _ := get("/readyz")
 		return code == http.StatusOK
-	}, 10*time.Second, 5*time.Millisecond)
+	}, 2*time.Minute, 5*time.Millisecond)
 	code, body := get("/metrics")
 	assert.Equal(t, http.StatusOK, code)
 	assert.Contains(t, body, `kubectl_dr_rpo_seconds{plan="wordpress"} 432`)
@@ -158,7 +158,7 @@ func TestExporter_keepsWhatItSawLast(t *testing.T) {
 	require.Eventually(t, func() bool {
 		_, body := get("/readyz")
 		return body == "unexpected EOF\n"
-	}, 10*time.Second, 5*time.Millisecond)
+	}, 2*time.Minute, 5*time.Millisecond)
 	_, body := get("/metrics")
 	assert.Contains(t, body, "kubectl_dr_up 0")
 	assert.Contains(t, body, `kubectl_dr_rpo_state{plan="wordpress"} 1`)

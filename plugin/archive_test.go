@@ -99,7 +99,7 @@ func TestArchiveAlone(t *testing.T) {
 				assert.Positive(t, p.NCompleted)
 			}
 			return p.Completed
-		}, 20*time.Second, time.Millisecond)
+		}, 2*time.Minute, time.Millisecond)
 		snapshots = append(snapshots, snapshot)
 	}
 	points := func() int {

@@ -96,7 +96,7 @@ func (p *pair) replicate(id zfssnap.SnapshotID) (base string) {
 		require.NoError(p, agent.TransferError(transfer))
 		base = transfer.GetBase()
 		return transfer.GetState() == agentpb.Transfer_DONE
-	}, 20*time.Second, time.Millisecond)
+	}, 2*time.Minute, time.Millisecond)
 	files, err := p.target.Files("backup/replica/znvm/data@" + id.Snapshot)
 	require.NoError(p, err)
 	want, err := p.source.Files(id.Name())

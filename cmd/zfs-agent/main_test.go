@@ -128,7 +128,7 @@ func TestServe(t *testing.T) {
 	require.Eventually(t, func() bool {
 		info, err = c.Info(t.Context(), &agentpb.InfoRequest{})
 		return err == nil
-	}, 10*time.Second, 10*time.Millisecond)
+	}, 2*time.Minute, 10*time.Millisecond)
 	assert.Equal(t, "2.1.11-1", info.GetZfsVersion())
 	assert.Equal(t, uint64(50), info.GetPools()[0].GetFree())
 

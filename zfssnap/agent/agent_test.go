@@ -282,7 +282,7 @@ func (h *host) holds(t testing.TB, snapshot string) []string {
 // untilHeld waits until a snapshot has a hold.
 func (h *host) untilHeld(t testing.TB, snapshot, tag string) {
 	t.Helper()
-	require.Eventually(t, func() bool { return slices.Contains(h.holds(t, snapshot), tag) }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return slices.Contains(h.holds(t, snapshot), tag) }, 2*time.Minute, time.Millisecond)
 }
 
 func (h *host) bookmarks(t testing.TB, dataset string) []uint64 {

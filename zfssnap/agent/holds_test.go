@@ -216,7 +216,7 @@ func TestTransfer_renewsItsLease(t *testing.T) {
 	assert.Equal(t, holds.OwnerTransfer+tr.GetId(), first.Owner)
 	assert.Equal(t, "hassio", first.By)
 	w.hassio.clock.advance(time.Hour)
-	require.Eventually(t, func() bool { return target().Until.After(first.Until.Add(59 * time.Minute)) }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return target().Until.After(first.Until.Add(59 * time.Minute)) }, 2*time.Minute, time.Millisecond)
 	release()
 	require.NoError(t, agent.TransferError(w.wait(t, tr.GetId())))
 }
@@ -230,10 +230,10 @@ func TestReaper_runsByItself(t *testing.T) {
 	w.hassio.pool.SetSuspended("nas", true) // which is no reason to leave the other alone
 	w.hassio.restart(t, func(s *agent.Server) { s.ReapEvery = time.Millisecond })
 	before := len(w.hassio.pool.Commands())
-	require.Eventually(t, func() bool { return len(w.hassio.pool.Commands()) > before+10 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(w.hassio.pool.Commands()) > before+10 }, 2*time.Minute, time.Millisecond)
 	assert.Contains(t, w.hassio.holds(t, source+"@dr-b1"), "kubectl-dr:x")
 	w.hassio.clock.advance(time.Hour)
-	require.Eventually(t, func() bool { return len(w.hassio.holds(t, source+"@dr-b1")) == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(w.hassio.holds(t, source+"@dr-b1")) == 1 }, 2*time.Minute, time.Millisecond)
 	assert.Equal(t, []string{"kubectl-dr:backup"}, w.hassio.holds(t, source+"@dr-b1"))
 }
 
@@ -284,7 +284,7 @@ func TestReapHolds_afterADeathAtAnyCommand(t *testing.T) {
 		require.Eventually(t, func() bool {
 			_, err := w.client.Info(t.Context(), &agentpb.InfoRequest{})
 			return err == nil
-		}, 10*time.Second, time.Millisecond)
+		}, 2*time.Minute, time.Millisecond)
 		w.reap(t, w.client, "")
 		w.reap(t, w.far, "")
 

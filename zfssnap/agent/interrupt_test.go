@@ -44,7 +44,7 @@ func (w *world) half(t *testing.T, v *agentpb.Version) *agentpb.Transfer {
 	require.Eventually(t, func() bool {
 		pools, err := w.remote.zfs.Pools(t.Context())
 		return err == nil && pools[0].Free < 1<<40-256<<10
-	}, 20*time.Second, 2*time.Millisecond)
+	}, 2*time.Minute, 2*time.Millisecond)
 	return tr
 }
 
@@ -61,7 +61,7 @@ func TestStop_ofEitherSideKeepsWhatHasArrived(t *testing.T) {
 			if node == "remote" {
 				w.hassio.stop(t) // or it would try again at once
 			}
-			require.Eventually(t, func() bool { return w.remote.token(t, replica) != "" }, 20*time.Second, 2*time.Millisecond)
+			require.Eventually(t, func() bool { return w.remote.token(t, replica) != "" }, 2*time.Minute, 2*time.Millisecond)
 			assert.NotContains(t, w.remote.pool.Names(), replica+"@dr-b1")
 
 			w.hassio.tune = nil
@@ -87,7 +87,7 @@ func TestReplicate_aKilledSendGoesOnFromWhereItWas(t *testing.T) {
 	tr := w.replicate(t, v)
 	require.Error(t, agent.TransferError(tr))
 	assert.NotContains(t, w.remote.pool.Names(), replica+"@dr-b1")
-	require.Eventually(t, func() bool { return w.remote.token(t, replica) != "" }, 20*time.Second, 2*time.Millisecond)
+	require.Eventually(t, func() bool { return w.remote.token(t, replica) != "" }, 2*time.Minute, 2*time.Millisecond)
 	w.hassio.clock.advance(time.Hour)
 	tr = w.done(t, v)
 	assert.True(t, tr.GetResumed())

@@ -296,7 +296,7 @@ func TestReplicate_resumesAfterACut(t *testing.T) {
 	require.Eventually(t, func() bool {
 		pools, err := w.remote.zfs.Pools(t.Context())
 		return err == nil && pools[0].Free < 1<<40-256<<10
-	}, 20*time.Second, 2*time.Millisecond, "some of it is received")
+	}, 2*time.Minute, 2*time.Millisecond, "some of it is received")
 	k.Cut()
 	tr = w.wait(t, tr.GetId())
 	require.NoError(t, agent.TransferError(tr))

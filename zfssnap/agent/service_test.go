@@ -973,7 +973,7 @@ func TestBundle_isReadAgainWhenItChanges(t *testing.T) {
 	require.Eventually(t, func() bool {
 		_, err = c.Info(t.Context(), &agentpb.InfoRequest{})
 		return err == nil
-	}, 10*time.Second, 5*time.Millisecond)
+	}, 2*time.Minute, 5*time.Millisecond)
 
 	require.NoError(t, os.WriteFile(file, []byte("half a fi"), 0o600))
 	b, err := agent.NewDirectory(nil, file)

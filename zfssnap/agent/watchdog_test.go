@@ -58,7 +58,7 @@ func TestPoolThatHangs(t *testing.T) {
 		t.Helper()
 		require.Eventually(t, func() bool {
 			return w.healthOf(t, w.hassio) == want && (w.hassio.server.Ready() == nil) == ready
-		}, 20*time.Second, 5*time.Millisecond)
+		}, 2*time.Minute, 5*time.Millisecond)
 	}
 	require.NoError(t, look("nas"))
 	w.hassio.pool.SetHanging("znvm", true)
@@ -115,7 +115,7 @@ func TestReplicate_targetPoolHangs(t *testing.T) {
 	require.Eventually(t, func() bool {
 		_, err := w.far.ResolveDataset(t.Context(), &agentpb.ResolveDatasetRequest{By: &agentpb.ResolveDatasetRequest_Name{Name: "backup"}})
 		return err == nil
-	}, 20*time.Second, time.Millisecond)
+	}, 2*time.Minute, time.Millisecond)
 	w.hassio.clock.advance(time.Hour)
 	w.done(t, v)
 }
@@ -142,6 +142,6 @@ func TestReplicate_thatStallsFails(t *testing.T) {
 
 	release()
 	w.hassio.clock.advance(time.Hour)
-	require.Eventually(t, func() bool { return agent.TransferError(w.replicate(t, v)) == nil }, 20*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return agent.TransferError(w.replicate(t, v)) == nil }, 2*time.Minute, 5*time.Millisecond)
 	w.requireSame(t, v)
 }

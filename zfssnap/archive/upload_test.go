@@ -527,7 +527,7 @@ func TestUpload_memory(t *testing.T) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		return m.taken >= concurrency*8*kib
-	}, 10*time.Second, time.Millisecond)
+	}, 2*time.Minute, time.Millisecond)
 	close(gate)
 	require.NoError(t, <-done)
 	assert.Greater(t, m.taken, int64(parts*8*kib))

@@ -82,7 +82,7 @@ func crowd(ctx context.Context, t *testing.T, r *slowRunner, datasets ...string)
 				waiting += len(l.waiting)
 			}
 			return len(r.processes())+waiting == i+1
-		}, 10*time.Second, time.Millisecond)
+		}, 2*time.Minute, time.Millisecond)
 	}
 	return func() map[string]error {
 		done.Wait()
@@ -126,7 +126,7 @@ func TestAProcessEndsWhenAllItsCallersHaveGone(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	finish := crowd(ctx, t, r, "tank/a", "tank/b", "tank/c")
 	r.let <- struct{}{} // the first
-	require.Eventually(t, func() bool { return len(r.processes()) == 2 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(r.processes()) == 2 }, 2*time.Minute, time.Millisecond)
 	cancel()
 	outcomes := finish()
 	assert.ErrorIs(t, outcomes["tank/b 1"], context.Canceled)
@@ -135,7 +135,7 @@ func TestAProcessEndsWhenAllItsCallersHaveGone(t *testing.T) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		return r.killed > 0
-	}, 10*time.Second, time.Millisecond)
+	}, 2*time.Minute, time.Millisecond)
 }
 
 func TestWhatAFailedCommandHasTold(t *testing.T) {
