@@ -198,6 +198,12 @@ func (c *cluster) define(t *testing.T, definitions ...definition) {
 			}
 		}
 	}
+	c.serves(t, kinds)
+}
+
+// serves waits until kinds are served.
+func (c *cluster) serves(t *testing.T, kinds []schema.GroupVersionKind) {
+	t.Helper()
 	beside.Eventually(t, startTimeout, "the definitions are served", func(context.Context) error {
 		resources, err := restmapper.GetAPIGroupResources(c.discovery)
 		if err != nil {
@@ -216,11 +222,14 @@ func (c *cluster) define(t *testing.T, definitions ...definition) {
 // knowsPlans gives the cluster the definitions of plans and runs.
 func (c *cluster) knowsPlans(t *testing.T) {
 	t.Helper()
+	var kinds []schema.GroupVersionKind
 	for _, file := range []string{"recoveryplans", "recoveryruns"} {
 		for _, crd := range readObjects(t, filepath.Join("..", "..", "examples", "crds", "kubectl-dr.io_"+file+".yaml")) {
 			require.NoError(t, c.accepts(t.Context(), crd))
+			kinds = append(kinds, servedKinds(t, crd)...)
 		}
 	}
+	c.serves(t, kinds)
 }
 
 // bindVolumes starts Kubernetes' own controllers of volumes, and further ones.
