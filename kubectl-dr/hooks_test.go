@@ -5,7 +5,6 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 )
@@ -14,15 +13,14 @@ import (
 // before the second.
 func (w *world) withHooks(t *testing.T) {
 	t.Helper()
-	p := &plan.RecoveryPlan{}
-	require.NoError(t, w.recovery.Client.Get(t.Context(), client.ObjectKey{Namespace: veleroNS, Name: "wordpress"}, p))
-	p.Spec.Start[0].After = []plan.Hook{{
-		Probe: plan.Probe{Name: "router"}, Prompt: "Have the VPN lead to the recovery site.", In: []plan.HookCommand{"failover"},
-	}}
-	p.Spec.Start[1].Before = []plan.Hook{{Probe: plan.Probe{Name: "sessions", Exec: &plan.ExecProbe{
-		Workload: "deployment/wordpress-db", Command: []string{"mariadb", "-e", "TRUNCATE sessions"},
-	}}}}
-	require.NoError(t, w.recovery.Client.Update(t.Context(), p))
+	w.change(t, func(p *plan.RecoveryPlan) {
+		p.Spec.Start[0].After = []plan.Hook{{
+			Probe: plan.Probe{Name: "router"}, Prompt: "Have the VPN lead to the recovery site.", In: []plan.HookCommand{"failover"},
+		}}
+		p.Spec.Start[1].Before = []plan.Hook{{Probe: plan.Probe{Name: "sessions", Exec: &plan.ExecProbe{
+			Workload: "deployment/wordpress-db", Command: []string{"mariadb", "-e", "TRUNCATE sessions"},
+		}}}}
+	})
 }
 
 func TestHooks(t *testing.T) {

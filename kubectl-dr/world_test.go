@@ -195,13 +195,15 @@ func (w *world) cluster(name string, objects []client.Object) *cluster.Cluster {
 			return c.List(ctx, list, opts...)
 		},
 		SubResourceUpdate: func(ctx context.Context, c client.Client, sub string, obj client.Object, opts ...client.SubResourceUpdateOption) error {
-			r, ok := obj.(*plan.RecoveryRun)
-			if !ok {
-				return c.SubResource(sub).Update(ctx, obj, opts...)
+			r, run := obj.(*plan.RecoveryRun)
+			if run {
+				w.recording(r)
 			}
-			w.recording(r)
 			if err := w.killed(); err != nil {
 				return err
+			}
+			if !run {
+				return c.SubResource(sub).Update(ctx, obj, opts...)
 			}
 			// A fake client keeps a status apart by way of JSON, eight times for each
 			// write, and a run is written with each step. Nothing else updates runs.

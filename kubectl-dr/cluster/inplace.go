@@ -69,10 +69,7 @@ func (c *Cluster) InPlace(ctx context.Context, backup string) ([]InPlace, error)
 	if len(all) == 0 {
 		return nil, nil
 	}
-	infos, err := ReadJSON[[]struct {
-		PVName       string      `json:"pvName"`
-		BackupMethod plan.Method `json:"backupMethod"`
-	}](ctx, c.Files, velerov1api.DownloadTargetKindBackupVolumeInfos, backup)
+	infos, err := VolumeInfos(ctx, c.Files, backup)
 	if err != nil {
 		return all, ctx.Err()
 	}

@@ -121,14 +121,14 @@ func (f *Failover) recovery() []run.Step {
 		steps = append(steps, f.setAside())
 	}
 	steps = append(steps, PauseGitOps(f.Cluster.Client, f.Run, f.site(), false)...)
+	restore := f.restoreRest()
 	switch f.Run.Spec.Standby {
 	case plan.StandbyActivate:
-		steps = append(append(steps, f.refresh()), append(f.bindStretched(), f.restoreOtherVolumes())...)
+		steps, restore = append(steps, f.refresh()), f.restoreOtherVolumes()
 	case plan.StandbyRemove:
-		steps = append(append(steps, f.removeStandby()), append(f.bindStretched(), f.restoreRest())...)
-	default:
-		steps = append(steps, append(f.bindStretched(), f.restoreRest())...)
+		steps = append(steps, f.removeStandby())
 	}
+	steps = append(append(steps, f.bindStretched()...), restore)
 	steps = append(steps, f.Start(true)...)
 	steps = append(steps, f.Probes()...)
 	steps = append(steps, f.traffic()...)

@@ -32,7 +32,7 @@ type VolumeLoss struct {
 
 // Preview says what is lost when a point is recovered now.
 func Preview(p restorepoint.Point, now time.Time) Loss {
-	l := Loss{Backup: p.Backup, Objects: max(0, now.Sub(p.StartedAt)), Most: max(0, now.Sub(p.At()))}
+	l := Loss{Backup: p.Backup, Objects: max(0, now.Sub(p.StartedAt)), Most: max(0, now.Sub(p.RestoresTo(now)))}
 	for _, v := range p.Volumes {
 		if v.Unprotected {
 			if v.Problem != "" {
@@ -45,9 +45,6 @@ func Preview(p restorepoint.Point, now time.Time) Loss {
 			loss.Age = max(0, now.Sub(v.SnapshotAt.Time))
 		}
 		l.Volumes = append(l.Volumes, loss)
-	}
-	if p.Mirrored() {
-		l.Most = 0
 	}
 	return l
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1api "k8s.io/api/core/v1"
@@ -16,6 +17,7 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/rewrite"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/run"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/standby"
+	"github.com/kubectl-dr/kubectl-dr/restore/rules"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
@@ -105,17 +107,6 @@ func (f *Failover) givePoolsBack(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// stretched reports whether volumes of the run come with a stretched pool, and whether
-// all do. It is known once the restore point was selected.
-func (f *Failover) stretched() (some, all bool) {
-	all = true
-	for _, v := range f.Run.Status.Volumes {
-		some = some || v.StretchedPool != ""
-		all = all && (v.StretchedPool != "" || v.Unprotected)
-	}
-	return some, some && all
-}
-
 // bindStretched makes the claims and PersistentVolumes of datasets that came with a
 // pool: of themselves, not of clones. What they hold is kept before anything writes; what
 // only the intent log holds is replayed when they are mounted.
@@ -125,8 +116,12 @@ func (f *Failover) bindStretched() []run.Step {
 	}
 	return []run.Step{{Name: StepBind, About: "take a snapshot of the volumes that came with a pool, and make PersistentVolumes and claims for them as they are",
 		Do: func(ctx context.Context) (string, error) {
-			if some, _ := f.stretched(); !some {
+			if !slices.ContainsFunc(f.Run.Status.Volumes, func(v plan.Volume) bool { return v.StretchedPool != "" }) {
 				return "no volume is on one", nil
+			}
+			profile, err := f.Cluster.Profile(ctx, f.Run.Spec.PlanSpec.Profile(f.Run.Spec.Kind))
+			if err != nil {
+				return "", err
 			}
 			objects, err := standby.Objects(ctx, f.Cluster.Files, f.Run.Spec.Backup)
 			if err != nil {
@@ -138,7 +133,7 @@ func (f *Failover) bindStretched() []run.Step {
 				if v.StretchedPool == "" {
 					continue
 				}
-				if err := f.bind(ctx, v, objects); err != nil {
+				if err := f.bind(ctx, v, objects, profile); err != nil {
 					return "", fmt.Errorf("volume %s/%s: %w", v.Namespace, v.Claim, err)
 				}
 				done = append(done, v.Namespace+"/"+v.Claim)
@@ -147,7 +142,7 @@ func (f *Failover) bindStretched() []run.Step {
 		}}}
 }
 
-func (f *Failover) bind(ctx context.Context, v *plan.Volume, objects []*unstructured.Unstructured) error {
+func (f *Failover) bind(ctx context.Context, v *plan.Volume, objects []*unstructured.Unstructured, profile *rules.Profile) error {
 	id, err := zfssnap.ParseSnapshotID(v.SnapshotID)
 	if err != nil {
 		return err
@@ -166,10 +161,6 @@ func (f *Failover) bind(ctx context.Context, v *plan.Volume, objects []*unstruct
 		return err
 	}
 	v.Kept = v.Node + ":" + id.Dataset + "@" + kept
-	profile, err := f.Cluster.Profile(ctx, f.Run.Spec.PlanSpec.Profile(f.Run.Spec.Kind))
-	if err != nil {
-		return err
-	}
 	if claim, err = rewrite.ApplyTo(profile, rewrite.Unbound(claim)); err != nil {
 		return err
 	}
@@ -220,12 +211,13 @@ func objectIn(objects []*unstructured.Unstructured, kind, namespace, name string
 // restoreRest is a restore that leaves alone what came with a stretched pool: claims
 // and volumes that are there stay as they are, and when all are, none is asked for.
 func (f *Failover) restoreRest() run.Step {
-	step := f.Restore()
+	step, withoutVolumes := f.Restore(), f.Restore("persistentvolumes", "persistentvolumeclaims")
+	do := step.Do
 	step.Do = func(ctx context.Context) (string, error) {
-		if _, all := f.stretched(); all {
-			return f.Restore("persistentvolumes", "persistentvolumeclaims").Do(ctx)
+		if plan.Mirrored(f.Run.Status.Volumes) {
+			return withoutVolumes.Do(ctx)
 		}
-		return f.Restore().Do(ctx)
+		return do(ctx)
 	}
 	return step
 }
@@ -236,7 +228,7 @@ func (f *Failover) restoreOtherVolumes() run.Step {
 	step := f.RestoreVolumes(standby.VolumeResources...)
 	do := step.Do
 	step.Do = func(ctx context.Context) (string, error) {
-		if _, all := f.stretched(); all {
+		if plan.Mirrored(f.Run.Status.Volumes) {
 			return "every volume came with its pool", nil
 		}
 		return do(ctx)

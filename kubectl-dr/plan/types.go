@@ -158,6 +158,18 @@ func (s Source) Stretched(node, dataset string) *StretchedPool {
 	return nil
 }
 
+// Mirrored reports whether every volume that is not empty comes with a stretched pool.
+func Mirrored(volumes []Volume) bool {
+	mirrored := false
+	for _, v := range volumes {
+		if !v.Unprotected && v.StretchedPool == "" {
+			return false
+		}
+		mirrored = mirrored || v.StretchedPool != ""
+	}
+	return mirrored
+}
+
 // OfCopies is the source for what takes no pool from it, and is made of copies alone: a
 // drill, and a rebuild.
 func (s Source) OfCopies() Source {

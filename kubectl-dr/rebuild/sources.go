@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -74,16 +73,6 @@ func journal(r *plan.RecoveryRun, volumes []plan.Volume, at time.Time) string {
 	return at.UTC().Format(time.RFC3339)
 }
 
-// typed is what Velero's file of volumes says of what the snapshotter told of a
-// volume: BackupVolumeInfo in Velero's internal/volume.
-type typed struct {
-	PVCName        string `json:"pvcName"`
-	PVCNamespace   string `json:"pvcNamespace"`
-	NativeSnapshot *struct {
-		VolumeType string `json:"volumeType"`
-	} `json:"nativeSnapshotInfo"`
-}
-
 func (b *Backup) read(ctx context.Context) error {
 	var err error
 	if b.point, err = b.Finder.Named(ctx, b.Source, b.Name); err != nil {
@@ -93,7 +82,7 @@ func (b *Backup) read(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	infos, err := cluster.ReadJSON[[]typed](ctx, b.Files, velerov1api.DownloadTargetKindBackupVolumeInfos, b.Name)
+	infos, err := cluster.VolumeInfos(ctx, b.Files, b.Name)
 	if err != nil {
 		return err
 	}

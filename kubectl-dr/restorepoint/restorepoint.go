@@ -82,16 +82,7 @@ func (p *Point) Unprotected() []plan.Volume {
 
 // Mirrored reports whether every volume comes with a pool that is mirrored over both
 // sites, so that nothing of any is lost.
-func (p *Point) Mirrored() bool {
-	mirrored := false
-	for _, v := range p.Volumes {
-		if !v.Unprotected && v.StretchedPool == "" {
-			return false
-		}
-		mirrored = mirrored || v.StretchedPool != ""
-	}
-	return mirrored
-}
+func (p *Point) Mirrored() bool { return plan.Mirrored(p.Volumes) }
 
 // By returns the volumes that Velero backed up by a method, as
 // "<namespace>/<claim>".
@@ -127,6 +118,15 @@ func (p *Point) At() time.Time {
 		}
 	}
 	return at
+}
+
+// RestoresTo returns the time that data goes back to when the point is recovered at a
+// time: to that one where nothing is lost.
+func (p *Point) RestoresTo(now time.Time) time.Time {
+	if p.Mirrored() {
+		return now
+	}
+	return p.At()
 }
 
 // Finder finds points.
@@ -366,25 +366,6 @@ func ofSchedule(backup, schedule string) bool {
 	return ok && err == nil
 }
 
-// volumeInfo is what Velero's file of volumes says of one: BackupVolumeInfo in
-// Velero's internal/volume.
-type volumeInfo struct {
-	PVCName           string      `json:"pvcName"`
-	PVCNamespace      string      `json:"pvcNamespace"`
-	PVName            string      `json:"pvName"`
-	BackupMethod      plan.Method `json:"backupMethod"`
-	SnapshotDataMoved bool        `json:"snapshotDataMoved"`
-	Skipped           bool        `json:"skipped"`
-	SkippedReason     string      `json:"skippedReason"`
-	Result            string      `json:"result"`
-	// StartTimestamp is when a CSI snapshot was taken, or when data began to be
-	// read or moved.
-	StartTimestamp *metav1.Time `json:"startTimestamp"`
-	NativeSnapshot *struct {
-		SnapshotHandle string `json:"snapshotHandle"`
-	} `json:"nativeSnapshotInfo"`
-}
-
 // The results that Velero records.
 const (
 	succeeded = "succeeded"
@@ -401,7 +382,7 @@ const (
 // Recorded returns the snapshots of ours that Velero has on record for a backup,
 // of volumes in any namespace. None where object storage has no list of them.
 func Recorded(ctx context.Context, files cluster.Files, backup string) ([]zfssnap.SnapshotID, error) {
-	infos, err := cluster.ReadJSON[[]volumeInfo](ctx, files, velerov1api.DownloadTargetKindBackupVolumeInfos, backup)
+	infos, err := cluster.VolumeInfos(ctx, files, backup)
 	if errors.Is(err, cluster.ErrNoFile) {
 		return nil, nil
 	}
@@ -427,7 +408,7 @@ func (f *Finder) point(ctx context.Context, source plan.Source, b *velerov1api.B
 		p.Remedy = "correct spec.source.namespaces of the plan, or include the namespace in the schedule's backups"
 		return p, nil
 	}
-	infos, err := cluster.ReadJSON[[]volumeInfo](ctx, f.Files, velerov1api.DownloadTargetKindBackupVolumeInfos, b.Name)
+	infos, err := cluster.VolumeInfos(ctx, f.Files, b.Name)
 	if errors.Is(err, cluster.ErrNoFile) {
 		p.Problem = "object storage has no list of its volumes"
 		p.Remedy = "take another backup: a file of this one is missing"
@@ -474,9 +455,9 @@ func each(n int, do func(i int) error) error {
 }
 
 // find adds the volumes in the plan's namespaces to a point.
-func (f *Finder) find(ctx context.Context, source plan.Source, p *Point, infos []volumeInfo) error {
+func (f *Finder) find(ctx context.Context, source plan.Source, p *Point, infos []cluster.VolumeInfo) error {
 	claims := map[string]bool{}
-	infos = slices.DeleteFunc(infos, func(info volumeInfo) bool {
+	infos = slices.DeleteFunc(infos, func(info cluster.VolumeInfo) bool {
 		claim := info.PVCNamespace + "/" + info.PVCName
 		again := claims[claim]
 		claims[claim] = true
@@ -534,7 +515,7 @@ func listed(volumes []plan.Volume, namespace, claim string) bool {
 	return slices.ContainsFunc(volumes, func(v plan.Volume) bool { return v.Namespace == namespace && v.Claim == claim })
 }
 
-func (f *Finder) volume(ctx context.Context, source plan.Source, p Point, info volumeInfo) (plan.Volume, error) {
+func (f *Finder) volume(ctx context.Context, source plan.Source, p Point, info cluster.VolumeInfo) (plan.Volume, error) {
 	v := plan.Volume{Namespace: info.PVCNamespace, Claim: info.PVCName, SnapshotAt: metav1.NewTime(p.StartedAt)}
 	switch {
 	case info.Skipped:
@@ -589,7 +570,7 @@ func (f *Finder) volume(ctx context.Context, source plan.Source, p Point, info v
 // keptByVelero tells of a volume that Velero restores by itself what it recorded.
 // Where it did not record when the snapshot was taken, that was not before the
 // backup began.
-func keptByVelero(v plan.Volume, info volumeInfo) plan.Volume {
+func keptByVelero(v plan.Volume, info cluster.VolumeInfo) plan.Volume {
 	v.Method = info.BackupMethod
 	if info.SnapshotDataMoved {
 		v.Method = plan.MethodDataUpload

@@ -63,10 +63,7 @@ func (m *Meter) Measure(ctx context.Context, p *plan.RecoveryPlan) (*report.RPO,
 		r.Volumes = append(r.Volumes, row)
 	}
 	if last := points[len(points)-1]; last.Recoverable() {
-		at := last.At()
-		if last.Mirrored() {
-			at = now
-		}
+		at := last.RestoresTo(now)
 		age := now.Sub(at)
 		r.RestorePoint = &report.RestorePoint{Backup: last.Backup, RestoresTo: metav1.NewTime(at), Age: rounded(age)}
 		r.State = report.Worse(r.State, state(age, objective.Duration))

@@ -38,10 +38,7 @@ func (t *Target) Select(finder *restorepoint.Finder) Step {
 				return "", err
 			}
 			t.Run.Status.Volumes = p.Volumes
-			at := metav1.NewTime(p.At()).Rfc3339Copy()
-			if p.Mirrored() {
-				at = t.Run.Status.StartedAt.Rfc3339Copy()
-			}
+			at := metav1.NewTime(p.RestoresTo(t.Run.Status.StartedAt.Time)).Rfc3339Copy()
 			t.Run.Status.RestoredTo = &at
 			for _, v := range p.Unprotected() {
 				t.Hooks.Warnf("volume %s/%s comes back empty: the backup does not hold its data", v.Namespace, v.Claim)

@@ -89,11 +89,9 @@ func (t *Target) hooks(hooks []plan.Hook) []Step {
 		if !h.For(t.Run.Spec.Kind) {
 			continue
 		}
-		step := Step{Name: "hook " + h.Name, About: probe.Describe(h.Probe), Do: func(ctx context.Context) (string, error) {
-			// The Job of a probe may have the same name.
-			h.Probe.Name = "hook " + h.Name
-			return t.probe(ctx, h.Probe)
-		}}
+		p := h.Probe
+		p.Name = "hook " + h.Name // the Job of a probe may have the hook's
+		step := Step{Name: p.Name, About: probe.Describe(p), Do: func(ctx context.Context) (string, error) { return t.probe(ctx, p) }}
 		if h.Prompt != "" {
 			step.About = "ask: " + h.Prompt
 			step.Do = func(ctx context.Context) (string, error) { return "answered yes", t.Ask(ctx, h.Name, h.Prompt) }

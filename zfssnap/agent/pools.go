@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
@@ -34,6 +33,11 @@ func (s *Server) poolState(ctx context.Context, pool string) (*agentpb.PoolState
 	if err != nil {
 		return nil, err
 	}
+	return s.poolSeenBy(ctx, host, id, pool)
+}
+
+// poolSeenBy is poolState on a host, this one, whose name and hostid are known.
+func (s *Server) poolSeenBy(ctx context.Context, host string, id uint64, pool string) (*agentpb.PoolState, error) {
 	p := &agentpb.PoolState{Name: pool, OwnHostid: id}
 	have, err := s.ZFS.PoolState(ctx, pool)
 	if err == nil {
@@ -86,23 +90,21 @@ func (s *Server) poolState(ctx context.Context, pool string) (*agentpb.PoolState
 // ImportPool implements agentpb.AgentServer.
 func (s *Server) ImportPool(ctx context.Context, req *agentpb.ImportPoolRequest) (*agentpb.PoolState, error) {
 	pool := req.GetName()
-	if err := s.allow(ctx, Move, pool); err != nil {
+	deed := "import pool " + pool
+	moved, err := s.move(ctx, deed, pool)
+	if err != nil {
 		return nil, err
 	}
-	deed := "import pool " + pool
-	if _, busy := s.making.LoadOrStore(pool, true); busy {
-		return nil, fmt.Errorf("%s: %w: it is being imported or exported", deed, ErrBusy)
+	defer moved()
+	host, id, err := s.ZFS.Host(ctx)
+	if err != nil {
+		return nil, err
 	}
-	defer s.making.Delete(pool)
-	p, err := s.poolState(ctx, pool)
+	p, err := s.poolSeenBy(ctx, host, id, pool)
 	if err != nil {
 		return nil, err
 	}
 	if !p.GetImported() {
-		host, _, err := s.ZFS.Host(ctx)
-		if err != nil {
-			return nil, err
-		}
 		if err := movable(deed, host, p, req.GetFenced()); err != nil {
 			return nil, err
 		}
@@ -122,7 +124,18 @@ func (s *Server) ImportPool(ctx context.Context, req *agentpb.ImportPoolRequest)
 			return nil, err
 		}
 	}
-	return s.poolState(ctx, pool)
+	return s.poolSeenBy(ctx, host, id, pool)
+}
+
+// move begins to import or export a pool, one caller at a time, until moved is called.
+func (s *Server) move(ctx context.Context, deed, pool string) (moved func(), err error) {
+	if err := s.allow(ctx, Move, pool); err != nil {
+		return nil, err
+	}
+	if _, busy := s.making.LoadOrStore(pool, true); busy {
+		return nil, fmt.Errorf("%s: %w: it is being imported or exported", deed, ErrBusy)
+	}
+	return func() { s.making.Delete(pool) }, nil
 }
 
 // movable returns why a pool may not be imported here.
@@ -138,7 +151,7 @@ func movable(deed, host string, p *agentpb.PoolState, fenced bool) error {
 		return hint.Add(fmt.Errorf("%s: %w: %s had it last, which has the hostid of this host, %x", deed, ErrUnprotected, p.GetHost(), p.GetHostid()), hintHostID)
 	case len(p.GetUnseen()) > 0 && !p.GetExported() && !fenced:
 		return hint.Add(fmt.Errorf("%s: %w: this host does not see %s, to which %s may still write", deed, ErrUnprotected,
-			strings.Join(slices.Clone(p.GetUnseen()), ", "), p.GetHost()), hintUnseen)
+			strings.Join(p.GetUnseen(), ", "), p.GetHost()), hintUnseen)
 	}
 	return nil
 }
@@ -146,14 +159,12 @@ func movable(deed, host string, p *agentpb.PoolState, fenced bool) error {
 // ExportPool implements agentpb.AgentServer.
 func (s *Server) ExportPool(ctx context.Context, req *agentpb.GetPoolRequest) (*agentpb.PoolState, error) {
 	pool := req.GetName()
-	if err := s.allow(ctx, Move, pool); err != nil {
+	deed := "export pool " + pool
+	moved, err := s.move(ctx, deed, pool)
+	if err != nil {
 		return nil, err
 	}
-	deed := "export pool " + pool
-	if _, busy := s.making.LoadOrStore(pool, true); busy {
-		return nil, fmt.Errorf("%s: %w: it is being imported or exported", deed, ErrBusy)
-	}
-	defer s.making.Delete(pool)
+	defer moved()
 	have, err := s.ZFS.PoolState(ctx, pool)
 	switch {
 	case errors.Is(err, ErrNotFound):

@@ -120,15 +120,20 @@ func RealTarget() (target Target, ok bool) {
 	}, true
 }
 
-// spare makes a pool on a file.
-func spare(t *testing.T, run zfs.Runner) (pool, devices string) {
-	t.Helper()
-	do := func(ctx context.Context, args ...string) {
+// commands returns what runs a command that has to succeed.
+func commands(t *testing.T, run zfs.Runner) func(ctx context.Context, args ...string) {
+	return func(ctx context.Context, args ...string) {
 		t.Helper()
 		res, err := run.Run(ctx, zfs.Cmd{Args: args})
 		require.NoError(t, err, args)
 		require.Zero(t, res.ExitCode, "%v: %s", args, res.Stderr)
 	}
+}
+
+// spare makes a pool on a file.
+func spare(t *testing.T, run zfs.Runner) (pool, devices string) {
+	t.Helper()
+	do := commands(t, run)
 	pool = "extra" + randomID() // a name that begins with spare is reserved
 	devices = "/tmp/" + pool
 	do(t.Context(), "mkdir", devices)
@@ -147,12 +152,7 @@ func spare(t *testing.T, run zfs.Runner) (pool, devices string) {
 // ZFS suspends the pool while a command waits for that write.
 func hang(t *testing.T, run zfs.Runner) (pool string, timeout time.Duration, heal func()) {
 	t.Helper()
-	do := func(ctx context.Context, args ...string) {
-		t.Helper()
-		res, err := run.Run(ctx, zfs.Cmd{Args: args})
-		require.NoError(t, err, args)
-		require.Zero(t, res.ExitCode, "%v: %s", args, res.Stderr)
-	}
+	do := commands(t, run)
 	ctx := t.Context()
 	pool = "hanging" + randomID()
 	dir := "/tmp/" + pool
