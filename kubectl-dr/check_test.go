@@ -1,12 +1,14 @@
 package kubectldr
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"path/filepath"
 	"strings"
@@ -25,8 +27,10 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/dns"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/registry"
 )
 
@@ -54,6 +58,26 @@ func shop() []client.Object {
 			IngressClassName: ptr.To("traefik"), TLS: []networkingv1api.IngressTLS{{Hosts: []string{"shop.example.org"}, SecretName: "shop-tls"}},
 		}},
 	}
+}
+
+// pooled ask for addresses of pools.
+func pooled() []client.Object {
+	d := &appsv1api.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "wordpress", Name: "shop"}}
+	d.Spec.Template.Annotations = map[string]string{"cni.projectcalico.org/ipv4pools": `["pods", "10.1.0.0/16"]`}
+	service := func(name, pool string) *corev1api.Service {
+		return &corev1api.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "wordpress", Name: name, Annotations: map[string]string{"metallb.io/address-pool": pool}}}
+	}
+	return []client.Object{d, service("shop", "public"), service("admin", "private")}
+}
+
+// services play what a plan requires.
+type services struct{}
+
+func (services) Ask(_ context.Context, url string) (string, error) {
+	if strings.Contains(url, "gone") {
+		return "", errors.New("connection refused")
+	}
+	return "answered 200 ok", nil
 }
 
 // certificate is a Secret with one that expires at a time.
@@ -160,6 +184,22 @@ func TestCheck_whatTheBackupNeeds(t *testing.T) {
 			p.Spec.Traffic.Hosts = []string{"slow.example.org", "unknown.example.org", "blog.example.net"}
 			w.plan(p)
 			require.NoError(w.t, w.recovery.Client.Delete(w.t.Context(), &appsv1api.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "external-dns", Name: "external-dns"}}))
+		}},
+		{"what is outside", "check -f -", func(w *world) {
+			w.backedUp(pooled()...)
+			p := testPlan()
+			p.Spec.Requires = []plan.Requirement{{Name: "login", URL: "https://login.example.org"}, {Name: "mail", URL: "tcp://gone.example.org:25"}}
+			p.Spec.GitOps = &plan.GitOps{Flux: []plan.FluxObject{{Kind: plan.FluxKustomization, Name: "blog"}}, ArgoCD: []plan.ArgoApplication{{Application: "elsewhere"}}}
+			w.plan(p)
+			for _, text := range []string{
+				"{apiVersion: kustomize.toolkit.fluxcd.io/v1, kind: Kustomization, metadata: {namespace: flux-system, name: blog}, spec: {sourceRef: {kind: GitRepository, name: blog}}}",
+				"{apiVersion: source.toolkit.fluxcd.io/v1, kind: GitRepository, metadata: {namespace: flux-system, name: blog}, status: {conditions: [{type: Ready, status: \"False\", message: 'dial tcp: no such host'}]}}",
+				"{apiVersion: metallb.io/v1beta1, kind: IPAddressPool, metadata: {namespace: metallb-system, name: public}}",
+			} {
+				obj := &unstructured.Unstructured{}
+				require.NoError(w.t, yaml.Unmarshal([]byte(text), &obj.Object))
+				add(w, obj)
+			}
 		}},
 		{"nobody outside is asked", "check --offline", func(w *world) { w.backedUp(shop()[:1]...) }},
 		{"a backup that can not be read", "check", func(w *world) {

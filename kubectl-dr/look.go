@@ -33,13 +33,14 @@ func newCmdCheck(e *env, g *globalFlags) *cobra.Command {
 		Long: `See whether a plan could be carried out now: the plan itself, Velero, agents and
 pools, the newest restore point, rewrite profiles, nodes and classes; what the newest
 backup holds, as a failover would restore it: kinds that are served here, references,
-certificates, room for its pods, quotas, webhooks, images; names and their TTL; and
-how long ago the last drill was. Each is ok, a warning or a problem with what to
+certificates, address pools, room for its pods, quotas, webhooks, images; what comes
+from Git, and its repositories; services that the plan requires; names and their TTL;
+and how long ago the last drill was. Each is ok, a warning or a problem with what to
 do about it. What is not used is not looked at.
 
-Everything is looked at from the recovery site; the source is not asked. Registries
-and name servers are asked from this machine, unless --offline is given. Nothing is
-changed.` + exitStatus,
+Everything is looked at from the recovery site; the source is not asked. Registries,
+required services and name servers are asked from this machine, unless --offline is
+given. Nothing is changed.` + exitStatus,
 		Example: `  # The only plan there is
   kubectl dr check
 
@@ -49,7 +50,7 @@ changed.` + exitStatus,
 	plans := addPlanFlags(c, e, g)
 	out := addOutputFlags(c)
 	strict := c.Flags().Bool("strict", false, "exit with status 2 on warnings too")
-	offline := c.Flags().Bool("offline", false, "ask neither registries nor name servers")
+	offline := c.Flags().Bool("offline", false, "ask neither registries, required services nor name servers")
 	dnsServer := c.Flags().String("dns-server", "", "name server to ask, as host:port; this machine's when not given")
 	c.RunE = g.run(func(ctx context.Context, args []string) error {
 		cl, p, err := plans.load(ctx, e, args)
@@ -60,7 +61,7 @@ changed.` + exitStatus,
 		storage, storageErr := e.storage(ctx, cl, g.agentOptions())
 		checker := e.checker(cl, storage, storageErr)
 		if !*offline {
-			checker.Images, checker.Names = e.images(), e.names(*dnsServer)
+			checker.Images, checker.Services, checker.Names = e.images(), e.services(), e.names(*dnsServer)
 		}
 		r, err := checker.Check(ctx, p)
 		if err != nil {

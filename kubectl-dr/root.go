@@ -75,6 +75,7 @@ type env struct {
 	storage     func(ctx context.Context, c *cluster.Cluster, opts cluster.AgentOptions) (*cluster.Storage, error)
 	objects     func(ctx context.Context, getter genericclioptions.RESTClientGetter, namespaces []string) ([]*unstructured.Unstructured, error)
 	images      func() check.Images
+	services    func() check.Services
 	names       func(server string) traffic.Names
 }
 
@@ -106,8 +107,9 @@ func newEnv(streams genericiooptions.IOStreams) *env {
 			}
 			return in.Objects, nil
 		},
-		images: func() check.Images { return &registry.Client{} },
-		names:  func(server string) traffic.Names { return &dns.Client{Server: server} },
+		images:   func() check.Images { return &registry.Client{} },
+		services: func() check.Services { return &check.ServiceClient{} },
+		names:    func(server string) traffic.Names { return &dns.Client{Server: server} },
 		storage: func(ctx context.Context, c *cluster.Cluster, opts cluster.AgentOptions) (*cluster.Storage, error) {
 			s, err := c.OpenStorage(ctx, opts)
 			if err == nil {

@@ -267,9 +267,13 @@ var known = cluster.Scheme()
 // most tests. No two have the same, since a fake client adds to it what it meets.
 var schemes = sync.Pool{New: func() any { return cluster.Scheme() }}
 
-// kinds are those that the clusters serve: Kubernetes' own, Velero's and ours.
+// kinds are those that the clusters serve: Kubernetes' own, Velero's, ours, and some that
+// clusters often have.
 var kinds = sync.OnceValue(func() meta.RESTMapper {
-	mapper := meta.NewDefaultRESTMapper(known.PrioritizedVersionsAllGroups())
+	metalLB, flux := schema.GroupVersion{Group: "metallb.io", Version: "v1beta1"}, schema.GroupVersion{Group: "source.toolkit.fluxcd.io", Version: "v1"}
+	mapper := meta.NewDefaultRESTMapper(append(known.PrioritizedVersionsAllGroups(), metalLB, flux))
+	mapper.Add(metalLB.WithKind("IPAddressPool"), meta.RESTScopeNamespace)
+	mapper.Add(flux.WithKind("GitRepository"), meta.RESTScopeNamespace)
 	mapper.Add(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"}, meta.RESTScopeRoot)
 	for gvk := range known.AllKnownTypes() {
 		scope := meta.RESTScopeNamespace
@@ -1104,6 +1108,7 @@ func (w *world) run(ctx context.Context, args ...string) outcome {
 	}
 	e.objects = w.live
 	e.images = func() check.Images { return w }
+	e.services = func() check.Services { return services{} }
 	e.names = func(string) traffic.Names { return w.names }
 	code := execute(ctx, args, e)
 	return outcome{out: out.String(), err: errOut.String(), code: code}

@@ -33,8 +33,9 @@ type Checker struct {
 	// ServerTimeout for how long.
 	Interval, ServerTimeout time.Duration
 	// Images and Names ask the world outside; nil does not.
-	Images Images
-	Names  traffic.Names
+	Images   Images
+	Names    traffic.Names
+	Services Services
 }
 
 // inspection is one check of a plan under way.
@@ -81,12 +82,15 @@ func (c *Checker) Check(ctx context.Context, p *plan.RecoveryPlan) (*report.Chec
 		{"backup", in.contained},
 		{"backup", in.served},
 		{"backup", in.classes},
+		{"backup", in.addressPools},
 		{"backup", in.needed},
 		{"backup", in.certificates},
 		{"room", in.capacity},
 		{"room", in.quotas},
 		{"room", in.webhooks},
 		{"images", in.images},
+		{"git", in.gitOps},
+		{"services", in.requires},
 		{"traffic", in.traffic},
 		{"drills", in.drills},
 	} {

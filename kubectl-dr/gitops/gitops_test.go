@@ -7,8 +7,10 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
@@ -28,7 +30,12 @@ func object(t *testing.T, text string) *unstructured.Unstructured {
 // automated.enabled, and drops it as an API server does.
 func site(t *testing.T, oldArgo bool, texts ...string) client.Client {
 	t.Helper()
-	b := fake.NewClientBuilder().WithScheme(runtime.NewScheme())
+	repositories := schema.GroupVersion{Group: fluxSources, Version: "v1"}
+	mapper := meta.NewDefaultRESTMapper([]schema.GroupVersion{repositories})
+	for _, kind := range []string{"GitRepository", "HelmRepository"} {
+		mapper.Add(repositories.WithKind(kind), meta.RESTScopeNamespace)
+	}
+	b := fake.NewClientBuilder().WithScheme(runtime.NewScheme()).WithRESTMapper(mapper)
 	for _, text := range texts {
 		b.WithObjects(object(t, text))
 	}
@@ -252,4 +259,86 @@ func TestInOrder(t *testing.T) {
 		names = append(names, o.Name)
 	}
 	assert.Equal(t, []string{"crds", "infra", "apps"}, names, "a circle is no reason to hang")
+}
+
+func TestSources(t *testing.T) {
+	t.Parallel()
+	repository := func(kind, name, spec, status string) string {
+		return "{apiVersion: source.toolkit.fluxcd.io/v1, kind: " + kind + ", metadata: {namespace: flux-system, name: " + name + "}, spec: {" + spec + "}, status: {" + status + "}}"
+	}
+	ready := func(status string) string {
+		return "conditions: [{type: Ready, status: \"" + status + "\", message: \"unable to clone: host not found\\n\"}]"
+	}
+	const git = "sourceRef: {kind: GitRepository, name: it}"
+	argo := func(source, status string) string {
+		return "{apiVersion: argoproj.io/v1alpha1, kind: Application, metadata: {namespace: argocd, name: it}, spec: {" + source + "}, status: {" + status + "}}"
+	}
+	flux, release := plan.GitOps{Flux: []plan.FluxObject{{Kind: "Kustomization", Name: "it"}}}, plan.GitOps{Flux: []plan.FluxObject{{Kind: "HelmRelease", Name: "it"}}}
+	tests := []struct {
+		name  string
+		of    plan.GitOps
+		there []string
+		want  []Source
+	}{
+		{"a Git that is read", flux, []string{kustomization("it", git, ""), repository("GitRepository", "it", "", ready("True"))},
+			[]Source{{Name: "GitRepository flux-system/it"}}},
+		{"a Git that can not be read", flux, []string{kustomization("it", git, ""), repository("GitRepository", "it", "", ready("False"))},
+			[]Source{{Name: "GitRepository flux-system/it", Problem: "unable to clone: host not found"}}},
+		{"a Git that was not read yet", flux, []string{kustomization("it", git, ""), repository("GitRepository", "it", "", "")},
+			[]Source{{Name: "GitRepository flux-system/it", Unknown: "Flux has not read it yet"}}},
+		{"a Git that nobody reads", flux, []string{kustomization("it", git, ""), repository("GitRepository", "it", "suspend: true", ready("True"))},
+			[]Source{{Name: "GitRepository flux-system/it", Unknown: "it is suspended"}}},
+		{"a Git that is not there", flux, []string{kustomization("it", git, "")},
+			[]Source{{Name: "GitRepository flux-system/it", Problem: "it is not in the cluster"}}},
+		{"a kind that is not known", flux, []string{kustomization("it", "sourceRef: {kind: Tape, name: it}", "")},
+			[]Source{{Name: "Tape flux-system/it", Problem: "it is not in the cluster"}}},
+		{"charts", release, []string{
+			"{apiVersion: helm.toolkit.fluxcd.io/v2, kind: HelmRelease, metadata: {namespace: flux-system, name: it}, spec: {chart: {spec: {sourceRef: {kind: HelmRepository, name: charts}}}}}",
+			repository("HelmRepository", "charts", "", ready("True"))},
+			[]Source{{Name: "HelmRepository flux-system/charts"}}},
+		{"a registry of charts", release, []string{
+			"{apiVersion: helm.toolkit.fluxcd.io/v2, kind: HelmRelease, metadata: {namespace: flux-system, name: it}, spec: {chart: {spec: {sourceRef: {kind: HelmRepository, name: charts}}}}}",
+			repository("HelmRepository", "charts", "type: oci", "")},
+			[]Source{{Name: "HelmRepository flux-system/charts", Unknown: "Flux reads a registry of charts only when it needs one"}}},
+		{"Argo CD, in sync", anApplication, []string{argo("source: {repoURL: 'https://git.example.org/it'}", "sync: {status: Synced}")},
+			[]Source{{Name: "https://git.example.org/it"}}},
+		{"Argo CD, with an error", anApplication, []string{argo("sources: [{repoURL: 'https://git.example.org/it'}, {repoURL: 'https://git.example.org/it'}]",
+			"sync: {status: Unknown}, conditions: [{type: ComparisonError, message: repository not accessible}]")},
+			[]Source{{Name: "https://git.example.org/it", Problem: "repository not accessible"}}},
+		{"Argo CD, not compared", anApplication, []string{argo("source: {repoURL: 'https://git.example.org/it'}", "")},
+			[]Source{{Name: "https://git.example.org/it", Unknown: "Argo CD has not compared the Application with it"}}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			got, err := Sources(t.Context(), site(t, false, tt.there...), named(tt.of))
+			require.NoError(t, err)
+			assert.Equal(t, tt.want, got)
+		})
+	}
+	_, err := Sources(t.Context(), site(t, false), named(flux))
+	assert.True(t, Missing(err))
+}
+
+// anApplication is called "it".
+var anApplication = plan.GitOps{ArgoCD: []plan.ArgoApplication{{Application: "it"}}}
+
+func TestWouldRevert(t *testing.T) {
+	t.Parallel()
+	made := ", ownerReferences: [{apiVersion: argoproj.io/v1alpha1, kind: ApplicationSet, name: all, uid: u}]"
+	set := func(spec string) string {
+		return "{apiVersion: argoproj.io/v1alpha1, kind: ApplicationSet, metadata: {namespace: argocd, name: all}, spec: {" + spec + "}}"
+	}
+	it := app("it", "syncPolicy: {automated: {}}", made)
+	var reverted *RevertedError
+	require.ErrorAs(t, WouldRevert(t.Context(), site(t, false, it, set("")), named(anApplication)), &reverted)
+	assert.Contains(t, reverted.Hint(), "ignoreApplicationDifferences")
+	for name, there := range map[string][]string{
+		"the set leaves it alone": {it, set("syncPolicy: {applicationsSync: create-only}")},
+		"nothing made it":         {app("it", "syncPolicy: {automated: {}}", "")},
+		"it does not sync":        {app("it", "", made), set("")},
+		"it is not there":         nil,
+	} {
+		assert.NoError(t, WouldRevert(t.Context(), site(t, false, there...), named(anApplication)), name)
+	}
 }

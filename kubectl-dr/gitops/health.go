@@ -1,10 +1,12 @@
 package gitops
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -60,29 +62,28 @@ func Health(ctx context.Context, c client.Reader, o Object) (waitsFor string, er
 		if u.GetAnnotations()[argoRefresh] == "" && sync == "Synced" && health == "Healthy" {
 			return "", nil
 		}
-		return fmt.Sprintf("%s is %s and %s", o, orUnknown(sync), orUnknown(health)), nil
+		return fmt.Sprintf("%s is %s and %s", o, cmp.Or(sync, "Unknown"), cmp.Or(health, "Unknown")), nil
 	}
 	observed, _, _ := unstructured.NestedInt64(u.Object, "status", "observedGeneration")
 	requested := u.GetAnnotations()[fluxRequested]
 	handled := requested == "" || requested == text("status", "lastHandledReconcileAt")
-	message := "it was not looked at yet"
-	conditions, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
-	for _, condition := range conditions {
-		m, _ := condition.(map[string]any)
-		if m["type"] != "Ready" {
-			continue
-		}
-		if m["status"] == "True" && observed >= u.GetGeneration() && handled {
-			return "", nil
-		}
-		message, _ = m["message"].(string)
+	ready, message := readiness(u)
+	if ready == metav1.ConditionTrue && observed >= u.GetGeneration() && handled {
+		return "", nil
 	}
-	return fmt.Sprintf("%s is not ready: %s", o, message), nil
+	return fmt.Sprintf("%s is not ready: %s", o, cmp.Or(message, "it was not looked at yet")), nil
 }
 
-func orUnknown(s string) string {
-	if s == "" {
-		return "Unknown"
+// readiness returns the status of an object's condition Ready, "" where it has none,
+// and its message.
+func readiness(u *unstructured.Unstructured) (status metav1.ConditionStatus, message string) {
+	conditions, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
+	for _, condition := range conditions {
+		if m, _ := condition.(map[string]any); m["type"] == "Ready" {
+			text, _ := m["status"].(string)
+			message, _ = m["message"].(string)
+			return metav1.ConditionStatus(text), message
+		}
 	}
-	return s
+	return "", ""
 }

@@ -75,6 +75,7 @@ func (p *RecoveryPlan) Lint() []Fault {
 		l.traffic(t)
 	}
 	l.gitOps(p.Spec.GitOps)
+	l.requires(p.Spec.Requires)
 	return l.faults
 }
 
@@ -195,6 +196,21 @@ func (l *linter) gitOps(g *GitOps) {
 			l.fault(field+".name", "is empty")
 		}
 	}
+}
+
+func (l *linter) requires(all []Requirement) {
+	for i, r := range all {
+		field := fmt.Sprintf("spec.requires[%d]", i)
+		switch u, err := url.Parse(r.URL); {
+		case err != nil || u.Hostname() == "" || !slices.Contains([]string{"http", "https", "tcp"}, u.Scheme):
+			l.fault(field+".url", "is no URL of http, https or tcp, as https://login.example.org or tcp://mail.example.org:25")
+		case u.User != nil:
+			l.fault(field+".url", "has a user: reports show it, and asking needs none")
+		case u.Scheme == "tcp" && u.Port() == "":
+			l.fault(field+".url", "%q has no port", r.URL)
+		}
+	}
+	l.unique("spec.requires", names(all, func(r Requirement) string { return r.Name }))
 }
 
 type linter struct {

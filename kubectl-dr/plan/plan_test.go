@@ -110,6 +110,10 @@ func TestLint(t *testing.T) {
 		{"an Application without a name", func(p *RecoveryPlan) {
 			p.Spec.GitOps = &GitOps{ArgoCD: []ArgoApplication{{}}}
 		}, "spec.gitops.argocd[0].application: is empty"},
+		{"a requirement without a name", requiring("", "https://login.example.org"), "spec.requires[0]: has no name"},
+		{"a requirement that is no URL", requiring("mail", "mail.example.org:25"), "spec.requires[0].url: is no URL of http, https or tcp"},
+		{"a requirement without a port", requiring("mail", "tcp://mail.example.org"), `spec.requires[0].url: "tcp://mail.example.org" has no port`},
+		{"a requirement with a password", requiring("mail", "https://me:secret@mail.example.org"), "spec.requires[0].url: has a user"},
 		{"traffic by an unknown way", func(p *RecoveryPlan) { p.Spec.Traffic.Method = "pigeon" }, `"pigeon" is none of external-dns, manual, update`},
 	}
 	for _, tt := range tests {
@@ -122,6 +126,10 @@ func TestLint(t *testing.T) {
 			assert.Contains(t, invalid.Error(), tt.want)
 		})
 	}
+}
+
+func requiring(name, url string) func(*RecoveryPlan) {
+	return func(p *RecoveryPlan) { p.Spec.Requires = []Requirement{{Name: name, URL: url}} }
 }
 
 func TestParseWorkload(t *testing.T) {

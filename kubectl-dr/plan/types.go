@@ -60,9 +60,23 @@ type RecoveryPlanSpec struct {
 	// GitOps names what reconciles the application from Git. It is paused where it
 	// would undo what a run does.
 	GitOps *GitOps `json:"gitops,omitempty"`
+	// Requires are services that the application needs and no backup holds: an identity
+	// provider, a mail relay, monitoring. kubectl dr check asks each.
+	Requires []Requirement `json:"requires,omitempty"`
 	// Failback says how the application is protected while it runs at the recovery
 	// site.
 	Failback *Failback `json:"failback,omitempty"`
+}
+
+// Requirement is a service outside of what is recovered.
+type Requirement struct {
+	// +kubebuilder:validation:MinLength=1
+	Name string `json:"name"`
+	// URL is http, https or tcp. A service is there when it answers with a status below
+	// 500, or takes a connection.
+	//
+	// +kubebuilder:validation:Pattern=`^(https?|tcp)://`
+	URL string `json:"url"`
 }
 
 // GitOps names the objects of Argo CD and Flux at either site. Those that a site
