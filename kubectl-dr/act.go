@@ -30,6 +30,7 @@ type runFlags struct {
 	*planFlags
 	out            *outputFlags
 	backup         string
+	before         time.Time
 	dryRun         bool
 	resume         bool
 	restoreTimeout time.Duration
@@ -47,6 +48,16 @@ func addRunFlags(c *cobra.Command, e *env, g *globalFlags) *runFlags {
 // addPoint adds the choice of a restore point.
 func (f *runFlags) addPoint(c *cobra.Command) {
 	c.Flags().StringVar(&f.backup, "backup", "", "restore point, instead of the newest that is recoverable; may be PartiallyFailed")
+	c.Flags().TimeVar(&f.before, "before", time.Time{}, []string{time.RFC3339}, "the newest restore point with nothing of this time or later, as 2026-03-04T05:06:07Z")
+	c.MarkFlagsMutuallyExclusive("backup", "before")
+}
+
+// point returns the restore point that was chosen.
+func (f *runFlags) point(ctx context.Context, s *site, source plan.Source) (restorepoint.Point, error) {
+	if !f.before.IsZero() {
+		return s.finder.Before(ctx, source, f.before)
+	}
+	return s.point(ctx, source, f.backup)
 }
 
 // addRestore adds what a run needs that restores.
@@ -249,7 +260,7 @@ func (f *runFlags) drill(ctx context.Context, e *env, s *site, p *plan.RecoveryP
 	}
 	fresh := r == nil
 	if fresh {
-		point, err := s.point(ctx, p.Spec.Source.OfCopies(), f.backup)
+		point, err := f.point(ctx, s, p.Spec.Source.OfCopies())
 		if err != nil {
 			return err
 		}
@@ -528,8 +539,8 @@ func (f *failoverFlags) validate() error {
 		return errors.New("--accept-data-loss goes with --disaster: a planned failover loses nothing")
 	case f.planned && f.sourceFenced:
 		return errors.New("--source-fenced goes with --disaster: a planned failover exports the pools at the source")
-	case f.planned && f.backup != "":
-		return errors.New("--backup goes with --disaster: a planned failover takes a backup of its own")
+	case f.planned && (f.backup != "" || !f.before.IsZero()):
+		return errors.New("--backup and --before go with --disaster: a planned failover takes a backup of its own")
 	case f.planned && !f.global.hasSource():
 		return hint.Errorf("if the source can't be reached any more, it is a --disaster", "--planned needs --source-context or --source-kubeconfig")
 	}
@@ -664,8 +675,8 @@ func (f *failoverFlags) fresh(ctx context.Context, e *env, s *site, p *plan.Reco
 		spec.Follows = move.Name
 	}
 	if f.disaster {
-		point, err := s.point(ctx, p.Spec.Source, f.backup)
-		if err == nil && f.backup == "" {
+		point, err := f.point(ctx, s, p.Spec.Source)
+		if err == nil && f.backup == "" && f.before.IsZero() {
 			point, err = f.sync(ctx, e, s, p, point)
 		}
 		if err != nil {

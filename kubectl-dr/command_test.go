@@ -267,6 +267,11 @@ func TestWrongInput(t *testing.T) {
 		{"a cluster without the definitions", "rpo", func(w *world) { w.noCRDs = true }, 1, "the custom resource definitions of kubectl dr are missing", "kubectl apply -f examples/crds"},
 		{"a cluster without the definitions, for a plan in a file", "drill -f testdata/plan.yaml", func(w *world) { w.noCRDs = true }, 1, "the custom resource definitions of kubectl dr are missing", "kubectl apply -f examples/crds"},
 		{"a backup that is not there", "drill --backup nope", nil, 1, `get backup "nope"`, ""},
+		{"a restore point by name and by time", "drill --backup=wordpress-1 --before=2026-01-02T03:00:00Z", nil, 1, "[backup before]", ""},
+		{"a time that is none", "drill --before=yesterday", nil, 1, `invalid argument "yesterday" for "--before" flag`, ""},
+		{"a time before all backups", "drill --before=2026-01-01T00:00:00Z", nil, 1,
+			"no completed backup has only data from before 2026-01-01T00:00:00Z; the oldest, wordpress-1, began at 2026-01-02T02:44:05Z", "keep backups for longer"},
+		{"an earlier time for a planned failover", "failover --planned --source-context=primary --before=2026-01-02T03:00:00Z", nil, 1, "--backup and --before go with --disaster", ""},
 		{"a drill to resume when there is none", "drill --resume", nil, 1, "no run of plan", ""},
 		{"a failover of neither kind", "failover", nil, 1, "choose one of --planned and --disaster", "--disaster: the source is gone"},
 		{"a failover of both kinds", "failover --planned --disaster", nil, 1, "choose one", ""},
@@ -316,6 +321,20 @@ func TestWrongInput(t *testing.T) {
 				assert.Contains(t, lines[1], tt.hint)
 			}
 			assert.Empty(t, w.clones())
+		})
+	}
+}
+
+func TestBefore(t *testing.T) {
+	t.Parallel()
+	// wordpress-2 began seven minutes before begin, wordpress-1 twenty.
+	at := begin.Add(-15 * time.Minute).Format(time.RFC3339)
+	for _, command := range []string{"drill", "failover --disaster --accept-data-loss=1h --yes"} {
+		t.Run(command, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.run(t.Context(), append(strings.Fields(command), "--before="+at)...)
+			assert.Equal(t, "wordpress-1", w.lastRun(t).Spec.Backup)
 		})
 	}
 }

@@ -137,8 +137,8 @@ func (f *rebuildFlags) validate() error {
 			errs = append(errs, fmt.Errorf("claim %s is to be replaced and to be kept", claim))
 		}
 	}
-	if len(f.pools) > 0 && f.backup != "" {
-		errs = append(errs, errors.New("--backup and --from-pool exclude each other"))
+	if len(f.pools) > 0 && (f.backup != "" || !f.before.IsZero()) {
+		errs = append(errs, errors.New("--from-pool excludes --backup and --before"))
 	}
 	var err error
 	if f.locations.BucketConfig, err = keyValues("--bucket-config", f.bucketConfig); err != nil {
@@ -283,7 +283,7 @@ func (f *rebuildFlags) fresh(ctx context.Context, e *env, s *site, p *plan.Recov
 	}
 	var objects []*unstructured.Unstructured
 	if len(f.pools) == 0 {
-		point, err := s.point(ctx, p.Spec.Source.OfCopies(), f.backup)
+		point, err := f.point(ctx, s, p.Spec.Source.OfCopies())
 		if err != nil {
 			return nil, err
 		}

@@ -564,7 +564,7 @@ func TestRebuild_refuses(t *testing.T) {
 	}{
 		{"a claim without a namespace", "rebuild --replace-claim=wordpress-db", `--replace-claim: "wordpress-db" is not of the form namespace/name`, nil},
 		{"a claim that is kept and replaced", "rebuild --replace-claim=a/b --keep-claim=a/b", "claim a/b is to be replaced and to be kept", nil},
-		{"a backup and pools", "rebuild --from-pool=remote --backup=x", "--backup and --from-pool exclude each other", nil},
+		{"a backup and pools", "rebuild --from-pool=remote --backup=x", "--from-pool excludes --backup and --before", nil},
 		{"config that is none", "rebuild --bucket-config=region", `--bucket-config: "region" is not of the form key=value`, nil},
 		{"a schedule without backups", doRebuild + " --sync-timeout=10ms", `schedule "wordpress" has no completed backup`, func(w *world) {
 			require.NoError(w.t, w.recovery.Client.DeleteAllOf(w.t.Context(), &velerov1api.Backup{}, client.InNamespace(veleroNS)))

@@ -29,6 +29,12 @@ const (
 	month = 31 * day
 )
 
+// Schedules are the names that a plan's Velero Schedules may have, whether or not it has
+// all classes: the restore points' first.
+func (s Source) Schedules() []string {
+	return []string{s.Schedule, s.Schedule + "-daily", s.Schedule + "-weekly", s.Schedule + "-monthly"}
+}
+
 // BackupClasses returns the classes of a plan, the restore points' first.
 func (s RecoveryPlanSpec) BackupClasses() []BackupClass {
 	p := s.Protect

@@ -18,6 +18,9 @@ import (
 	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/selection"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -139,6 +142,8 @@ type Finder struct {
 	Limit int
 }
 
+const defaultLimit = 10
+
 // NoBackupError says that a schedule has no backup to recover from.
 type NoBackupError struct {
 	Schedule string
@@ -204,8 +209,16 @@ func (e *UnknownError) Hint() string {
 // Completed returns the completed backups of a plan's schedule, newest first;
 // a *NoBackupError when there is none.
 func (f *Finder) Completed(ctx context.Context, source plan.Source) ([]velerov1api.Backup, error) {
+	return f.completed(ctx, source, source.Schedule)
+}
+
+func (f *Finder) completed(ctx context.Context, source plan.Source, schedules ...string) ([]velerov1api.Backup, error) {
+	of, err := labels.NewRequirement(velerov1api.ScheduleNameLabel, selection.In, schedules)
+	if err != nil {
+		return nil, fmt.Errorf("list backups of schedule %q: %w", source.Schedule, err)
+	}
 	list := &velerov1api.BackupList{}
-	err := f.Client.List(ctx, list, client.InNamespace(f.Namespace), client.MatchingLabels{velerov1api.ScheduleNameLabel: source.Schedule})
+	err = f.Client.List(ctx, list, client.InNamespace(f.Namespace), client.MatchingLabelsSelector{Selector: labels.NewSelector().Add(*of)})
 	if err != nil {
 		return nil, fmt.Errorf("list backups in namespace %s: %w", f.Namespace, err)
 	}
@@ -244,6 +257,13 @@ func completion(b velerov1api.Backup) time.Time {
 	return b.CreationTimestamp.Time
 }
 
+func begin(b velerov1api.Backup) time.Time {
+	if b.Status.StartTimestamp != nil {
+		return b.Status.StartTimestamp.Time
+	}
+	return b.CreationTimestamp.Time
+}
+
 // Points returns completed backups, newest first, up to and including the first
 // that is recoverable.
 func (f *Finder) Points(ctx context.Context, source plan.Source) ([]Point, error) {
@@ -251,10 +271,7 @@ func (f *Finder) Points(ctx context.Context, source plan.Source) ([]Point, error
 	if err != nil {
 		return nil, err
 	}
-	limit := f.Limit
-	if limit == 0 {
-		limit = 10
-	}
+	limit := cmp.Or(f.Limit, defaultLimit)
 	var points []Point
 	for _, b := range backups {
 		if len(points) == limit {
@@ -289,6 +306,63 @@ func (f *Finder) Newest(ctx context.Context, source plan.Source) (Point, error) 
 		return last, nil
 	}
 	return Point{}, &UnrecoverableError{Points: points}
+}
+
+// Before returns the newest recoverable point of which nothing is as young as a time, of
+// all classes of the plan's backups; an *UnrecoverableError or a *TooYoungError when
+// there is none.
+func (f *Finder) Before(ctx context.Context, source plan.Source, at time.Time) (Point, error) {
+	// A name that is too long for a label is that of no Schedule.
+	schedules := slices.DeleteFunc(source.Schedules(), func(name string) bool { return len(name) > validation.LabelValueMaxLength })
+	backups, err := f.completed(ctx, source, schedules...)
+	if err != nil {
+		return Point{}, err
+	}
+	oldest := backups[len(backups)-1]
+	var unrecoverable []Point
+	for _, b := range backups {
+		if !begin(b).Before(at) || len(unrecoverable) == cmp.Or(f.Limit, defaultLimit) {
+			continue
+		}
+		p, err := f.point(ctx, source, &b)
+		if err != nil {
+			return Point{}, err
+		}
+		for _, v := range p.Volumes {
+			if v.StretchedPool != "" {
+				return Point{}, fmt.Errorf("volume %s/%s has no earlier point: it is on the stretched pool %s, which is as it was last written", v.Namespace, v.Claim, v.StretchedPool)
+			}
+		}
+		switch young := func(v plan.Volume) bool { return !v.Unprotected && !v.SnapshotAt.Time.Before(at) }; {
+		case p.TakenHere || slices.ContainsFunc(p.Volumes, young):
+		case p.Recoverable():
+			return p, nil
+		default:
+			unrecoverable = append(unrecoverable, p)
+		}
+	}
+	if len(unrecoverable) > 0 {
+		return Point{}, &UnrecoverableError{Points: unrecoverable}
+	}
+	return Point{}, &TooYoungError{At: at, Oldest: oldest.Name, Began: begin(oldest)}
+}
+
+// TooYoungError says that no backup is from before a time.
+type TooYoungError struct {
+	At time.Time
+	// Oldest is a backup, and Began when that was.
+	Oldest string
+	Began  time.Time
+}
+
+func (e *TooYoungError) Error() string {
+	return fmt.Sprintf("no completed backup has only data from before %s; the oldest, %s, began at %s",
+		e.At.UTC().Format(time.RFC3339), e.Oldest, e.Began.UTC().Format(time.RFC3339))
+}
+
+// Hint says what to do.
+func (e *TooYoungError) Hint() string {
+	return "name a later time, or keep backups for longer: spec.protect of the plan"
 }
 
 // Named returns the point of one backup, which may be PartiallyFailed; an

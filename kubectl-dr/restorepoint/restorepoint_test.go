@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
@@ -110,6 +112,81 @@ func TestPoints_endsWithTheFirstVolumeThatIsNotKnown(t *testing.T) {
 	require.ErrorAs(t, err, &unknown)
 	assert.EqualError(t, err, "backup web-20260102030405: volume web/v2: no answer")
 	assert.LessOrEqual(t, asked.Load(), int32(2+atOnce), "the rest is not asked for")
+}
+
+// files has a file of volumes for each backup.
+type files map[string][]byte
+
+func (f files) File(_ context.Context, kind velerov1api.DownloadTargetKind, backup string) ([]byte, error) {
+	if content, ok := f[backup]; ok && kind == velerov1api.DownloadTargetKindBackupVolumeInfos {
+		return content, nil
+	}
+	return nil, cluster.ErrNoFile
+}
+
+func TestBefore(t *testing.T) {
+	t.Parallel()
+	noon := time.Date(2026, 3, 4, 12, 0, 0, 0, time.UTC)
+	// Of each backup the volume was snapshotted a minute after it began.
+	backups := []struct {
+		name, schedule string
+		began          time.Time
+	}{
+		{"web-1200", "web", noon},
+		{"web-1100", "web", noon.Add(-time.Hour)},
+		{"web-1000", "web", noon.Add(-2 * time.Hour)},
+		{"web-daily-0200", "web-daily", noon.Add(-10 * time.Hour)},
+		{"other-0100", "other", noon.Add(-11 * time.Hour)},
+	}
+	tests := []struct {
+		name string
+		at   time.Time
+		// lost are backups whose copies are gone.
+		lost []string
+		want string
+		err  string
+	}{
+		{"later than all", noon.Add(time.Hour), nil, "web-1200", ""},
+		{"while it was taken", noon.Add(30 * time.Second), nil, "web-1100", ""},
+		{"when a volume was snapshotted", noon.Add(-time.Hour + time.Minute), nil, "web-1000", ""},
+		{"just after", noon.Add(-time.Hour + time.Minute + time.Second), nil, "web-1100", ""},
+		{"one that can not be recovered", noon, []string{"web-1100"}, "web-1000", ""},
+		{"of another class", noon.Add(-5 * time.Hour), nil, "web-daily-0200", ""},
+		{"none that can be recovered", noon.Add(-5 * time.Hour), []string{"web-daily-0200"}, "", "backup web-daily-0200 cannot be recovered here"},
+		{"before all", noon.Add(-10 * time.Hour), nil, "", "no completed backup has only data from before 2026-03-04T02:00:00Z; the oldest, web-daily-0200, began at 2026-03-04T02:00:00Z"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			in := files{}
+			var objects []client.Object
+			for i, b := range backups {
+				began := metav1.NewTime(b.began)
+				objects = append(objects, &velerov1api.Backup{
+					ObjectMeta: metav1.ObjectMeta{Namespace: "velero", Name: b.name, Labels: map[string]string{velerov1api.ScheduleNameLabel: b.schedule}},
+					Status:     velerov1api.BackupStatus{Phase: velerov1api.BackupPhaseCompleted, StartTimestamp: &began, CompletionTimestamp: &began},
+				})
+				id := zfssnap.SnapshotID{Node: "hassio", Dataset: "znvm/web", Snapshot: zfssnap.SnapshotName(b.name, ""), GUID: uint64(i + 1), Created: b.began.Add(time.Minute)}
+				in[b.name] = fmt.Appendf(nil, `[{"pvcNamespace": "web", "pvcName": "data", "backupMethod": "NativeSnapshot", "nativeSnapshotInfo": {"snapshotHandle": %q}}]`, id)
+			}
+			f := &Finder{
+				Client:    fake.NewClientBuilder().WithScheme(cluster.Scheme()).WithObjects(objects...).Build(),
+				Namespace: "velero", Files: in, Replicas: replicas{find: func(id zfssnap.SnapshotID) error {
+					if backup, _ := zfssnap.BackupOf(id.Snapshot); slices.Contains(tt.lost, backup) {
+						return cluster.ErrNoCopy
+					}
+					return nil
+				}},
+			}
+			got, err := f.Before(t.Context(), source, tt.at)
+			if tt.err != "" {
+				require.ErrorContains(t, err, tt.err)
+				return
+			}
+			require.NoError(t, err)
+			assert.Equal(t, tt.want, got.Backup)
+		})
+	}
 }
 
 func TestArrived(t *testing.T) {
