@@ -62,8 +62,13 @@ func (f *runFlags) point(ctx context.Context, s *site, source plan.Source) (rest
 
 // addRestore adds what a run needs that restores.
 func (f *runFlags) addRestore(c *cobra.Command) {
-	c.Flags().StringArrayVar(&f.answered, "answer", nil, "name of a prompt of the plan that is answered with yes; may be repeated")
+	f.addStart(c)
 	c.Flags().DurationVar(&f.restoreTimeout, "restore-timeout", 30*time.Minute, "for Velero's restore")
+}
+
+// addStart adds what a run needs that starts an application.
+func (f *runFlags) addStart(c *cobra.Command) {
+	c.Flags().StringArrayVar(&f.answered, "answer", nil, "name of a prompt of the plan that is answered with yes; may be repeated")
 	c.Flags().DurationVar(&f.cleanUpTimeout, "cleanup-timeout", 5*time.Minute, "for cleaning up, or giving the site that is left back what it had, also after an interrupt")
 }
 
@@ -449,9 +454,13 @@ func addMoveFlags(c *cobra.Command, e *env, g *globalFlags) *moveFlags {
 	fl.BoolVar(&f.yes, "yes", false, "do not ask")
 	fl.BoolVar(&f.abandon, "abandon", false, fmt.Sprintf("end the %s in progress and leave everything as it is", c.Name()))
 	fl.DurationVar(&f.stopTimeout, "stop-timeout", 5*time.Minute, "for workloads to stop")
-	fl.DurationVar(&f.backupTimeout, "backup-timeout", time.Hour, "for the backup and its copies")
-	fl.DurationVar(&f.arriveTimeout, "arrive-timeout", 10*time.Minute, "for Velero of the other site to know the backup")
 	return f
+}
+
+// addBackup adds what a run needs that takes a last backup.
+func (f *moveFlags) addBackup(c *cobra.Command) {
+	c.Flags().DurationVar(&f.backupTimeout, "backup-timeout", time.Hour, "for the backup and its copies")
+	c.Flags().DurationVar(&f.arriveTimeout, "arrive-timeout", 10*time.Minute, "for Velero of the other site to know the backup")
 }
 
 // failoverFlags are those of kubectl dr failover, and of kubectl dr failback.
@@ -492,6 +501,9 @@ are refused. A warm standby that kubectl dr sync keeps there is brought to the
 restore point, and the volumes alone are restored; with --cold, and when Velero
 restores volumes into pods, it is deleted and everything is restored.
 
+Until kubectl dr reprotect commits it, kubectl dr rollback undoes a failover, also one
+that has stopped on the way.
+
 Asks for the plan's name before it begins, unless --yes is given. A failover that
 stopped goes on when the command is run again; steps that were completed are not
 repeated. Only one run of a plan is in progress at a time.` + exitStatus,
@@ -506,6 +518,7 @@ repeated. Only one run of a plan is in progress at a time.` + exitStatus,
 	}
 	f := &failoverFlags{moveFlags: addMoveFlags(c, e, g)}
 	f.addPoint(c)
+	f.addBackup(c)
 	f.addRestore(c)
 	fl := c.Flags()
 	fl.BoolVar(&f.planned, "planned", false, "the source works: stop it, take a last backup, lose nothing")

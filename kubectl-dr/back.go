@@ -19,7 +19,7 @@ import (
 // error when it does not run there.
 func atRecovery(planName string, runs []plan.RecoveryRun) (*plan.RecoveryRun, error) {
 	move := run.LastMove(runs)
-	if move == nil || move.Spec.Kind == plan.RunFailback {
+	if move == nil || move.Spec.Kind.Returns() {
 		return nil, hint.Errorf("kubectl dr status "+planName+" says where it runs", "the application of plan %q does not run at the recovery site: no failover has brought it there", planName)
 	}
 	return move, nil
@@ -44,7 +44,8 @@ func newCmdReprotect(e *env, g *globalFlags) *cobra.Command {
 		GroupID: groupAct,
 		Long: `Protect an application that a failover has moved: the recovery site becomes the
 source of replication, and the old source receives what has changed since both
-were the same. Needs --source-context, and the source's agent.
+were the same. That commits the failover: kubectl dr rollback does not undo it any
+more. Needs --source-context, and the source's agent.
 
 First it is shown, for each volume, how much has to be sent, and how much was
 written at the source since: by an application that ran on there, or before a
@@ -65,6 +66,7 @@ goes on when the command is run again.` + exitStatus,
   kubectl dr reprotect wordpress --source-context=primary`,
 	}
 	f := addMoveFlags(c, e, g)
+	f.addBackup(c)
 	c.RunE = g.run(func(ctx context.Context, args []string) error {
 		if err := f.validate(c.Name()); err != nil {
 			return err
@@ -104,6 +106,7 @@ goes on when the command is run again.` + exitStatus,
   kubectl dr failback wordpress --source-context=primary`,
 	}
 	f := &failoverFlags{moveFlags: addMoveFlags(c, e, g), back: true}
+	f.addBackup(c)
 	f.addRestore(c)
 	c.RunE = g.run(func(ctx context.Context, args []string) error {
 		if err := f.moveFlags.validate(c.Name()); err != nil {
@@ -183,7 +186,10 @@ func (f *moveFlags) reprotect(ctx context.Context, e *env, s *site, p *plan.Reco
 	rp.New.Site, rp.New.There = failover.RecoverySite, "at the source"
 	if fresh {
 		r.Status = run.NewRun(r.Name, r.Namespace, r.Spec, rp.Steps()).Status
-		if err := f.compared(ctx, e, rp); err != nil || f.dryRun {
+		if err := rp.CheckLocation(ctx); err != nil {
+			return err
+		}
+		if err := f.compared(ctx, e, r, rp); err != nil || f.dryRun {
 			return err
 		}
 	} else if f.dryRun {
@@ -194,21 +200,25 @@ func (f *moveFlags) reprotect(ctx context.Context, e *env, s *site, p *plan.Reco
 	return errors.Join(rp.Execute(ctx, j), f.out.result(e, typed(r)))
 }
 
-// compared shows what diverged and what would be sent, and returns nil when that
-// may begin. A dry run ends with it.
-func (f *moveFlags) compared(ctx context.Context, e *env, rp *reprotect.Reprotect) error {
-	if err := rp.CheckLocation(ctx); err != nil {
+// comparison is a run that begins with a look at the volumes of both sides.
+type comparison interface {
+	Look(ctx context.Context) error
+	Summary() string
+	Steps() []run.Step
+}
+
+// compared shows what became of both sides and what would be done, and returns nil when
+// that may begin. A dry run ends with it.
+func (f *moveFlags) compared(ctx context.Context, e *env, r *plan.RecoveryRun, c comparison) error {
+	if err := c.Look(ctx); err != nil {
 		return err
 	}
-	if err := rp.Look(ctx); err != nil {
+	if err := report.Sides(e.ErrOut, r); err != nil {
 		return err
 	}
-	if err := report.Sides(e.ErrOut, rp.Run); err != nil {
-		return err
-	}
-	fmt.Fprintln(e.ErrOut, rp.Summary())
+	fmt.Fprintln(e.ErrOut, c.Summary())
 	if f.dryRun {
-		return f.preview(e, rp.Run, rp.Steps())
+		return f.preview(e, r, c.Steps())
 	}
-	return f.confirm(ctx, e, rp.Run, rp.Steps())
+	return f.confirm(ctx, e, r, c.Steps())
 }

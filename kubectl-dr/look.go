@@ -220,6 +220,7 @@ const (
 	roleFailingOver = "failing over"
 	roleActive      = "active"
 	roleFailingBack = "failing back"
+	roleRollingBack = "rolling back"
 )
 
 func (e *env) status(p *plan.RecoveryPlan, runs []plan.RecoveryRun, r *report.RPO, rpoErr error) *report.Status {
@@ -232,11 +233,13 @@ func (e *env) status(p *plan.RecoveryPlan, runs []plan.RecoveryRun, r *report.RP
 		Epoch:      run.Epoch(runs),
 	}
 	move := run.LastMove(runs)
-	if move != nil && move.Spec.Kind != plan.RunFailback {
+	if move != nil && !move.Spec.Kind.Returns() {
 		s.Role, s.Active = roleActive, failover.RecoverySite
 		if back := run.LastReprotect(runs); back != nil && back.Spec.Follows == move.Name {
 			s.LastReprotect = summary(back)
 		}
+		_, err := uncommitted(p.Name, runs)
+		s.Uncommitted = err == nil && len(p.Spec.Source.StretchedPools) == 0
 	}
 	for i := range runs {
 		r := &runs[i]
@@ -249,6 +252,8 @@ func (e *env) status(p *plan.RecoveryPlan, runs []plan.RecoveryRun, r *report.RP
 			switch {
 			case r.Spec.Kind == plan.RunFailback:
 				s.Role = roleFailingBack
+			case r.Spec.Kind == plan.RunRollback:
+				s.Role = roleRollingBack
 			case r.Spec.Kind.Moves():
 				s.Role = roleFailingOver
 			}
@@ -298,6 +303,10 @@ func (e *env) next(p *plan.RecoveryPlan, s *report.Status) []string {
 		next = append(next, "kubectl dr drill "+p.Name+" --resume")
 	case s.Role == roleActive && s.LastReprotect == nil:
 		next = append(next, "kubectl dr reprotect "+p.Name+" --source-context=…, once the source is back")
+		if s.Uncommitted {
+			next[len(next)-1] += ": it commits the failover"
+			next = append(next, "kubectl dr rollback "+p.Name+" --source-context=… undoes it: the source goes on where it stopped")
+		}
 	case s.Role == roleActive:
 		next = append(next, "kubectl dr failback "+p.Name+" --source-context=…")
 	}

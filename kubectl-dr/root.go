@@ -216,7 +216,7 @@ but a planned failover needs the source.` + exitStatus,
 	root.SetCompletionCommandGroupID(groupOther)
 	for _, add := range []func(*env, *globalFlags) *cobra.Command{
 		newCmdCheck, newCmdStatus, newCmdRPO, newCmdExporter, newCmdHistory, newCmdReport, newCmdRewrite, newCmdCompare,
-		newCmdProtect, newCmdSync, newCmdDrill, newCmdFailover, newCmdReprotect, newCmdFailback, newCmdRebuild,
+		newCmdProtect, newCmdSync, newCmdDrill, newCmdFailover, newCmdRollback, newCmdReprotect, newCmdFailback, newCmdRebuild,
 		newCmdPlan, newCmdAgent, newCmdEtcd, newCmdGitOps, newCmdSupportBundle, newCmdVersion,
 	} {
 		root.AddCommand(add(e, flags))

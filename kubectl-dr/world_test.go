@@ -225,6 +225,9 @@ func (w *world) cluster(name string, objects []client.Object) *cluster.Cluster {
 			if err := w.fault(name, "create", obj); err != nil {
 				return err
 			}
+			if _, ok := obj.(*velerov1api.Restore); ok {
+				obj.SetCreationTimestamp(metav1.NewTime(w.now()))
+			}
 			if err := c.Create(ctx, obj, opts...); err != nil {
 				return err
 			}
@@ -386,7 +389,7 @@ func (w *world) restore(ctx context.Context, c client.Client, cluster string, r 
 	target := r.Spec.NamespaceMapping["wordpress"]
 	if target == "" {
 		target = "wordpress"
-		_ = c.Create(ctx, &corev1api.Namespace{ObjectMeta: metav1.ObjectMeta{Name: target}})
+		_ = c.Create(ctx, &corev1api.Namespace{ObjectMeta: metav1.ObjectMeta{Name: target, CreationTimestamp: metav1.NewTime(w.now())}})
 	}
 	var pvs []client.Object
 	host, parent := w.host, "backup/znvm/k3s/"

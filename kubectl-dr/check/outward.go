@@ -330,7 +330,7 @@ func (in *inspection) owner(ctx context.Context, host string, registry *traffic.
 	switch {
 	case len(h.Texts) == 0 && len(h.Records) == 0:
 		in.ok(what, "there is none yet")
-	case len(changes) == 0 && move != nil && move.Spec.Kind != plan.RunFailback:
+	case len(changes) == 0 && move != nil && !move.Spec.Kind.Returns():
 		in.ok(what, "external-dns "+registry.Owner+" of this cluster")
 	case len(changes) == 0:
 		message := "the external-dns of this cluster is called " + registry.Owner + " as well, so it takes the records for its own"

@@ -87,6 +87,9 @@ func (e *StoppedError) Unwrap() error { return e.Err }
 // Hint says how it goes on; what the cause knows comes first.
 func (e *StoppedError) Hint() string {
 	own := "run the same command again to go on from there, or with --abandon to end the run and leave everything as it is"
+	if e.Kind == plan.RunPlannedFailover {
+		own += "; kubectl dr rollback gives the source back what it had"
+	}
 	var cause interface{ Hint() string }
 	if errors.As(e.Err, &cause) && cause.Hint() != "" {
 		return cause.Hint() + "; then " + own
@@ -140,7 +143,7 @@ func (f *Failover) recovery() []run.Step {
 
 // site is where the application goes.
 func (f *Failover) site() string {
-	if f.Run.Spec.Kind == plan.RunFailback {
+	if f.Run.Spec.Kind.Returns() {
 		return SourceSite
 	}
 	return RecoverySite
@@ -150,15 +153,27 @@ func (f *Failover) site() string {
 // error is a *StoppedError when it can go on. A planned failover that does not
 // reach the restore gives the source back what it had, and is over.
 func (f *Failover) Execute(ctx context.Context, j *run.Journal) error {
+	return f.execute(ctx, j, f.before(), f.recovery(), func(ctx context.Context) error {
+		return errors.Join(f.setFence(ctx, ""), f.givePoolsBack(ctx), f.Source.rollBack(ctx))
+	})
+}
+
+// execute does what can be taken back, and then the rest. Where the former fails, undo
+// gives the side that the application leaves what it had.
+func (f *Failover) execute(ctx context.Context, j *run.Journal, before, after []run.Step, undo func(context.Context) error) error {
 	if err := j.Begin(ctx); err != nil {
 		return err
 	}
-	err := j.Do(ctx, f.before()...)
+	// What was given back in part runs again: nothing that was done before it holds.
+	if f.Source != nil && j.Begun(StepRollBack+f.Source.Site) {
+		return f.rollBack(ctx, j, j.Failed(), undo)
+	}
+	err := j.Do(ctx, before...)
 	if err != nil && f.Source != nil {
-		return f.rollBack(ctx, j, err)
+		return f.rollBack(ctx, j, err, undo)
 	}
 	if err == nil {
-		err = j.Do(ctx, f.recovery()...)
+		err = j.Do(ctx, after...)
 	}
 	if err != nil {
 		stopped := &StoppedError{Kind: f.Run.Spec.Kind, Run: f.Run.Name, Err: err}
@@ -167,12 +182,12 @@ func (f *Failover) Execute(ctx context.Context, j *run.Journal) error {
 	return j.Finish(ctx, plan.PhasePassed, "passed")
 }
 
-func (f *Failover) rollBack(ctx context.Context, j *run.Journal, cause error) error {
+func (f *Failover) rollBack(ctx context.Context, j *run.Journal, cause error, undo func(context.Context) error) error {
 	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.RollBackTimeout)
 	defer cancel()
 	f.Hooks.Warnf("%s; giving %s back what it had", cause, f.Source.Site)
 	err := j.Do(after, run.Step{Name: StepRollBack + f.Source.Site, Do: func(ctx context.Context) (string, error) {
-		return f.Source.Site + " runs again", errors.Join(f.setFence(ctx, ""), f.givePoolsBack(ctx), f.Source.rollBack(ctx))
+		return f.Source.Site + " runs again", undo(ctx)
 	}})
 	if err != nil {
 		stopped := &StoppedError{Kind: f.Run.Spec.Kind, Run: f.Run.Name, Err: errors.Join(cause, err)}
@@ -274,7 +289,8 @@ func (f *Failover) resume() run.Step {
 			}
 			// They only keep old backups from expiring now.
 			for _, r := range f.Unfence {
-				if err := f.Fencer.Fence(ctx, r.Node, r.Dataset, ""); err != nil && !errors.Is(err, agent.ErrNotFound) {
+				err := f.Fencer.Fence(ctx, r.Node, r.Dataset, "")
+				if err != nil && !errors.Is(err, agent.ErrNotFound) && !errors.Is(err, cluster.ErrExternal) {
 					return "", err
 				}
 			}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	corev1api "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -85,7 +86,7 @@ func (f *Failover) setAside() run.Step {
 		Do: func(ctx context.Context) (string, error) {
 			var kept []string
 			for _, ns := range f.Namespaces() {
-				names, err := f.clear(ctx, ns)
+				names, err := clearNamespace(ctx, f.Cluster.Client, ns, f.Interval, f.RestoreTimeout)
 				kept = append(kept, names...)
 				if err != nil {
 					return "", err
@@ -100,9 +101,11 @@ func (f *Failover) setAside() run.Step {
 	}
 }
 
-func (f *Failover) clear(ctx context.Context, name string) (kept []string, err error) {
+// clearNamespace deletes a namespace in which the application is stopped, and keeps its
+// volumes, which it returns.
+func clearNamespace(ctx context.Context, c client.Client, name string, interval, timeout time.Duration) (kept []string, err error) {
 	ns := &corev1api.Namespace{}
-	err = f.Cluster.Client.Get(ctx, client.ObjectKey{Name: name}, ns)
+	err = c.Get(ctx, client.ObjectKey{Name: name}, ns)
 	if apierrors.IsNotFound(err) {
 		return nil, nil
 	}
@@ -111,33 +114,33 @@ func (f *Failover) clear(ctx context.Context, name string) (kept []string, err e
 	}
 	// One that is going was looked at before.
 	if ns.DeletionTimestamp.IsZero() {
-		if err := CheckStopped(ctx, f.Cluster.Client, []string{name}); err != nil {
+		if err := CheckStopped(ctx, c, []string{name}); err != nil {
 			return nil, err
 		}
-		if kept, err = f.retain(ctx, name); err != nil {
+		if kept, err = retain(ctx, c, name); err != nil {
 			return nil, err
 		}
-		if err := cluster.DeleteClaims(ctx, f.Cluster.Client, name, f.Interval, f.RestoreTimeout); err != nil && !errors.Is(err, cluster.ErrTimedOut) {
+		if err := cluster.DeleteClaims(ctx, c, name, interval, timeout); err != nil && !errors.Is(err, cluster.ErrTimedOut) {
 			return kept, err
 		}
-		if err := f.Cluster.Client.Delete(ctx, ns, client.Preconditions{UID: &ns.UID}); err != nil && !apierrors.IsNotFound(err) {
+		if err := c.Delete(ctx, ns, client.Preconditions{UID: &ns.UID}); err != nil && !apierrors.IsNotFound(err) {
 			return kept, fmt.Errorf("delete namespace %s: %w", name, err)
 		}
 	}
-	err = cluster.Poll(ctx, f.Interval, f.RestoreTimeout, func(ctx context.Context) (bool, error) {
-		err := f.Cluster.Client.Get(ctx, client.ObjectKey{Name: name}, &corev1api.Namespace{})
+	err = cluster.Poll(ctx, interval, timeout, func(ctx context.Context) (bool, error) {
+		err := c.Get(ctx, client.ObjectKey{Name: name}, &corev1api.Namespace{})
 		return apierrors.IsNotFound(err), client.IgnoreNotFound(err)
 	})
 	if errors.Is(err, cluster.ErrTimedOut) {
-		err = fmt.Errorf("wait for namespace %s to go: it is still there after %s", name, f.RestoreTimeout)
+		err = fmt.Errorf("wait for namespace %s to go: it is still there after %s", name, timeout)
 	}
 	return kept, err
 }
 
 // retain keeps the volumes of a namespace when their claims are deleted.
-func (f *Failover) retain(ctx context.Context, namespace string) ([]string, error) {
+func retain(ctx context.Context, c client.Client, namespace string) ([]string, error) {
 	claims := &corev1api.PersistentVolumeClaimList{}
-	if err := f.Cluster.Client.List(ctx, claims, client.InNamespace(namespace)); err != nil {
+	if err := c.List(ctx, claims, client.InNamespace(namespace)); err != nil {
 		return nil, fmt.Errorf("list claims in namespace %s: %w", namespace, err)
 	}
 	var kept []string
@@ -146,14 +149,14 @@ func (f *Failover) retain(ctx context.Context, namespace string) ([]string, erro
 			continue
 		}
 		pv := &corev1api.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: claim.Spec.VolumeName}}
-		err := f.Cluster.Client.Get(ctx, client.ObjectKeyFromObject(pv), pv)
+		err := c.Get(ctx, client.ObjectKeyFromObject(pv), pv)
 		if apierrors.IsNotFound(err) {
 			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("keep volume %s: %w", pv.Name, err)
 		}
-		if err := Retain(ctx, f.Cluster.Client, pv); err != nil {
+		if err := Retain(ctx, c, pv); err != nil {
 			return nil, err
 		}
 		kept = append(kept, pv.Name)

@@ -147,7 +147,11 @@ func (s *Source) profile(ctx context.Context) (*rules.Profile, error) {
 	if to == nil {
 		to = s.Cluster
 	}
-	return to.Profile(ctx, s.Run.Spec.PlanSpec.Profile(s.Run.Spec.Kind))
+	kind := s.Run.Spec.Kind
+	if kind == plan.RunRollback {
+		kind = plan.RunFailover // by which was made what is stopped
+	}
+	return to.Profile(ctx, s.Run.Spec.PlanSpec.Profile(kind))
 }
 
 func (s *Source) stop(ctx context.Context) (string, error) {

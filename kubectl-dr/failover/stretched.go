@@ -156,7 +156,7 @@ func (f *Failover) bind(ctx context.Context, v *plan.Volume, objects []*unstruct
 	if was == nil {
 		return fmt.Errorf("the backup does not hold its PersistentVolume %q", name)
 	}
-	kept := "dr-kept-" + f.Run.Name
+	kept := keptSnapshot + f.Run.Name
 	if err := f.Pools.Keep(ctx, v.Node, id.Dataset, kept, f.Run.Name); err != nil {
 		return err
 	}

@@ -302,21 +302,22 @@ type Hook struct {
 	Probe `json:",inline"`
 	// Prompt is what somebody has to do, or to decide, who then answers yes.
 	Prompt string `json:"prompt,omitempty"`
-	// In are the commands whose runs have the hook; all when empty.
+	// In are the commands whose runs have the hook; all that restore when empty.
 	In []HookCommand `json:"in,omitempty"`
 }
 
 // HookCommand is a command whose runs start workloads.
 //
-// +kubebuilder:validation:Enum=drill;failover;failback;rebuild
+// +kubebuilder:validation:Enum=drill;failover;failback;rollback;rebuild
 type HookCommand string
 
 // hookCommands are all of them.
-var hookCommands = []HookCommand{"drill", "failover", "failback", "rebuild"}
+var hookCommands = []HookCommand{"drill", "failover", "failback", "rollback", "rebuild"}
 
-// For reports whether runs of a kind have the hook.
+// For reports whether runs of a kind have the hook. A rollback starts what was there
+// before, and has none but those that name it.
 func (h Hook) For(kind RunKind) bool {
-	return len(h.In) == 0 || slices.Contains(h.In, HookCommand(kind.Verb()))
+	return len(h.In) == 0 && kind != RunRollback || slices.Contains(h.In, HookCommand(kind.Verb()))
 }
 
 // Hooks are those before and after all waves.
@@ -499,7 +500,7 @@ type TrafficVerify struct {
 
 // RunKind is what a RecoveryRun does.
 //
-// +kubebuilder:validation:Enum=Drill;Failover;PlannedFailover;Reprotect;Failback;Rebuild
+// +kubebuilder:validation:Enum=Drill;Failover;PlannedFailover;Reprotect;Failback;Rollback;Rebuild
 type RunKind string
 
 // The kinds of run.
@@ -509,6 +510,7 @@ const (
 	RunPlannedFailover RunKind = "PlannedFailover" // source quiesced, final backup, no loss
 	RunReprotect       RunKind = "Reprotect"       // replication goes from the recovery site to the source
 	RunFailback        RunKind = "Failback"        // as PlannedFailover, from the recovery site to the source
+	RunRollback        RunKind = "Rollback"        // a failover that nothing followed is undone: the source goes on where it stopped
 	RunRebuild         RunKind = "Rebuild"         // a fresh cluster gets what Git does not bring
 )
 
@@ -563,7 +565,8 @@ type RecoveryRunSpec struct {
 	// Plan is the name of the plan; PlanSpec is the plan as it was.
 	Plan     string           `json:"plan"`
 	PlanSpec RecoveryPlanSpec `json:"planSpec"`
-	// Backup is the restore point; empty for a Rebuild from pools alone.
+	// Backup is the restore point; empty for a Rollback, and for a Rebuild from pools
+	// alone.
 	Backup string `json:"backup"`
 	// NamespaceMapping maps source to target namespaces; empty keeps them.
 	NamespaceMapping map[string]string `json:"namespaceMapping,omitempty"`
@@ -691,14 +694,15 @@ type Volume struct {
 	StretchedPool string `json:"stretchedPool,omitempty"`
 	// Problem says why the volume cannot be recovered from this point.
 	Problem string `json:"problem,omitempty"`
-	// Runs is the volume in use when a Reprotect began, as "<node>:<dataset>", and
-	// Changed how many bytes were written to it since the failover.
+	// Runs is the volume in use when a Reprotect or a Rollback began, as
+	// "<node>:<dataset>", and Changed how many bytes were written to it since the failover.
 	Runs    string `json:"runs,omitempty"`
 	Changed *int64 `json:"changed,omitempty"`
 	// Left is the volume that the failover left, Diverged how many bytes were
 	// written to it since, and Kept the snapshot that keeps them. Without Diverged
 	// the two sides have no snapshot in common, and everything has to be sent. A
-	// Rebuild that replaces a claim leaves and keeps the volume it had.
+	// Rollback goes on with what was left, and keeps what was changed. A Rebuild that
+	// replaces a claim leaves and keeps the volume it had.
 	Left     string `json:"left,omitempty"`
 	Diverged *int64 `json:"diverged,omitempty"`
 	Kept     string `json:"kept,omitempty"`

@@ -72,7 +72,8 @@ func (s Source) IgnoresClaim(namespace, claim string) bool {
 		len(s.Namespaces) == 1 && slices.Contains(s.IgnoreClaims, claim)
 }
 
-// Profile returns the rewrite profile for a kind of run.
+// Profile returns the rewrite profile for a kind of run; "" for one that restores
+// nothing.
 func (s RecoveryPlanSpec) Profile(kind RunKind) string {
 	switch kind {
 	case RunDrill:
@@ -81,6 +82,8 @@ func (s RecoveryPlanSpec) Profile(kind RunKind) string {
 		return s.Profiles.Failback
 	case RunRebuild:
 		return s.Profiles.Rebuild
+	case RunRollback:
+		return ""
 	}
 	return s.Profiles.Failover
 }
@@ -118,14 +121,22 @@ func (k RunKind) Verb() string {
 		return "failback"
 	case RunRebuild:
 		return "rebuild"
+	case RunRollback:
+		return "rollback"
 	}
 	return "failover"
 }
 
 // Moves reports whether runs of a kind move the application to the other site.
 func (k RunKind) Moves() bool {
-	return k == RunFailover || k == RunPlannedFailover || k == RunFailback
+	return k == RunFailover || k == RunPlannedFailover || k.Returns()
 }
+
+// Returns reports whether runs of a kind bring the application back to the source.
+func (k RunKind) Returns() bool { return k == RunFailback || k == RunRollback }
+
+// Measured reports whether runs of a kind have an RPO and an RTO.
+func (k RunKind) Measured() bool { return k != RunReprotect && k != RunRollback }
 
 // InProgress reports whether a run goes on when its command is run again.
 func (r *RecoveryRun) InProgress() bool {

@@ -118,7 +118,7 @@ func newDocument(r *plan.RecoveryRun, runs []plan.RecoveryRun) *document {
 		By: executedBy(s.ExecutedBy), Started: clock(s.StartedAt), Ended: clock(s.EndedAt), RestoredTo: clock(s.RestoredTo), Took: none,
 		Passed: s.Phase == plan.PhasePassed, startedAt: s.StartedAt,
 	}
-	if r.Spec.Kind != plan.RunReprotect {
+	if r.Spec.Kind.Measured() {
 		d.Measures = []measure{
 			{"RPO", aboutRPO, age(s.RPO), Age(o.RPO.Duration), verdict(s.RPOMet), share(s.RPO, o.RPO)},
 			{"RTO", aboutRTO, age(s.RTO), Age(o.RTO.Duration), verdict(s.RTOMet), share(s.RTO, o.RTO)},
@@ -219,7 +219,7 @@ func (d *document) trend(r *plan.RecoveryRun, runs []plan.RecoveryRun) {
 	var shown []plan.RecoveryRun
 	for _, other := range runs {
 		s := other.Status
-		counts := s.RTO != nil || other.Spec.Kind != plan.RunReprotect && (s.Phase == plan.PhaseFailed || s.Phase == plan.PhaseAborted)
+		counts := s.RTO != nil || other.Spec.Kind.Measured() && (s.Phase == plan.PhaseFailed || s.Phase == plan.PhaseAborted)
 		if counts && !later(s.StartedAt, r.Status.StartedAt) && len(shown) < mostTrend {
 			shown = append(shown, other)
 		}

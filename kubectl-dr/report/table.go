@@ -270,7 +270,11 @@ func Count(n int, what string) string {
 }
 
 func (p *printer) status(s *Status) {
-	fields := [][2]string{{"Plan", s.Name}, {"Role", s.Role}, {"Active", fmt.Sprintf("%s (epoch %d)", s.Active, s.Epoch)}}
+	active := fmt.Sprintf("%s (epoch %d)", s.Active, s.Epoch)
+	if s.Uncommitted {
+		active += ", not committed"
+	}
+	fields := [][2]string{{"Plan", s.Name}, {"Role", s.Role}, {"Active", active}}
 	for _, why := range s.BothActive {
 		fields = append(fields, [2]string{"BOTH ACTIVE", why})
 	}
@@ -604,8 +608,12 @@ func (p *printer) run(r *plan.RecoveryRun) {
 		return
 	}
 	p.line("")
-	if r.Spec.Kind == plan.RunReprotect {
+	switch r.Spec.Kind {
+	case plan.RunReprotect:
 		p.sides(s.Volumes)
+		return
+	case plan.RunRollback:
+		p.undone(s.Volumes)
 		return
 	}
 	volumes := [][]any{}
@@ -646,9 +654,29 @@ func (p *printer) sides(volumes []plan.Volume) {
 	p.table([]string{"VOLUME", "RUNS ON", "TO SEND", "LEFT BEHIND", "DIVERGED", "KEPT AS", "node", "copy"}, rows)
 }
 
-// Sides prints what a reprotection would send and keep.
+// undone prints what became of volumes on both sides of a failover that is undone.
+func (p *printer) undone(volumes []plan.Volume) {
+	rows := [][]any{}
+	for _, v := range volumes {
+		written := func(n *int64) string {
+			if n == nil {
+				return "not known"
+			}
+			return Bytes(*n)
+		}
+		rows = append(rows, []any{v.Namespace + "/" + v.Claim, or(v.Left), written(v.Diverged), or(v.Runs), written(v.Changed), or(v.Kept)})
+	}
+	p.table([]string{"VOLUME", "GOES ON WITH", "WRITTEN THERE", "PUTS AWAY", "WRITTEN THERE", "KEPT AS"}, rows)
+}
+
+// Sides prints what became of volumes on both sides of a failover, and what a run would
+// send and keep of them.
 func Sides(w io.Writer, r *plan.RecoveryRun) error {
 	p := &printer{w: w}
-	p.sides(r.Status.Volumes)
+	if r.Spec.Kind == plan.RunRollback {
+		p.undone(r.Status.Volumes)
+	} else {
+		p.sides(r.Status.Volumes)
+	}
 	return p.err
 }

@@ -361,18 +361,21 @@ type Status struct {
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
 	At metav1.Time `json:"at"`
-	// Role of the recovery cluster: standby, failing over, active, or failing back.
+	// Role of the recovery cluster: standby, failing over, active, failing back, or
+	// rolling back.
 	Role string `json:"role"`
 	// Active is the site that the application was moved to last, and Epoch counts
 	// the runs that changed roles.
 	Active string `json:"active"`
 	Epoch  int64  `json:"epoch"`
+	// Uncommitted: a failover can be rolled back, because nothing has followed it.
+	Uncommitted bool `json:"uncommitted,omitempty"`
 	// BothActive says by what the application seems to run at both sites.
 	BothActive []string `json:"bothActive,omitempty"`
 	// Unknown says why it could not be found out whether the other site is active.
 	Unknown string `json:"unknown,omitempty"`
-	// Running, LastDrill, LastFailover and LastReprotect are runs. A failback is
-	// among the failovers; the reprotection is that of the last failover.
+	// Running, LastDrill, LastFailover and LastReprotect are runs. Failbacks and
+	// rollbacks are among the failovers; the reprotection is that of the last failover.
 	Running       *RunSummary `json:"running,omitempty"`
 	LastDrill     *RunSummary `json:"lastDrill,omitempty"`
 	LastFailover  *RunSummary `json:"lastFailover,omitempty"`

@@ -120,6 +120,17 @@ func (j *Journal) Done(name string) bool {
 	return i >= 0 && done(j.Run.Status.Steps[i])
 }
 
+// Failed returns the error of the first step that failed or was interrupted, nil for
+// none.
+func (j *Journal) Failed() error {
+	for _, s := range j.Run.Status.Steps {
+		if s.Phase == plan.PhaseFailed || s.Phase == plan.PhaseAborted {
+			return &StepError{Run: j.Run.Name, Step: s.Name, Err: errors.New(s.Message)}
+		}
+	}
+	return nil
+}
+
 // Begun reports whether a step was ever started.
 func (j *Journal) Begun(name string) bool {
 	i := j.index(name)
@@ -301,7 +312,7 @@ func Named(runs []plan.RecoveryRun, name string) *plan.RecoveryRun {
 }
 
 // LastMove returns the newest run that moved the application to the other site,
-// nil when it runs where it was installed.
+// nil when it never left where it was installed.
 func LastMove(runs []plan.RecoveryRun) *plan.RecoveryRun { return lastPassed(runs, plan.RunKind.Moves) }
 
 // LastReprotect returns the newest reprotection that is done, nil for none.
