@@ -57,8 +57,55 @@ func TestPlannedFailover(t *testing.T) {
 	assert.Contains(t, r.err, "holds claims already: data")
 
 	if !testing.Short() {
+		a.rollBack(t)
+		r = kubectlDR(t, failover...)
+		require.Zero(t, r.code, "what was put away is in nobody's way: %s", r.all())
 		a.failBack(t)
 	}
+}
+
+// rollBack undoes a failover after something was written at the recovery site. The
+// command is killed before the source is started, and while it is.
+func (a app) rollBack(t *testing.T) {
+	t.Helper()
+	before := a.posts(t, "")
+	a.postRecovered(t)
+	written := recoveredPosts(t, a.Name)
+	require.NotEqual(t, before, written)
+	assert.Contains(t, kubectlDR(t, "status", a.Name).out, "not committed")
+	rollback := []string{"rollback", a.Name, "--yes", "--source-kubeconfig", lab.Kubeconfig(primary), "-o", "json"}
+
+	killAt(t, "keep what was written", rollback...)
+	assert.Contains(t, kubectlDR(t, "status", a.Name).out, "rolling back")
+	killAt(t, "start web", append(rollback, "--resume")...)
+	r := kubectlDR(t, append(rollback, "--resume")...)
+	require.Zero(t, r.code, r.all())
+	var run struct {
+		Status struct {
+			Volumes []struct {
+				Kept    string
+				Changed uint64
+			}
+		}
+	}
+	require.NoError(t, json.Unmarshal([]byte(r.out), &run))
+	v := run.Status.Volumes[0]
+	assert.Greater(t, v.Changed, uint64(2<<20))
+	assert.Less(t, v.Changed, uint64(4<<20), "what was there before the failover does not count")
+	_, kept, _ := strings.Cut(v.Kept, ":")
+	assert.Equal(t, written, on(t, remote, "sh", "-ec", mounted+"ls", "sh", kept), "what was written is kept under the run's name")
+	assert.Equal(t, before, kubectl(t, primary, "-n", a.Name, "exec", "deployment/web", "--", "ls", "/data/posts"), "the source goes on where it stopped")
+	assert.Empty(t, kubectl(t, primary, "-n", "velero", "get", "schedule.velero.io/"+a.Name, "-o", "jsonpath={.spec.paused}"))
+	assert.Equal(t, "-", on(t, remote, "zfs", "get", "-H", "-o", "value", "io.kubectl-dr:fenced", a.replica()), "the source replicates again")
+	assert.Empty(t, kubectl(t, dr, "get", "namespace", a.Name, "--ignore-not-found", "-o", "name"))
+	assert.Contains(t, kubectlDR(t, "status", a.Name).out, "the source (epoch 2)")
+}
+
+// postRecovered writes random data at the recovery site.
+func (a app) postRecovered(t *testing.T) {
+	t.Helper()
+	kubectl(t, dr, "-n", a.Name, "exec", "deployment/web", "--", "sh", "-ec",
+		`cd /data/posts; dd if=/dev/urandom of=.new bs=1M count=2; mv .new "$(sha256sum .new | cut -d' ' -f1)"; sync`)
 }
 
 // failBack brings an application that was moved to the recovery site home, after
@@ -68,8 +115,7 @@ func (a app) failBack(t *testing.T) {
 	before := a.posts(t, "")
 	a.post(t, 1)
 	diverged := a.posts(t, "")
-	kubectl(t, dr, "-n", a.Name, "exec", "deployment/web", "--", "sh", "-ec",
-		`cd /data/posts; dd if=/dev/urandom of=.new bs=1M count=2; mv .new "$(sha256sum .new | cut -d' ' -f1)"; sync`)
+	a.postRecovered(t)
 	written := recoveredPosts(t, a.Name)
 	require.NotEqual(t, before, written)
 	back := func(verb string) []string {
@@ -111,7 +157,7 @@ func (a app) failBack(t *testing.T) {
 	assert.Equal(t, diverged, on(t, hassio, "sh", "-ec", mounted+"ls", "sh", v.Kept), "what diverged is kept under the run's name")
 	assert.Empty(t, kubectl(t, primary, "-n", "velero", "get", "schedule.velero.io/"+a.Name, "-o", "jsonpath={.spec.paused}"))
 	r = kubectlDR(t, "status", a.Name)
-	assert.Contains(t, r.out, "the source (epoch 3)")
+	assert.Contains(t, r.out, "the source (epoch 5)")
 }
 
 // killAt runs kubectl dr until it says that a step is running, and kills it.
