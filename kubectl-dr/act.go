@@ -289,7 +289,7 @@ func (f *runFlags) drill(ctx context.Context, e *env, s *site, p *plan.RecoveryP
 		return f.preview(e, r, d.Steps())
 	}
 	e.begun(r, fresh)
-	err = d.Execute(ctx, &run.Journal{Run: r, Client: s.cluster.Client, Now: e.now, Hooks: e.hooks()})
+	err = d.Execute(ctx, e.journal(f.global, s, r))
 	err = errors.Join(err, f.out.result(e, typed(r)))
 	var failed *drill.FailedError
 	switch {
@@ -302,6 +302,17 @@ func (f *runFlags) drill(ctx context.Context, e *env, s *site, p *plan.RecoveryP
 }
 
 func missed(met *bool) bool { return met != nil && !*met }
+
+// journal is that of a run at a site. Its report is kept elsewhere too.
+func (e *env) journal(g *globalFlags, s *site, r *plan.RecoveryRun) *run.Journal {
+	keeper := &run.Keeper{Storage: s.storage, Now: e.now, Hooks: e.hooks()}
+	if g.hasSource() {
+		keeper.Other = func() (*cluster.Cluster, error) {
+			return e.open(g.source, g.namespace(&plan.RecoveryPlan{Spec: r.Spec.PlanSpec}))
+		}
+	}
+	return &run.Journal{Run: r, Client: s.cluster.Client, Now: e.now, Hooks: e.hooks(), Keeper: keeper}
+}
 
 func (e *env) begun(r *plan.RecoveryRun, fresh bool) {
 	verb := "begins"
@@ -368,7 +379,7 @@ mounted, or has snapshots, stays.` + exitStatus,
 		}
 		switch {
 		case *expired:
-			return e.cleanUpExpired(ctx, s)
+			return e.cleanUpExpired(ctx, g, s)
 		case *restore != "":
 			message, err := cleaner(e, s).CleanUpRestore(ctx, s.storage, *restore)
 			if message != "" {
@@ -376,14 +387,14 @@ mounted, or has snapshots, stays.` + exitStatus,
 			}
 			return err
 		}
-		return e.cleanUp(ctx, s, args[0])
+		return e.cleanUp(ctx, g, s, args[0])
 	})
 	return c
 }
 
 // cleanUpExpired removes what was kept longer than wanted. One that can't be removed
 // does not keep the others from it.
-func (e *env) cleanUpExpired(ctx context.Context, s *site) error {
+func (e *env) cleanUpExpired(ctx context.Context, g *globalFlags, s *site) error {
 	runs, err := run.Runs(ctx, s.cluster.Client, s.cluster.Namespace, "")
 	if err != nil {
 		return err
@@ -397,7 +408,7 @@ func (e *env) cleanUpExpired(ctx context.Context, s *site) error {
 		}
 		found = true
 		fmt.Fprintf(e.ErrOut, "drill %s was kept until %s\n", runs[i].Name, until.UTC().Format(time.RFC3339))
-		errs = append(errs, e.cleanUp(ctx, s, runs[i].Name))
+		errs = append(errs, e.cleanUp(ctx, g, s, runs[i].Name))
 	}
 	if !found {
 		fmt.Fprintln(e.ErrOut, "no kept drill has outlived its --ttl")
@@ -405,7 +416,7 @@ func (e *env) cleanUpExpired(ctx context.Context, s *site) error {
 	return errors.Join(errs...)
 }
 
-func (e *env) cleanUp(ctx context.Context, s *site, name string) error {
+func (e *env) cleanUp(ctx context.Context, g *globalFlags, s *site, name string) error {
 	r := &plan.RecoveryRun{}
 	err := s.cluster.Client.Get(ctx, client.ObjectKey{Namespace: s.cluster.Namespace, Name: name}, r)
 	switch {
@@ -421,22 +432,21 @@ func (e *env) cleanUp(ctx context.Context, s *site, name string) error {
 		return err
 	}
 	defer release()
-	j := &run.Journal{Run: r, Client: s.cluster.Client, Now: e.now, Hooks: e.hooks()}
+	j := e.journal(g, s, r)
 	// It is done again even if the journal says that it was done.
 	for i := range r.Status.Steps {
 		if r.Status.Steps[i].Name == drill.StepCleanUp {
 			r.Status.Steps[i].Phase = plan.PhasePending
 		}
 	}
-	if err := j.Do(ctx, run.Step{Name: drill.StepCleanUp, Do: func(ctx context.Context) (string, error) {
-		return cleaner(e, s).CleanUp(ctx, name)
-	}}); err != nil {
+	step := run.Step{Name: drill.StepCleanUp, Do: func(ctx context.Context) (string, error) { return cleaner(e, s).CleanUp(ctx, name) }}
+	if !r.InProgress() {
+		return j.Amend(ctx, step)
+	}
+	if err := j.Do(ctx, step); err != nil {
 		return err
 	}
-	if r.InProgress() {
-		return j.Finish(ctx, plan.PhaseAborted, "ended by kubectl dr drill cleanup")
-	}
-	return nil
+	return j.Finish(ctx, plan.PhaseAborted, "ended by kubectl dr drill cleanup")
 }
 
 // moveFlags are those of commands that work on both sites.
@@ -600,7 +610,7 @@ func (f *failoverFlags) failover(ctx context.Context, e *env, s *site, p *plan.R
 	if t := r.Spec.PlanSpec.Traffic; t != nil {
 		fo.Names = e.names(t.Resolver)
 	}
-	j := &run.Journal{Run: r, Client: s.cluster.Client, Now: e.now, Hooks: e.hooks()}
+	j := e.journal(f.global, s, r)
 	if f.back || f.planned && !j.Done(fo.Taken()) {
 		if err := f.sides(ctx, e, s, runs, fo); err != nil {
 			return err
@@ -629,7 +639,7 @@ func (f *moveFlags) toGoOn(ctx context.Context, e *env, s *site, planName string
 	if err != nil || !f.abandon {
 		return r, err
 	}
-	j := &run.Journal{Run: r, Client: s.cluster.Client, Now: e.now, Hooks: e.hooks()}
+	j := e.journal(f.global, s, r)
 	return r, errors.Join(j.Finish(ctx, plan.PhaseAborted, "abandoned"), f.out.result(e, typed(r)))
 }
 

@@ -196,7 +196,7 @@ func (f *moveFlags) reprotect(ctx context.Context, e *env, s *site, p *plan.Reco
 		return f.preview(e, r, rp.Steps())
 	}
 	e.begun(r, fresh)
-	j := &run.Journal{Run: r, Client: s.cluster.Client, Now: e.now, Hooks: e.hooks()}
+	j := e.journal(f.global, s, r)
 	return errors.Join(rp.Execute(ctx, j), f.out.result(e, typed(r)))
 }
 

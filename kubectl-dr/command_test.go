@@ -290,7 +290,7 @@ func TestWrongInput(t *testing.T) {
 			`a profile named "failover" is at wordpress.yaml:4 already`, "kubectl dr check wordpress"},
 		{"a failover with a profile that is not there", "failover --planned --source-context primary --yes", func(w *world) { w.profiles("- name: drill\n") }, 1,
 			`read rewrite profiles: unknown profile "wordpress-failover"; there are: drill`, "kubectl dr check wordpress"},
-		{"a report of a run that is not there", "report nope", nil, 1, `get run "nope"`, ""},
+		{"a report of a run that is not there", "report nope", nil, 1, `there is no run "nope" in namespace velero`, ""},
 		{"a lifetime of what is not kept", "drill --ttl=2h", nil, 1, "--ttl goes with --keep", ""},
 		{"no lifetime", "drill --keep --ttl=0s", nil, 1, "--ttl=0s: want a time above zero", ""},
 		{"cleaning up nothing", "drill cleanup", nil, 1, "want either the name of one drill, --expired or --restore", "kubectl dr drill cleanup --expired"},

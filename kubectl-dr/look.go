@@ -337,12 +337,21 @@ func newCmdHistory(e *env, g *globalFlags) *cobra.Command {
 		Short:   "List drills and failovers",
 		GroupID: groupCheck,
 		Long: `List drills and failovers, of one plan or of all, newest first, with the RPO and
-RTO that were measured.` + exitStatus,
+RTO that were measured.
+
+` + aboutArchived + exitStatus,
 		Example: `  kubectl dr history
-  kubectl dr history wordpress -o wide`,
+  kubectl dr history wordpress -o wide
+
+  # The cluster is a new one, and knows nothing
+  kubectl dr history wordpress --archived
+
+  # There is no cluster
+  kubectl dr history --archived --agents=remote=remote.example.org:7443 --agent-credentials=kubectl-dr.pem`,
 		Args: cobra.MaximumNArgs(1),
 	}
 	out := addOutputFlags(c)
+	from := addRunsFlags(c, g)
 	c.ValidArgsFunction = func(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		return names(c.Context(), e, g, func(ctx context.Context, cl *cluster.Cluster) ([]string, error) {
 			plans, err := cl.Plans(ctx)
@@ -350,16 +359,12 @@ RTO that were measured.` + exitStatus,
 		})
 	}
 	c.RunE = g.run(func(ctx context.Context, args []string) error {
-		cl, err := e.open(g.recovery, g.namespace(nil))
-		if err != nil {
-			return err
-		}
-		runs, err := run.Runs(ctx, cl.Client, cl.Namespace, strings.Join(args, ""))
+		runs, err := from.runs(ctx, e, strings.Join(args, ""))
 		if err != nil {
 			return err
 		}
 		if len(runs) == 0 {
-			fmt.Fprintf(e.ErrOut, "there was no run yet in namespace %s\n", cl.Namespace)
+			fmt.Fprintf(e.ErrOut, "there was no run yet in %s\n", from.where())
 		}
 		list := &plan.RecoveryRunList{Items: runs}
 		list.APIVersion, list.Kind = plan.GroupVersion.String(), "RecoveryRunList"

@@ -271,7 +271,7 @@ func (f *rebuildFlags) rebuild(ctx context.Context, e *env, s *site, p *plan.Rec
 		return err
 	}
 	e.begun(r, fresh)
-	j := &run.Journal{Run: r, Client: s.cluster.Client, Now: e.now, Hooks: e.hooks()}
+	j := e.journal(f.global, s, r)
 	return errors.Join(engine.Execute(ctx, j), f.out.result(e, typed(r)))
 }
 

@@ -9,17 +9,15 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/term"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
-	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/run"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/signature"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/hint"
 )
@@ -35,6 +33,7 @@ var formats = map[string]string{
 type reportFlags struct {
 	global         *globalFlags
 	out            *outputFlags
+	from           *runsFlags
 	file           string
 	signKey        string
 	passphraseFile string
@@ -54,6 +53,8 @@ the objectives, and the trend over the plan's runs. -o markdown is the same as
 text, and -o junit makes a test of every step and objective. --file writes to a file,
 whose name says which of them it is when -o does not: .html, .md, .xml, .json, .yaml.
 
+` + aboutArchived + `
+
 --sign-key signs that file with an SSH key, and writes the signature beside it, to
 FILE.sig. kubectl dr report verify tells who signed it, and so does ssh-keygen:
 
@@ -62,6 +63,7 @@ FILE.sig. kubectl dr report verify tells who signed it, and so does ssh-keygen:
 		Example: `  kubectl dr report
   kubectl dr report --file=report.html
   kubectl dr report wordpress-drill-20260102-030405 -o yaml
+  kubectl dr report wordpress-drill-20260102-030405 --archived
 
   # For those who have to be able to rely on it
   kubectl dr report --file=drill.html --sign-key=$HOME/.ssh/id_ed25519
@@ -70,7 +72,7 @@ FILE.sig. kubectl dr report verify tells who signed it, and so does ssh-keygen:
   kubectl dr report --file=drill.xml --sign-key=/keys/report --sign-passphrase-file=/keys/passphrase`,
 		Args: cobra.MaximumNArgs(1),
 	}
-	f := &reportFlags{global: g, out: addOutputFlags(c)}
+	f := &reportFlags{global: g, out: addOutputFlags(c), from: addRunsFlags(c, g)}
 	c.Flags().Lookup("output").Usage += "; or html, markdown or junit"
 	c.Flags().StringVar(&f.file, "file", "", "file to write, which must not be there yet; standard output when not given")
 	c.Flags().StringVar(&f.signKey, "sign-key", "", "private key in OpenSSH's format to sign the file with, or a public one whose private key an SSH agent has")
@@ -117,54 +119,27 @@ func (f *reportFlags) validate() error {
 }
 
 func (f *reportFlags) report(ctx context.Context, e *env, args []string) error {
-	cl, err := e.open(f.global.recovery, f.global.namespace(nil))
-	if err != nil {
-		return err
-	}
-	r, err := namedOrNewest(ctx, cl, args)
+	r, runs, err := f.from.pick(ctx, e, strings.Join(args, ""))
 	if err != nil {
 		return err
 	}
 	if f.file == "" {
-		return f.print(ctx, e, cl, r)
+		return f.print(e, r, runs)
 	}
 	var content bytes.Buffer
 	to := *e
 	to.Out = &content
-	if err := f.print(ctx, &to, cl, r); err != nil {
+	if err := f.print(&to, r, runs); err != nil {
 		return err
 	}
 	return f.write(ctx, e, content.Bytes())
 }
 
-func namedOrNewest(ctx context.Context, cl *cluster.Cluster, args []string) (*plan.RecoveryRun, error) {
-	if len(args) > 0 {
-		r := &plan.RecoveryRun{}
-		if err := cl.Client.Get(ctx, client.ObjectKey{Namespace: cl.Namespace, Name: args[0]}, r); err != nil {
-			return nil, fmt.Errorf("get run %q in namespace %s: %w", args[0], cl.Namespace, err)
-		}
-		return r, nil
+func (f *reportFlags) print(e *env, r *plan.RecoveryRun, runs []plan.RecoveryRun) error {
+	if format := *f.out.print.OutputFormat; slices.Contains(documents, format) {
+		return report.Document(e.Out, format, r, runs)
 	}
-	runs, err := run.Runs(ctx, cl.Client, cl.Namespace, "")
-	if err != nil {
-		return nil, err
-	}
-	if len(runs) == 0 {
-		return nil, hint.Errorf("kubectl dr drill rehearses a plan", "there was no run yet in namespace %s", cl.Namespace)
-	}
-	return &runs[0], nil
-}
-
-func (f *reportFlags) print(ctx context.Context, e *env, cl *cluster.Cluster, r *plan.RecoveryRun) error {
-	format := *f.out.print.OutputFormat
-	if !slices.Contains(documents, format) {
-		return f.out.result(e, typed(r))
-	}
-	runs, err := run.Runs(ctx, cl.Client, cl.Namespace, r.Spec.Plan)
-	if err != nil {
-		return err
-	}
-	return report.Document(e.Out, format, r, runs)
+	return f.out.result(e, typed(r))
 }
 
 // write writes the report, and its signature; both or nothing.

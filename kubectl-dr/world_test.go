@@ -799,6 +799,7 @@ type host struct {
 	pools     map[string]*agentpb.PoolState
 	reach     *host             // another host with the same disks, which has pools that this one has not
 	archived  map[uint64]string // what the archive has, and why it can't be restored
+	reports   cluster.Agent     // that keeps reports, in the place of this one
 }
 
 func newHost(w *world, node string) *host {
@@ -904,6 +905,31 @@ func (h *host) ListArchived(_ context.Context, req *agentpb.ListArchivedRequest,
 		resp.Snapshots = append(resp.Snapshots, &agentpb.ArchivedSnapshot{Guid: req.GetGuid(), Problem: problem})
 	}
 	return resp, nil
+}
+
+func (h *host) KeepReport(ctx context.Context, req *agentpb.KeepReportRequest, _ ...grpc.CallOption) (*agentpb.KeepReportResponse, error) {
+	return reporting(h, func(a cluster.Agent) (*agentpb.KeepReportResponse, error) { return a.KeepReport(ctx, req) })
+}
+
+func (h *host) ListReports(ctx context.Context, req *agentpb.ListReportsRequest, _ ...grpc.CallOption) (*agentpb.ListReportsResponse, error) {
+	return reporting(h, func(a cluster.Agent) (*agentpb.ListReportsResponse, error) { return a.ListReports(ctx, req) })
+}
+
+func (h *host) GetReport(ctx context.Context, req *agentpb.GetReportRequest, _ ...grpc.CallOption) (*agentpb.GetReportResponse, error) {
+	return reporting(h, func(a cluster.Agent) (*agentpb.GetReportResponse, error) { return a.GetReport(ctx, req) })
+}
+
+func reporting[T any](h *host, do func(cluster.Agent) (T, error)) (T, error) {
+	var none T
+	switch err := h.up(); {
+	case err != nil:
+		return none, err
+	case h.old:
+		return none, status.Error(codes.Unimplemented, "unknown method")
+	case h.reports == nil:
+		return none, agent.ErrNoArchive
+	}
+	return do(h.reports)
 }
 
 func (h *host) ListDatasets(_ context.Context, req *agentpb.ListDatasetsRequest, _ ...grpc.CallOption) (*agentpb.ListDatasetsResponse, error) {

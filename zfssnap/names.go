@@ -7,6 +7,7 @@ const (
 	Domain            = names.Domain
 	LabelRun          = names.LabelRun
 	LabelPlan         = names.LabelPlan
+	LabelCopy         = names.LabelCopy
 	LabelStandby      = names.LabelStandby
 	AnnotationProfile = names.AnnotationProfile
 	AnnotationOnly    = names.AnnotationOnly

@@ -93,6 +93,7 @@ func (c *Checker) Check(ctx context.Context, p *plan.RecoveryPlan) (*report.Chec
 		{"services", in.requires},
 		{"traffic", in.traffic},
 		{"drills", in.drills},
+		{"reports", in.reports},
 	} {
 		in.group = subject.name
 		subject.look(ctx)

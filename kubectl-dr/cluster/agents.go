@@ -36,6 +36,12 @@ type Reply[T any] struct {
 // any is asked.
 func AskAgents[T any](ctx context.Context, s *Storage, nodes []string, timeout time.Duration, now func() time.Time,
 	ask func(context.Context, Agent) (T, error)) ([]Reply[T], error) {
+	return askAgents(ctx, s, nodes, timeout, now, func(ctx context.Context, _ Location, a Agent) (T, error) { return ask(ctx, a) })
+}
+
+// askAgents is AskAgents, and says which location led to the agent.
+func askAgents[T any](ctx context.Context, s *Storage, nodes []string, timeout time.Duration, now func() time.Time,
+	ask func(context.Context, Location, Agent) (T, error)) ([]Reply[T], error) {
 	if err := s.needed(); err != nil {
 		return nil, err
 	}
@@ -59,7 +65,8 @@ func AskAgents[T any](ctx context.Context, s *Storage, nodes []string, timeout t
 	for i, node := range nodes {
 		asked.Go(func() {
 			r := Reply[T]{Node: node, Asked: now()}
-			r.Said, r.Err = call(ctx, locations[node], node, timeout, ask)
+			l := locations[node]
+			r.Said, r.Err = call(ctx, l, node, timeout, func(ctx context.Context, a Agent) (T, error) { return ask(ctx, l, a) })
 			r.Answered = now()
 			replies[i] = r
 		})

@@ -15,6 +15,9 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/hint"
 )
 
+// ErrNoDefinitions says that a cluster does not know the kinds of kubectl dr.
+var ErrNoDefinitions = errors.New("the custom resource definitions of kubectl dr are missing")
+
 // explain adds a hint to errors of a cluster.
 func explain(err error, cluster string) error {
 	var network *net.OpError
@@ -22,7 +25,7 @@ func explain(err error, cluster string) error {
 	case err == nil:
 		return nil
 	case group == zfssnap.Domain:
-		return hint.Add(errors.New("the custom resource definitions of kubectl dr are missing"), fmt.Sprintf("install them in context %q: kubectl apply -f examples/crds", cluster))
+		return hint.Add(ErrNoDefinitions, fmt.Sprintf("install them in context %q: kubectl apply -f examples/crds", cluster))
 	case group == velerov1api.SchemeGroupVersion.Group:
 		return hint.Add(errors.New("the custom resource definitions of Velero are missing"),
 			fmt.Sprintf("kubectl dr works in the recovery cluster, where Velero is installed: is context %q that one?", cluster))

@@ -37,6 +37,9 @@ type Agent interface {
 	ListHolds(context.Context, *agentpb.ListHoldsRequest, ...grpc.CallOption) (*agentpb.ListHoldsResponse, error)
 	ReapHolds(context.Context, *agentpb.ListHoldsRequest, ...grpc.CallOption) (*agentpb.ListHoldsResponse, error)
 	Doctor(context.Context, *agentpb.DoctorRequest, ...grpc.CallOption) (*agentpb.DoctorResponse, error)
+	KeepReport(context.Context, *agentpb.KeepReportRequest, ...grpc.CallOption) (*agentpb.KeepReportResponse, error)
+	ListReports(context.Context, *agentpb.ListReportsRequest, ...grpc.CallOption) (*agentpb.ListReportsResponse, error)
+	GetReport(context.Context, *agentpb.GetReportRequest, ...grpc.CallOption) (*agentpb.GetReportResponse, error)
 }
 
 // Agents finds the agent of a node without touching the network.

@@ -65,6 +65,9 @@ type Journal struct {
 	Client client.Client
 	Now    func() time.Time
 	Hooks  Hooks
+	// Keeper, unless nil, keeps the report of the run elsewhere too, when it is over or
+	// has stopped.
+	Keeper *Keeper
 
 	attributed bool // who executes the run is in it
 }
@@ -205,17 +208,37 @@ func (j *Journal) Skip(ctx context.Context, name, why string) error {
 	return j.save(ctx)
 }
 
-// Note keeps a message for whoever looks at a run that goes on later.
+// Note keeps a message for whoever looks at a run that has stopped and goes on later.
 func (j *Journal) Note(ctx context.Context, message string) error {
 	j.Run.Status.Message = message
-	return j.save(ctx)
+	return j.saveAndKeep(ctx)
 }
 
 // Finish ends the run.
 func (j *Journal) Finish(ctx context.Context, phase plan.Phase, message string) error {
 	ended := j.now()
 	j.Run.Status.Phase, j.Run.Status.Message, j.Run.Status.EndedAt = phase, message, &ended
+	return j.saveAndKeep(ctx)
+}
+
+// Amend does a step to a run that was over.
+func (j *Journal) Amend(ctx context.Context, s Step) error {
+	err := j.step(ctx, s)
+	j.keep(ctx)
+	return err
+}
+
+// saveAndKeep keeps the report also where the cluster could not be written to: then
+// it is the only one.
+func (j *Journal) saveAndKeep(ctx context.Context) error {
+	defer j.keep(ctx)
 	return j.save(ctx)
+}
+
+func (j *Journal) keep(ctx context.Context) {
+	if j.Keeper != nil {
+		j.Keeper.Keep(ctx, j.Run)
+	}
 }
 
 // save writes the journal, also after ctx was cancelled: what was done has been
@@ -273,15 +296,27 @@ func retryable(err error) bool {
 	return apierrors.IsConflict(err) || apierrors.IsServerTimeout(err) || apierrors.IsTooManyRequests(err) || apierrors.IsInternalError(err)
 }
 
-// Runs returns the runs of a plan, of all plans when it is "", newest first.
+// Runs returns the runs of a plan, of all plans when it is "", newest first. What is
+// but a copy of another site's run is left out.
 func Runs(ctx context.Context, c client.Reader, namespace, planName string) ([]plan.RecoveryRun, error) {
+	all, err := WithCopies(ctx, c, namespace, planName)
+	return slices.DeleteFunc(all, func(r plan.RecoveryRun) bool { return isCopy(&r) }), err
+}
+
+// WithCopies is Runs for who only reads: it has the copies of other sites' runs too.
+func WithCopies(ctx context.Context, c client.Reader, namespace, planName string) ([]plan.RecoveryRun, error) {
 	list := &plan.RecoveryRunList{}
 	if err := c.List(ctx, list, client.InNamespace(namespace)); err != nil {
 		return nil, fmt.Errorf("list runs in namespace %s: %w", namespace, err)
 	}
 	runs := slices.DeleteFunc(list.Items, func(r plan.RecoveryRun) bool { return planName != "" && r.Spec.Plan != planName })
-	slices.SortStableFunc(runs, func(a, b plan.RecoveryRun) int { return began(b).Compare(began(a)) })
+	sortRuns(runs)
 	return runs, nil
+}
+
+// sortRuns puts the newest first.
+func sortRuns(runs []plan.RecoveryRun) {
+	slices.SortStableFunc(runs, func(a, b plan.RecoveryRun) int { return began(b).Compare(began(a)) })
 }
 
 func began(r plan.RecoveryRun) time.Time {

@@ -27,10 +27,11 @@ const (
 	Destroy    Verb = "destroy"    // destroy what is ours
 	Properties Verb = "properties" // set our properties
 	Move       Verb = "move"       // import and export pools that several hosts reach
+	Report     Verb = "report"     // keep reports of plans in archives, and read them
 	AnyVerb    Verb = "*"
 )
 
-var verbs = []Verb{Read, Snapshot, Hold, Replicate, Archive, Receive, Clone, Destroy, Properties, Move, AnyVerb}
+var verbs = []Verb{Read, Snapshot, Hold, Replicate, Archive, Receive, Clone, Destroy, Properties, Move, Report, AnyVerb}
 
 // anyPrefix stands for every dataset.
 const anyPrefix = "*"
@@ -40,8 +41,8 @@ type Policy struct {
 	Identities []Grant `json:"identities"`
 }
 
-// Grant allows an identity verbs on the datasets at and below prefixes. An
-// identity may have several.
+// Grant allows an identity verbs on the datasets at and below prefixes. Of Report the
+// prefixes are names of plans. An identity may have several.
 type Grant struct {
 	Name     string   `json:"name"`
 	Verbs    []Verb   `json:"verbs"`
@@ -101,8 +102,11 @@ type DeniedError struct {
 }
 
 func (e *DeniedError) Error() string {
-	if e.Dataset == "" {
+	switch {
+	case e.Dataset == "":
 		return fmt.Sprintf("%v: identity %q has not the verb %q", ErrDenied, e.Identity, e.Verb)
+	case e.Verb == Report:
+		return fmt.Sprintf("%v: identity %q has not the verb %q on plan %q", ErrDenied, e.Identity, e.Verb, e.Dataset)
 	}
 	return fmt.Sprintf("%v: identity %q has not the verb %q on dataset %q", ErrDenied, e.Identity, e.Verb, e.Dataset)
 }
@@ -112,6 +116,9 @@ func (e *DeniedError) Unwrap() error { return ErrDenied }
 
 // Hint says where it is allowed.
 func (e *DeniedError) Hint() string {
+	if e.Verb == Report {
+		return fmt.Sprintf(`allow it in the agent's policy (zfs-agent --config): {name: %s, verbs: [%s], prefixes: ["*"]}, or the plan's name as prefix`, e.Identity, e.Verb)
+	}
 	return fmt.Sprintf("allow it in the agent's policy (zfs-agent --config): an entry for name %q with this verb and a prefix that covers the dataset", e.Identity)
 }
 

@@ -39,7 +39,7 @@ type Object struct {
 	Modified time.Time
 }
 
-// Bucket is object storage. Keys are parts of [a-z0-9.] between slashes. All
+// Bucket is object storage. Keys are parts of [-a-z0-9.] between slashes. All
 // methods may be called at once.
 type Bucket interface {
 	// Put stores an object whole or not at all, and durably. One of that key is

@@ -10,6 +10,8 @@
 // [Retention] does not keep, never a base of what it keeps. Each plans first, as
 // data. They report through hooks and print nothing.
 //
+// Beside them a [Store] keeps the reports of what was done with them.
+//
 // docs/archive.md says what lies where, how much memory it takes, and how to
 // restore without this program.
 package archive

@@ -22,6 +22,7 @@ import (
 //	points/<guid>.json    manifest of a restore point
 //	uploads/<guid>.json   record of an upload that has begun
 //	data/<guid>/<part>    parts of either
+//	reports/…             see [Report]
 //
 // guid is that of the snapshot, as 16 hexadecimal digits.
 type Store struct {

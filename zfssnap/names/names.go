@@ -16,6 +16,8 @@ const (
 	LabelRun = Domain + "/run"
 	// LabelPlan carries the name of the RecoveryPlan an object belongs to.
 	LabelPlan = Domain + "/plan"
+	// LabelCopy is "true" on a RecoveryRun that is a copy of another cluster's.
+	LabelCopy = Domain + "/copy"
 	// LabelStandby carries the name of the RecoveryPlan whose warm standby an object
 	// is part of.
 	LabelStandby = Domain + "/standby-of"

@@ -3320,6 +3320,404 @@ func (x *KeptArchived) GetReason() string {
 	return ""
 }
 
+type KeepReportRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Archive string                 `protobuf:"bytes,1,opt,name=archive,proto3" json:"archive,omitempty"` // as the agent's configuration names it; "" for all that it has
+	Plan    string                 `protobuf:"bytes,2,opt,name=plan,proto3" json:"plan,omitempty"`
+	Run     string                 `protobuf:"bytes,3,opt,name=run,proto3" json:"run,omitempty"`
+	// When the report was of the run, by the clock of who asks. With the content it
+	// makes up the name, so asking again, or asking another agent, keeps one report.
+	AtUnixMs      int64  `protobuf:"varint,4,opt,name=at_unix_ms,json=atUnixMs,proto3" json:"at_unix_ms,omitempty"`
+	Content       []byte `protobuf:"bytes,5,opt,name=content,proto3" json:"content,omitempty"` // JSON
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeepReportRequest) Reset() {
+	*x = KeepReportRequest{}
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeepReportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeepReportRequest) ProtoMessage() {}
+
+func (x *KeepReportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeepReportRequest.ProtoReflect.Descriptor instead.
+func (*KeepReportRequest) Descriptor() ([]byte, []int) {
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *KeepReportRequest) GetArchive() string {
+	if x != nil {
+		return x.Archive
+	}
+	return ""
+}
+
+func (x *KeepReportRequest) GetPlan() string {
+	if x != nil {
+		return x.Plan
+	}
+	return ""
+}
+
+func (x *KeepReportRequest) GetRun() string {
+	if x != nil {
+		return x.Run
+	}
+	return ""
+}
+
+func (x *KeepReportRequest) GetAtUnixMs() int64 {
+	if x != nil {
+		return x.AtUnixMs
+	}
+	return 0
+}
+
+func (x *KeepReportRequest) GetContent() []byte {
+	if x != nil {
+		return x.Content
+	}
+	return nil
+}
+
+type KeepReportResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Archives      []string               `protobuf:"bytes,1,rep,name=archives,proto3" json:"archives,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeepReportResponse) Reset() {
+	*x = KeepReportResponse{}
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeepReportResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeepReportResponse) ProtoMessage() {}
+
+func (x *KeepReportResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeepReportResponse.ProtoReflect.Descriptor instead.
+func (*KeepReportResponse) Descriptor() ([]byte, []int) {
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *KeepReportResponse) GetArchives() []string {
+	if x != nil {
+		return x.Archives
+	}
+	return nil
+}
+
+type ListReportsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Archive       string                 `protobuf:"bytes,1,opt,name=archive,proto3" json:"archive,omitempty"` // "" for all
+	Plan          string                 `protobuf:"bytes,2,opt,name=plan,proto3" json:"plan,omitempty"`       // "" for all that the peer may use
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListReportsRequest) Reset() {
+	*x = ListReportsRequest{}
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListReportsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListReportsRequest) ProtoMessage() {}
+
+func (x *ListReportsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListReportsRequest.ProtoReflect.Descriptor instead.
+func (*ListReportsRequest) Descriptor() ([]byte, []int) {
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *ListReportsRequest) GetArchive() string {
+	if x != nil {
+		return x.Archive
+	}
+	return ""
+}
+
+func (x *ListReportsRequest) GetPlan() string {
+	if x != nil {
+		return x.Plan
+	}
+	return ""
+}
+
+type ListReportsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Archives      []string               `protobuf:"bytes,1,rep,name=archives,proto3" json:"archives,omitempty"` // that were looked at
+	Reports       []*Report              `protobuf:"bytes,2,rep,name=reports,proto3" json:"reports,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListReportsResponse) Reset() {
+	*x = ListReportsResponse{}
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListReportsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListReportsResponse) ProtoMessage() {}
+
+func (x *ListReportsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListReportsResponse.ProtoReflect.Descriptor instead.
+func (*ListReportsResponse) Descriptor() ([]byte, []int) {
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *ListReportsResponse) GetArchives() []string {
+	if x != nil {
+		return x.Archives
+	}
+	return nil
+}
+
+func (x *ListReportsResponse) GetReports() []*Report {
+	if x != nil {
+		return x.Reports
+	}
+	return nil
+}
+
+type Report struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Archive       string                 `protobuf:"bytes,1,opt,name=archive,proto3" json:"archive,omitempty"`
+	Plan          string                 `protobuf:"bytes,2,opt,name=plan,proto3" json:"plan,omitempty"`
+	Run           string                 `protobuf:"bytes,3,opt,name=run,proto3" json:"run,omitempty"`
+	AtUnixMs      int64                  `protobuf:"varint,4,opt,name=at_unix_ms,json=atUnixMs,proto3" json:"at_unix_ms,omitempty"`
+	Sha256        string                 `protobuf:"bytes,5,opt,name=sha256,proto3" json:"sha256,omitempty"` // of the content, as hexadecimal digits
+	Encrypted     bool                   `protobuf:"varint,6,opt,name=encrypted,proto3" json:"encrypted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Report) Reset() {
+	*x = Report{}
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Report) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Report) ProtoMessage() {}
+
+func (x *Report) ProtoReflect() protoreflect.Message {
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Report.ProtoReflect.Descriptor instead.
+func (*Report) Descriptor() ([]byte, []int) {
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *Report) GetArchive() string {
+	if x != nil {
+		return x.Archive
+	}
+	return ""
+}
+
+func (x *Report) GetPlan() string {
+	if x != nil {
+		return x.Plan
+	}
+	return ""
+}
+
+func (x *Report) GetRun() string {
+	if x != nil {
+		return x.Run
+	}
+	return ""
+}
+
+func (x *Report) GetAtUnixMs() int64 {
+	if x != nil {
+		return x.AtUnixMs
+	}
+	return 0
+}
+
+func (x *Report) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+func (x *Report) GetEncrypted() bool {
+	if x != nil {
+		return x.Encrypted
+	}
+	return false
+}
+
+type GetReportRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Report        *Report                `protobuf:"bytes,1,opt,name=report,proto3" json:"report,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetReportRequest) Reset() {
+	*x = GetReportRequest{}
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetReportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetReportRequest) ProtoMessage() {}
+
+func (x *GetReportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetReportRequest.ProtoReflect.Descriptor instead.
+func (*GetReportRequest) Descriptor() ([]byte, []int) {
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *GetReportRequest) GetReport() *Report {
+	if x != nil {
+		return x.Report
+	}
+	return nil
+}
+
+type GetReportResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Content       []byte                 `protobuf:"bytes,1,opt,name=content,proto3" json:"content,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetReportResponse) Reset() {
+	*x = GetReportResponse{}
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetReportResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetReportResponse) ProtoMessage() {}
+
+func (x *GetReportResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetReportResponse.ProtoReflect.Descriptor instead.
+func (*GetReportResponse) Descriptor() ([]byte, []int) {
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *GetReportResponse) GetContent() []byte {
+	if x != nil {
+		return x.Content
+	}
+	return nil
+}
+
 type ReceiveStateRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Dataset string                 `protobuf:"bytes,1,opt,name=dataset,proto3" json:"dataset,omitempty"`
@@ -3331,7 +3729,7 @@ type ReceiveStateRequest struct {
 
 func (x *ReceiveStateRequest) Reset() {
 	*x = ReceiveStateRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[47]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3343,7 +3741,7 @@ func (x *ReceiveStateRequest) String() string {
 func (*ReceiveStateRequest) ProtoMessage() {}
 
 func (x *ReceiveStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[47]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3356,7 +3754,7 @@ func (x *ReceiveStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveStateRequest.ProtoReflect.Descriptor instead.
 func (*ReceiveStateRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{47}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ReceiveStateRequest) GetDataset() string {
@@ -3395,7 +3793,7 @@ type ReceiveStateResponse struct {
 
 func (x *ReceiveStateResponse) Reset() {
 	*x = ReceiveStateResponse{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[48]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3407,7 +3805,7 @@ func (x *ReceiveStateResponse) String() string {
 func (*ReceiveStateResponse) ProtoMessage() {}
 
 func (x *ReceiveStateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[48]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3420,7 +3818,7 @@ func (x *ReceiveStateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveStateResponse.ProtoReflect.Descriptor instead.
 func (*ReceiveStateResponse) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{48}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ReceiveStateResponse) GetExists() bool {
@@ -3493,7 +3891,7 @@ type ReceiveRequest struct {
 
 func (x *ReceiveRequest) Reset() {
 	*x = ReceiveRequest{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[49]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3505,7 +3903,7 @@ func (x *ReceiveRequest) String() string {
 func (*ReceiveRequest) ProtoMessage() {}
 
 func (x *ReceiveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[49]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3518,7 +3916,7 @@ func (x *ReceiveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveRequest.ProtoReflect.Descriptor instead.
 func (*ReceiveRequest) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{49}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ReceiveRequest) GetPart() isReceiveRequest_Part {
@@ -3601,7 +3999,7 @@ type ReceiveHeader struct {
 
 func (x *ReceiveHeader) Reset() {
 	*x = ReceiveHeader{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[50]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3613,7 +4011,7 @@ func (x *ReceiveHeader) String() string {
 func (*ReceiveHeader) ProtoMessage() {}
 
 func (x *ReceiveHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[50]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3626,7 +4024,7 @@ func (x *ReceiveHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveHeader.ProtoReflect.Descriptor instead.
 func (*ReceiveHeader) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{50}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ReceiveHeader) GetDataset() string {
@@ -3701,7 +4099,7 @@ type ReceiveEnd struct {
 
 func (x *ReceiveEnd) Reset() {
 	*x = ReceiveEnd{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[51]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3713,7 +4111,7 @@ func (x *ReceiveEnd) String() string {
 func (*ReceiveEnd) ProtoMessage() {}
 
 func (x *ReceiveEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[51]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3726,7 +4124,7 @@ func (x *ReceiveEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveEnd.ProtoReflect.Descriptor instead.
 func (*ReceiveEnd) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{51}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ReceiveEnd) GetBytes() uint64 {
@@ -3746,7 +4144,7 @@ type ReceiveResponse struct {
 
 func (x *ReceiveResponse) Reset() {
 	*x = ReceiveResponse{}
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[52]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3758,7 +4156,7 @@ func (x *ReceiveResponse) String() string {
 func (*ReceiveResponse) ProtoMessage() {}
 
 func (x *ReceiveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[52]
+	mi := &file_zfssnap_agent_agentpb_agent_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3771,7 +4169,7 @@ func (x *ReceiveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveResponse.ProtoReflect.Descriptor instead.
 func (*ReceiveResponse) Descriptor() ([]byte, []int) {
-	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{52}
+	return file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ReceiveResponse) GetSnapshot() *Version {
@@ -4102,7 +4500,34 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\x04kept\x18\x01 \x03(\v2 .kubectldr.agent.v1.KeptArchivedR\x04kept\":\n" +
 	"\fKeptArchived\x12\x12\n" +
 	"\x04guid\x18\x01 \x01(\x04R\x04guid\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"P\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x8b\x01\n" +
+	"\x11KeepReportRequest\x12\x18\n" +
+	"\aarchive\x18\x01 \x01(\tR\aarchive\x12\x12\n" +
+	"\x04plan\x18\x02 \x01(\tR\x04plan\x12\x10\n" +
+	"\x03run\x18\x03 \x01(\tR\x03run\x12\x1c\n" +
+	"\n" +
+	"at_unix_ms\x18\x04 \x01(\x03R\batUnixMs\x12\x18\n" +
+	"\acontent\x18\x05 \x01(\fR\acontent\"0\n" +
+	"\x12KeepReportResponse\x12\x1a\n" +
+	"\barchives\x18\x01 \x03(\tR\barchives\"B\n" +
+	"\x12ListReportsRequest\x12\x18\n" +
+	"\aarchive\x18\x01 \x01(\tR\aarchive\x12\x12\n" +
+	"\x04plan\x18\x02 \x01(\tR\x04plan\"g\n" +
+	"\x13ListReportsResponse\x12\x1a\n" +
+	"\barchives\x18\x01 \x03(\tR\barchives\x124\n" +
+	"\areports\x18\x02 \x03(\v2\x1a.kubectldr.agent.v1.ReportR\areports\"\x9c\x01\n" +
+	"\x06Report\x12\x18\n" +
+	"\aarchive\x18\x01 \x01(\tR\aarchive\x12\x12\n" +
+	"\x04plan\x18\x02 \x01(\tR\x04plan\x12\x10\n" +
+	"\x03run\x18\x03 \x01(\tR\x03run\x12\x1c\n" +
+	"\n" +
+	"at_unix_ms\x18\x04 \x01(\x03R\batUnixMs\x12\x16\n" +
+	"\x06sha256\x18\x05 \x01(\tR\x06sha256\x12\x1c\n" +
+	"\tencrypted\x18\x06 \x01(\bR\tencrypted\"F\n" +
+	"\x10GetReportRequest\x122\n" +
+	"\x06report\x18\x01 \x01(\v2\x1a.kubectldr.agent.v1.ReportR\x06report\"-\n" +
+	"\x11GetReportResponse\x12\x18\n" +
+	"\acontent\x18\x01 \x01(\fR\acontent\"P\n" +
 	"\x13ReceiveStateRequest\x12\x18\n" +
 	"\adataset\x18\x01 \x01(\tR\adataset\x12\x1f\n" +
 	"\vorigin_guid\x18( \x01(\x04R\n" +
@@ -4143,7 +4568,7 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\"`\n" +
 	"\x0fReceiveResponse\x127\n" +
 	"\bsnapshot\x18\x01 \x01(\v2\x1b.kubectldr.agent.v1.VersionR\bsnapshot\x12\x14\n" +
-	"\x05bytes\x18\x02 \x01(\x04R\x05bytes2\xae\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes2\xc5\x16\n" +
 	"\x05Agent\x12I\n" +
 	"\x04Info\x12\x1f.kubectldr.agent.v1.InfoRequest\x1a .kubectldr.agent.v1.InfoResponse\x12O\n" +
 	"\x06Doctor\x12!.kubectldr.agent.v1.DoctorRequest\x1a\".kubectldr.agent.v1.DoctorResponse\x12X\n" +
@@ -4174,7 +4599,11 @@ const file_zfssnap_agent_agentpb_agent_proto_rawDesc = "" +
 	"\x0eCancelTransfer\x12&.kubectldr.agent.v1.GetTransferRequest\x1a\x1c.kubectldr.agent.v1.Transfer\x12K\n" +
 	"\aArchive\x12\".kubectldr.agent.v1.ArchiveRequest\x1a\x1c.kubectldr.agent.v1.Transfer\x12a\n" +
 	"\fListArchived\x12'.kubectldr.agent.v1.ListArchivedRequest\x1a(.kubectldr.agent.v1.ListArchivedResponse\x12g\n" +
-	"\x0eExpireArchived\x12).kubectldr.agent.v1.ExpireArchivedRequest\x1a*.kubectldr.agent.v1.ExpireArchivedResponse\x12a\n" +
+	"\x0eExpireArchived\x12).kubectldr.agent.v1.ExpireArchivedRequest\x1a*.kubectldr.agent.v1.ExpireArchivedResponse\x12[\n" +
+	"\n" +
+	"KeepReport\x12%.kubectldr.agent.v1.KeepReportRequest\x1a&.kubectldr.agent.v1.KeepReportResponse\x12^\n" +
+	"\vListReports\x12&.kubectldr.agent.v1.ListReportsRequest\x1a'.kubectldr.agent.v1.ListReportsResponse\x12X\n" +
+	"\tGetReport\x12$.kubectldr.agent.v1.GetReportRequest\x1a%.kubectldr.agent.v1.GetReportResponse\x12a\n" +
 	"\fReceiveState\x12'.kubectldr.agent.v1.ReceiveStateRequest\x1a(.kubectldr.agent.v1.ReceiveStateResponse\x12T\n" +
 	"\aReceive\x12\".kubectldr.agent.v1.ReceiveRequest\x1a#.kubectldr.agent.v1.ReceiveResponse(\x01B8Z6github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpbb\x06proto3"
 
@@ -4191,7 +4620,7 @@ func file_zfssnap_agent_agentpb_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_zfssnap_agent_agentpb_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_zfssnap_agent_agentpb_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
+var file_zfssnap_agent_agentpb_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 72)
 var file_zfssnap_agent_agentpb_agent_proto_goTypes = []any{
 	(Transfer_State)(0),             // 0: kubectldr.agent.v1.Transfer.State
 	(*InfoRequest)(nil),             // 1: kubectldr.agent.v1.InfoRequest
@@ -4241,123 +4670,138 @@ var file_zfssnap_agent_agentpb_agent_proto_goTypes = []any{
 	(*ExpireArchivedRequest)(nil),   // 45: kubectldr.agent.v1.ExpireArchivedRequest
 	(*ExpireArchivedResponse)(nil),  // 46: kubectldr.agent.v1.ExpireArchivedResponse
 	(*KeptArchived)(nil),            // 47: kubectldr.agent.v1.KeptArchived
-	(*ReceiveStateRequest)(nil),     // 48: kubectldr.agent.v1.ReceiveStateRequest
-	(*ReceiveStateResponse)(nil),    // 49: kubectldr.agent.v1.ReceiveStateResponse
-	(*ReceiveRequest)(nil),          // 50: kubectldr.agent.v1.ReceiveRequest
-	(*ReceiveHeader)(nil),           // 51: kubectldr.agent.v1.ReceiveHeader
-	(*ReceiveEnd)(nil),              // 52: kubectldr.agent.v1.ReceiveEnd
-	(*ReceiveResponse)(nil),         // 53: kubectldr.agent.v1.ReceiveResponse
-	nil,                             // 54: kubectldr.agent.v1.Dataset.PropertiesEntry
-	nil,                             // 55: kubectldr.agent.v1.Dataset.NativeEntry
-	nil,                             // 56: kubectldr.agent.v1.ListDatasetsRequest.MatchEntry
-	nil,                             // 57: kubectldr.agent.v1.Version.PropertiesEntry
-	nil,                             // 58: kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntry
-	nil,                             // 59: kubectldr.agent.v1.CreateVolumeRequest.PropertiesEntry
-	nil,                             // 60: kubectldr.agent.v1.CreateVolumeRequest.NativeEntry
-	nil,                             // 61: kubectldr.agent.v1.DestroyVolumeRequest.MatchEntry
-	nil,                             // 62: kubectldr.agent.v1.PromoteVolumeRequest.MatchEntry
-	nil,                             // 63: kubectldr.agent.v1.RenameVolumeRequest.MatchEntry
-	nil,                             // 64: kubectldr.agent.v1.SetPropertiesRequest.PropertiesEntry
-	nil,                             // 65: kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntry
+	(*KeepReportRequest)(nil),       // 48: kubectldr.agent.v1.KeepReportRequest
+	(*KeepReportResponse)(nil),      // 49: kubectldr.agent.v1.KeepReportResponse
+	(*ListReportsRequest)(nil),      // 50: kubectldr.agent.v1.ListReportsRequest
+	(*ListReportsResponse)(nil),     // 51: kubectldr.agent.v1.ListReportsResponse
+	(*Report)(nil),                  // 52: kubectldr.agent.v1.Report
+	(*GetReportRequest)(nil),        // 53: kubectldr.agent.v1.GetReportRequest
+	(*GetReportResponse)(nil),       // 54: kubectldr.agent.v1.GetReportResponse
+	(*ReceiveStateRequest)(nil),     // 55: kubectldr.agent.v1.ReceiveStateRequest
+	(*ReceiveStateResponse)(nil),    // 56: kubectldr.agent.v1.ReceiveStateResponse
+	(*ReceiveRequest)(nil),          // 57: kubectldr.agent.v1.ReceiveRequest
+	(*ReceiveHeader)(nil),           // 58: kubectldr.agent.v1.ReceiveHeader
+	(*ReceiveEnd)(nil),              // 59: kubectldr.agent.v1.ReceiveEnd
+	(*ReceiveResponse)(nil),         // 60: kubectldr.agent.v1.ReceiveResponse
+	nil,                             // 61: kubectldr.agent.v1.Dataset.PropertiesEntry
+	nil,                             // 62: kubectldr.agent.v1.Dataset.NativeEntry
+	nil,                             // 63: kubectldr.agent.v1.ListDatasetsRequest.MatchEntry
+	nil,                             // 64: kubectldr.agent.v1.Version.PropertiesEntry
+	nil,                             // 65: kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntry
+	nil,                             // 66: kubectldr.agent.v1.CreateVolumeRequest.PropertiesEntry
+	nil,                             // 67: kubectldr.agent.v1.CreateVolumeRequest.NativeEntry
+	nil,                             // 68: kubectldr.agent.v1.DestroyVolumeRequest.MatchEntry
+	nil,                             // 69: kubectldr.agent.v1.PromoteVolumeRequest.MatchEntry
+	nil,                             // 70: kubectldr.agent.v1.RenameVolumeRequest.MatchEntry
+	nil,                             // 71: kubectldr.agent.v1.SetPropertiesRequest.PropertiesEntry
+	nil,                             // 72: kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntry
 }
 var file_zfssnap_agent_agentpb_agent_proto_depIdxs = []int32{
 	3,  // 0: kubectldr.agent.v1.InfoResponse.pools:type_name -> kubectldr.agent.v1.Pool
 	6,  // 1: kubectldr.agent.v1.DoctorResponse.findings:type_name -> kubectldr.agent.v1.Finding
-	54, // 2: kubectldr.agent.v1.Dataset.properties:type_name -> kubectldr.agent.v1.Dataset.PropertiesEntry
-	55, // 3: kubectldr.agent.v1.Dataset.native:type_name -> kubectldr.agent.v1.Dataset.NativeEntry
-	56, // 4: kubectldr.agent.v1.ListDatasetsRequest.match:type_name -> kubectldr.agent.v1.ListDatasetsRequest.MatchEntry
+	61, // 2: kubectldr.agent.v1.Dataset.properties:type_name -> kubectldr.agent.v1.Dataset.PropertiesEntry
+	62, // 3: kubectldr.agent.v1.Dataset.native:type_name -> kubectldr.agent.v1.Dataset.NativeEntry
+	63, // 4: kubectldr.agent.v1.ListDatasetsRequest.match:type_name -> kubectldr.agent.v1.ListDatasetsRequest.MatchEntry
 	8,  // 5: kubectldr.agent.v1.ListDatasetsResponse.datasets:type_name -> kubectldr.agent.v1.Dataset
 	13, // 6: kubectldr.agent.v1.ListVersionsResponse.versions:type_name -> kubectldr.agent.v1.Version
-	57, // 7: kubectldr.agent.v1.Version.properties:type_name -> kubectldr.agent.v1.Version.PropertiesEntry
+	64, // 7: kubectldr.agent.v1.Version.properties:type_name -> kubectldr.agent.v1.Version.PropertiesEntry
 	17, // 8: kubectldr.agent.v1.ListBackupResponse.snapshots:type_name -> kubectldr.agent.v1.BackupSnapshot
 	13, // 9: kubectldr.agent.v1.BackupSnapshot.version:type_name -> kubectldr.agent.v1.Version
 	30, // 10: kubectldr.agent.v1.BackupSnapshot.keeping:type_name -> kubectldr.agent.v1.Dependent
-	58, // 11: kubectldr.agent.v1.CreateSnapshotsRequest.properties:type_name -> kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntry
+	65, // 11: kubectldr.agent.v1.CreateSnapshotsRequest.properties:type_name -> kubectldr.agent.v1.CreateSnapshotsRequest.PropertiesEntry
 	13, // 12: kubectldr.agent.v1.CreateSnapshotsResponse.snapshots:type_name -> kubectldr.agent.v1.Version
 	30, // 13: kubectldr.agent.v1.DestroySnapshotResponse.waits_for:type_name -> kubectldr.agent.v1.Dependent
 	26, // 14: kubectldr.agent.v1.ListHoldsResponse.holds:type_name -> kubectldr.agent.v1.SnapshotHold
-	59, // 15: kubectldr.agent.v1.CreateVolumeRequest.properties:type_name -> kubectldr.agent.v1.CreateVolumeRequest.PropertiesEntry
-	60, // 16: kubectldr.agent.v1.CreateVolumeRequest.native:type_name -> kubectldr.agent.v1.CreateVolumeRequest.NativeEntry
-	61, // 17: kubectldr.agent.v1.DestroyVolumeRequest.match:type_name -> kubectldr.agent.v1.DestroyVolumeRequest.MatchEntry
+	66, // 15: kubectldr.agent.v1.CreateVolumeRequest.properties:type_name -> kubectldr.agent.v1.CreateVolumeRequest.PropertiesEntry
+	67, // 16: kubectldr.agent.v1.CreateVolumeRequest.native:type_name -> kubectldr.agent.v1.CreateVolumeRequest.NativeEntry
+	68, // 17: kubectldr.agent.v1.DestroyVolumeRequest.match:type_name -> kubectldr.agent.v1.DestroyVolumeRequest.MatchEntry
 	30, // 18: kubectldr.agent.v1.DestroyVolumeResponse.goes:type_name -> kubectldr.agent.v1.Dependent
 	30, // 19: kubectldr.agent.v1.DestroyVolumeResponse.blocks:type_name -> kubectldr.agent.v1.Dependent
-	62, // 20: kubectldr.agent.v1.PromoteVolumeRequest.match:type_name -> kubectldr.agent.v1.PromoteVolumeRequest.MatchEntry
+	69, // 20: kubectldr.agent.v1.PromoteVolumeRequest.match:type_name -> kubectldr.agent.v1.PromoteVolumeRequest.MatchEntry
 	8,  // 21: kubectldr.agent.v1.PromoteVolumeResponse.dataset:type_name -> kubectldr.agent.v1.Dataset
 	30, // 22: kubectldr.agent.v1.PromoteVolumeResponse.moves:type_name -> kubectldr.agent.v1.Dependent
 	30, // 23: kubectldr.agent.v1.PromoteVolumeResponse.blocks:type_name -> kubectldr.agent.v1.Dependent
-	63, // 24: kubectldr.agent.v1.RenameVolumeRequest.match:type_name -> kubectldr.agent.v1.RenameVolumeRequest.MatchEntry
-	64, // 25: kubectldr.agent.v1.SetPropertiesRequest.properties:type_name -> kubectldr.agent.v1.SetPropertiesRequest.PropertiesEntry
+	70, // 24: kubectldr.agent.v1.RenameVolumeRequest.match:type_name -> kubectldr.agent.v1.RenameVolumeRequest.MatchEntry
+	71, // 25: kubectldr.agent.v1.SetPropertiesRequest.properties:type_name -> kubectldr.agent.v1.SetPropertiesRequest.PropertiesEntry
 	0,  // 26: kubectldr.agent.v1.Transfer.state:type_name -> kubectldr.agent.v1.Transfer.State
 	44, // 27: kubectldr.agent.v1.ListArchivedResponse.snapshots:type_name -> kubectldr.agent.v1.ArchivedSnapshot
 	47, // 28: kubectldr.agent.v1.ExpireArchivedResponse.kept:type_name -> kubectldr.agent.v1.KeptArchived
-	13, // 29: kubectldr.agent.v1.ReceiveStateResponse.versions:type_name -> kubectldr.agent.v1.Version
-	51, // 30: kubectldr.agent.v1.ReceiveRequest.header:type_name -> kubectldr.agent.v1.ReceiveHeader
-	52, // 31: kubectldr.agent.v1.ReceiveRequest.end:type_name -> kubectldr.agent.v1.ReceiveEnd
-	65, // 32: kubectldr.agent.v1.ReceiveHeader.snapshot_properties:type_name -> kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntry
-	13, // 33: kubectldr.agent.v1.ReceiveResponse.snapshot:type_name -> kubectldr.agent.v1.Version
-	1,  // 34: kubectldr.agent.v1.Agent.Info:input_type -> kubectldr.agent.v1.InfoRequest
-	4,  // 35: kubectldr.agent.v1.Agent.Doctor:input_type -> kubectldr.agent.v1.DoctorRequest
-	7,  // 36: kubectldr.agent.v1.Agent.ResolveDataset:input_type -> kubectldr.agent.v1.ResolveDatasetRequest
-	9,  // 37: kubectldr.agent.v1.Agent.ListDatasets:input_type -> kubectldr.agent.v1.ListDatasetsRequest
-	11, // 38: kubectldr.agent.v1.Agent.ListVersions:input_type -> kubectldr.agent.v1.ListVersionsRequest
-	14, // 39: kubectldr.agent.v1.Agent.FindSnapshot:input_type -> kubectldr.agent.v1.FindSnapshotRequest
-	15, // 40: kubectldr.agent.v1.Agent.ListBackup:input_type -> kubectldr.agent.v1.ListBackupRequest
-	18, // 41: kubectldr.agent.v1.Agent.CreateSnapshots:input_type -> kubectldr.agent.v1.CreateSnapshotsRequest
-	20, // 42: kubectldr.agent.v1.Agent.DestroySnapshot:input_type -> kubectldr.agent.v1.DestroySnapshotRequest
-	22, // 43: kubectldr.agent.v1.Agent.Hold:input_type -> kubectldr.agent.v1.HoldRequest
-	22, // 44: kubectldr.agent.v1.Agent.Release:input_type -> kubectldr.agent.v1.HoldRequest
-	24, // 45: kubectldr.agent.v1.Agent.ListHolds:input_type -> kubectldr.agent.v1.ListHoldsRequest
-	24, // 46: kubectldr.agent.v1.Agent.ReapHolds:input_type -> kubectldr.agent.v1.ListHoldsRequest
-	27, // 47: kubectldr.agent.v1.Agent.CreateVolume:input_type -> kubectldr.agent.v1.CreateVolumeRequest
-	28, // 48: kubectldr.agent.v1.Agent.DestroyVolume:input_type -> kubectldr.agent.v1.DestroyVolumeRequest
-	31, // 49: kubectldr.agent.v1.Agent.PromoteVolume:input_type -> kubectldr.agent.v1.PromoteVolumeRequest
-	33, // 50: kubectldr.agent.v1.Agent.RenameVolume:input_type -> kubectldr.agent.v1.RenameVolumeRequest
-	37, // 51: kubectldr.agent.v1.Agent.SetProperties:input_type -> kubectldr.agent.v1.SetPropertiesRequest
-	34, // 52: kubectldr.agent.v1.Agent.GetPool:input_type -> kubectldr.agent.v1.GetPoolRequest
-	35, // 53: kubectldr.agent.v1.Agent.ImportPool:input_type -> kubectldr.agent.v1.ImportPoolRequest
-	34, // 54: kubectldr.agent.v1.Agent.ExportPool:input_type -> kubectldr.agent.v1.GetPoolRequest
-	38, // 55: kubectldr.agent.v1.Agent.Replicate:input_type -> kubectldr.agent.v1.ReplicateRequest
-	39, // 56: kubectldr.agent.v1.Agent.GetTransfer:input_type -> kubectldr.agent.v1.GetTransferRequest
-	39, // 57: kubectldr.agent.v1.Agent.CancelTransfer:input_type -> kubectldr.agent.v1.GetTransferRequest
-	41, // 58: kubectldr.agent.v1.Agent.Archive:input_type -> kubectldr.agent.v1.ArchiveRequest
-	42, // 59: kubectldr.agent.v1.Agent.ListArchived:input_type -> kubectldr.agent.v1.ListArchivedRequest
-	45, // 60: kubectldr.agent.v1.Agent.ExpireArchived:input_type -> kubectldr.agent.v1.ExpireArchivedRequest
-	48, // 61: kubectldr.agent.v1.Agent.ReceiveState:input_type -> kubectldr.agent.v1.ReceiveStateRequest
-	50, // 62: kubectldr.agent.v1.Agent.Receive:input_type -> kubectldr.agent.v1.ReceiveRequest
-	2,  // 63: kubectldr.agent.v1.Agent.Info:output_type -> kubectldr.agent.v1.InfoResponse
-	5,  // 64: kubectldr.agent.v1.Agent.Doctor:output_type -> kubectldr.agent.v1.DoctorResponse
-	8,  // 65: kubectldr.agent.v1.Agent.ResolveDataset:output_type -> kubectldr.agent.v1.Dataset
-	10, // 66: kubectldr.agent.v1.Agent.ListDatasets:output_type -> kubectldr.agent.v1.ListDatasetsResponse
-	12, // 67: kubectldr.agent.v1.Agent.ListVersions:output_type -> kubectldr.agent.v1.ListVersionsResponse
-	13, // 68: kubectldr.agent.v1.Agent.FindSnapshot:output_type -> kubectldr.agent.v1.Version
-	16, // 69: kubectldr.agent.v1.Agent.ListBackup:output_type -> kubectldr.agent.v1.ListBackupResponse
-	19, // 70: kubectldr.agent.v1.Agent.CreateSnapshots:output_type -> kubectldr.agent.v1.CreateSnapshotsResponse
-	21, // 71: kubectldr.agent.v1.Agent.DestroySnapshot:output_type -> kubectldr.agent.v1.DestroySnapshotResponse
-	23, // 72: kubectldr.agent.v1.Agent.Hold:output_type -> kubectldr.agent.v1.HoldResponse
-	23, // 73: kubectldr.agent.v1.Agent.Release:output_type -> kubectldr.agent.v1.HoldResponse
-	25, // 74: kubectldr.agent.v1.Agent.ListHolds:output_type -> kubectldr.agent.v1.ListHoldsResponse
-	25, // 75: kubectldr.agent.v1.Agent.ReapHolds:output_type -> kubectldr.agent.v1.ListHoldsResponse
-	8,  // 76: kubectldr.agent.v1.Agent.CreateVolume:output_type -> kubectldr.agent.v1.Dataset
-	29, // 77: kubectldr.agent.v1.Agent.DestroyVolume:output_type -> kubectldr.agent.v1.DestroyVolumeResponse
-	32, // 78: kubectldr.agent.v1.Agent.PromoteVolume:output_type -> kubectldr.agent.v1.PromoteVolumeResponse
-	8,  // 79: kubectldr.agent.v1.Agent.RenameVolume:output_type -> kubectldr.agent.v1.Dataset
-	8,  // 80: kubectldr.agent.v1.Agent.SetProperties:output_type -> kubectldr.agent.v1.Dataset
-	36, // 81: kubectldr.agent.v1.Agent.GetPool:output_type -> kubectldr.agent.v1.PoolState
-	36, // 82: kubectldr.agent.v1.Agent.ImportPool:output_type -> kubectldr.agent.v1.PoolState
-	36, // 83: kubectldr.agent.v1.Agent.ExportPool:output_type -> kubectldr.agent.v1.PoolState
-	40, // 84: kubectldr.agent.v1.Agent.Replicate:output_type -> kubectldr.agent.v1.Transfer
-	40, // 85: kubectldr.agent.v1.Agent.GetTransfer:output_type -> kubectldr.agent.v1.Transfer
-	40, // 86: kubectldr.agent.v1.Agent.CancelTransfer:output_type -> kubectldr.agent.v1.Transfer
-	40, // 87: kubectldr.agent.v1.Agent.Archive:output_type -> kubectldr.agent.v1.Transfer
-	43, // 88: kubectldr.agent.v1.Agent.ListArchived:output_type -> kubectldr.agent.v1.ListArchivedResponse
-	46, // 89: kubectldr.agent.v1.Agent.ExpireArchived:output_type -> kubectldr.agent.v1.ExpireArchivedResponse
-	49, // 90: kubectldr.agent.v1.Agent.ReceiveState:output_type -> kubectldr.agent.v1.ReceiveStateResponse
-	53, // 91: kubectldr.agent.v1.Agent.Receive:output_type -> kubectldr.agent.v1.ReceiveResponse
-	63, // [63:92] is the sub-list for method output_type
-	34, // [34:63] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	52, // 29: kubectldr.agent.v1.ListReportsResponse.reports:type_name -> kubectldr.agent.v1.Report
+	52, // 30: kubectldr.agent.v1.GetReportRequest.report:type_name -> kubectldr.agent.v1.Report
+	13, // 31: kubectldr.agent.v1.ReceiveStateResponse.versions:type_name -> kubectldr.agent.v1.Version
+	58, // 32: kubectldr.agent.v1.ReceiveRequest.header:type_name -> kubectldr.agent.v1.ReceiveHeader
+	59, // 33: kubectldr.agent.v1.ReceiveRequest.end:type_name -> kubectldr.agent.v1.ReceiveEnd
+	72, // 34: kubectldr.agent.v1.ReceiveHeader.snapshot_properties:type_name -> kubectldr.agent.v1.ReceiveHeader.SnapshotPropertiesEntry
+	13, // 35: kubectldr.agent.v1.ReceiveResponse.snapshot:type_name -> kubectldr.agent.v1.Version
+	1,  // 36: kubectldr.agent.v1.Agent.Info:input_type -> kubectldr.agent.v1.InfoRequest
+	4,  // 37: kubectldr.agent.v1.Agent.Doctor:input_type -> kubectldr.agent.v1.DoctorRequest
+	7,  // 38: kubectldr.agent.v1.Agent.ResolveDataset:input_type -> kubectldr.agent.v1.ResolveDatasetRequest
+	9,  // 39: kubectldr.agent.v1.Agent.ListDatasets:input_type -> kubectldr.agent.v1.ListDatasetsRequest
+	11, // 40: kubectldr.agent.v1.Agent.ListVersions:input_type -> kubectldr.agent.v1.ListVersionsRequest
+	14, // 41: kubectldr.agent.v1.Agent.FindSnapshot:input_type -> kubectldr.agent.v1.FindSnapshotRequest
+	15, // 42: kubectldr.agent.v1.Agent.ListBackup:input_type -> kubectldr.agent.v1.ListBackupRequest
+	18, // 43: kubectldr.agent.v1.Agent.CreateSnapshots:input_type -> kubectldr.agent.v1.CreateSnapshotsRequest
+	20, // 44: kubectldr.agent.v1.Agent.DestroySnapshot:input_type -> kubectldr.agent.v1.DestroySnapshotRequest
+	22, // 45: kubectldr.agent.v1.Agent.Hold:input_type -> kubectldr.agent.v1.HoldRequest
+	22, // 46: kubectldr.agent.v1.Agent.Release:input_type -> kubectldr.agent.v1.HoldRequest
+	24, // 47: kubectldr.agent.v1.Agent.ListHolds:input_type -> kubectldr.agent.v1.ListHoldsRequest
+	24, // 48: kubectldr.agent.v1.Agent.ReapHolds:input_type -> kubectldr.agent.v1.ListHoldsRequest
+	27, // 49: kubectldr.agent.v1.Agent.CreateVolume:input_type -> kubectldr.agent.v1.CreateVolumeRequest
+	28, // 50: kubectldr.agent.v1.Agent.DestroyVolume:input_type -> kubectldr.agent.v1.DestroyVolumeRequest
+	31, // 51: kubectldr.agent.v1.Agent.PromoteVolume:input_type -> kubectldr.agent.v1.PromoteVolumeRequest
+	33, // 52: kubectldr.agent.v1.Agent.RenameVolume:input_type -> kubectldr.agent.v1.RenameVolumeRequest
+	37, // 53: kubectldr.agent.v1.Agent.SetProperties:input_type -> kubectldr.agent.v1.SetPropertiesRequest
+	34, // 54: kubectldr.agent.v1.Agent.GetPool:input_type -> kubectldr.agent.v1.GetPoolRequest
+	35, // 55: kubectldr.agent.v1.Agent.ImportPool:input_type -> kubectldr.agent.v1.ImportPoolRequest
+	34, // 56: kubectldr.agent.v1.Agent.ExportPool:input_type -> kubectldr.agent.v1.GetPoolRequest
+	38, // 57: kubectldr.agent.v1.Agent.Replicate:input_type -> kubectldr.agent.v1.ReplicateRequest
+	39, // 58: kubectldr.agent.v1.Agent.GetTransfer:input_type -> kubectldr.agent.v1.GetTransferRequest
+	39, // 59: kubectldr.agent.v1.Agent.CancelTransfer:input_type -> kubectldr.agent.v1.GetTransferRequest
+	41, // 60: kubectldr.agent.v1.Agent.Archive:input_type -> kubectldr.agent.v1.ArchiveRequest
+	42, // 61: kubectldr.agent.v1.Agent.ListArchived:input_type -> kubectldr.agent.v1.ListArchivedRequest
+	45, // 62: kubectldr.agent.v1.Agent.ExpireArchived:input_type -> kubectldr.agent.v1.ExpireArchivedRequest
+	48, // 63: kubectldr.agent.v1.Agent.KeepReport:input_type -> kubectldr.agent.v1.KeepReportRequest
+	50, // 64: kubectldr.agent.v1.Agent.ListReports:input_type -> kubectldr.agent.v1.ListReportsRequest
+	53, // 65: kubectldr.agent.v1.Agent.GetReport:input_type -> kubectldr.agent.v1.GetReportRequest
+	55, // 66: kubectldr.agent.v1.Agent.ReceiveState:input_type -> kubectldr.agent.v1.ReceiveStateRequest
+	57, // 67: kubectldr.agent.v1.Agent.Receive:input_type -> kubectldr.agent.v1.ReceiveRequest
+	2,  // 68: kubectldr.agent.v1.Agent.Info:output_type -> kubectldr.agent.v1.InfoResponse
+	5,  // 69: kubectldr.agent.v1.Agent.Doctor:output_type -> kubectldr.agent.v1.DoctorResponse
+	8,  // 70: kubectldr.agent.v1.Agent.ResolveDataset:output_type -> kubectldr.agent.v1.Dataset
+	10, // 71: kubectldr.agent.v1.Agent.ListDatasets:output_type -> kubectldr.agent.v1.ListDatasetsResponse
+	12, // 72: kubectldr.agent.v1.Agent.ListVersions:output_type -> kubectldr.agent.v1.ListVersionsResponse
+	13, // 73: kubectldr.agent.v1.Agent.FindSnapshot:output_type -> kubectldr.agent.v1.Version
+	16, // 74: kubectldr.agent.v1.Agent.ListBackup:output_type -> kubectldr.agent.v1.ListBackupResponse
+	19, // 75: kubectldr.agent.v1.Agent.CreateSnapshots:output_type -> kubectldr.agent.v1.CreateSnapshotsResponse
+	21, // 76: kubectldr.agent.v1.Agent.DestroySnapshot:output_type -> kubectldr.agent.v1.DestroySnapshotResponse
+	23, // 77: kubectldr.agent.v1.Agent.Hold:output_type -> kubectldr.agent.v1.HoldResponse
+	23, // 78: kubectldr.agent.v1.Agent.Release:output_type -> kubectldr.agent.v1.HoldResponse
+	25, // 79: kubectldr.agent.v1.Agent.ListHolds:output_type -> kubectldr.agent.v1.ListHoldsResponse
+	25, // 80: kubectldr.agent.v1.Agent.ReapHolds:output_type -> kubectldr.agent.v1.ListHoldsResponse
+	8,  // 81: kubectldr.agent.v1.Agent.CreateVolume:output_type -> kubectldr.agent.v1.Dataset
+	29, // 82: kubectldr.agent.v1.Agent.DestroyVolume:output_type -> kubectldr.agent.v1.DestroyVolumeResponse
+	32, // 83: kubectldr.agent.v1.Agent.PromoteVolume:output_type -> kubectldr.agent.v1.PromoteVolumeResponse
+	8,  // 84: kubectldr.agent.v1.Agent.RenameVolume:output_type -> kubectldr.agent.v1.Dataset
+	8,  // 85: kubectldr.agent.v1.Agent.SetProperties:output_type -> kubectldr.agent.v1.Dataset
+	36, // 86: kubectldr.agent.v1.Agent.GetPool:output_type -> kubectldr.agent.v1.PoolState
+	36, // 87: kubectldr.agent.v1.Agent.ImportPool:output_type -> kubectldr.agent.v1.PoolState
+	36, // 88: kubectldr.agent.v1.Agent.ExportPool:output_type -> kubectldr.agent.v1.PoolState
+	40, // 89: kubectldr.agent.v1.Agent.Replicate:output_type -> kubectldr.agent.v1.Transfer
+	40, // 90: kubectldr.agent.v1.Agent.GetTransfer:output_type -> kubectldr.agent.v1.Transfer
+	40, // 91: kubectldr.agent.v1.Agent.CancelTransfer:output_type -> kubectldr.agent.v1.Transfer
+	40, // 92: kubectldr.agent.v1.Agent.Archive:output_type -> kubectldr.agent.v1.Transfer
+	43, // 93: kubectldr.agent.v1.Agent.ListArchived:output_type -> kubectldr.agent.v1.ListArchivedResponse
+	46, // 94: kubectldr.agent.v1.Agent.ExpireArchived:output_type -> kubectldr.agent.v1.ExpireArchivedResponse
+	49, // 95: kubectldr.agent.v1.Agent.KeepReport:output_type -> kubectldr.agent.v1.KeepReportResponse
+	51, // 96: kubectldr.agent.v1.Agent.ListReports:output_type -> kubectldr.agent.v1.ListReportsResponse
+	54, // 97: kubectldr.agent.v1.Agent.GetReport:output_type -> kubectldr.agent.v1.GetReportResponse
+	56, // 98: kubectldr.agent.v1.Agent.ReceiveState:output_type -> kubectldr.agent.v1.ReceiveStateResponse
+	60, // 99: kubectldr.agent.v1.Agent.Receive:output_type -> kubectldr.agent.v1.ReceiveResponse
+	68, // [68:100] is the sub-list for method output_type
+	36, // [36:68] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_zfssnap_agent_agentpb_agent_proto_init() }
@@ -4369,7 +4813,7 @@ func file_zfssnap_agent_agentpb_agent_proto_init() {
 		(*ResolveDatasetRequest_Name)(nil),
 		(*ResolveDatasetRequest_Mountpoint)(nil),
 	}
-	file_zfssnap_agent_agentpb_agent_proto_msgTypes[49].OneofWrappers = []any{
+	file_zfssnap_agent_agentpb_agent_proto_msgTypes[56].OneofWrappers = []any{
 		(*ReceiveRequest_Header)(nil),
 		(*ReceiveRequest_Data)(nil),
 		(*ReceiveRequest_End)(nil),
@@ -4380,7 +4824,7 @@ func file_zfssnap_agent_agentpb_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_zfssnap_agent_agentpb_agent_proto_rawDesc), len(file_zfssnap_agent_agentpb_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   65,
+			NumMessages:   72,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

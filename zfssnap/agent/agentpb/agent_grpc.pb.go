@@ -50,6 +50,9 @@ const (
 	Agent_Archive_FullMethodName         = "/kubectldr.agent.v1.Agent/Archive"
 	Agent_ListArchived_FullMethodName    = "/kubectldr.agent.v1.Agent/ListArchived"
 	Agent_ExpireArchived_FullMethodName  = "/kubectldr.agent.v1.Agent/ExpireArchived"
+	Agent_KeepReport_FullMethodName      = "/kubectldr.agent.v1.Agent/KeepReport"
+	Agent_ListReports_FullMethodName     = "/kubectldr.agent.v1.Agent/ListReports"
+	Agent_GetReport_FullMethodName       = "/kubectldr.agent.v1.Agent/GetReport"
 	Agent_ReceiveState_FullMethodName    = "/kubectldr.agent.v1.Agent/ReceiveState"
 	Agent_Receive_FullMethodName         = "/kubectldr.agent.v1.Agent/Receive"
 )
@@ -149,6 +152,14 @@ type AgentClient interface {
 	// archive, unless others are based on them or the store has locked them.
 	// Missing is success.
 	ExpireArchived(ctx context.Context, in *ExpireArchivedRequest, opts ...grpc.CallOption) (*ExpireArchivedResponse, error)
+	// KeepReport keeps the report of a run of a plan in the agent's archives. None is
+	// ever replaced: what the run has become later is kept beside it. Idempotent.
+	KeepReport(ctx context.Context, in *KeepReportRequest, opts ...grpc.CallOption) (*KeepReportResponse, error)
+	// ListReports lists what the agent's archives have of reports, of each run the
+	// oldest first.
+	ListReports(ctx context.Context, in *ListReportsRequest, opts ...grpc.CallOption) (*ListReportsResponse, error)
+	// GetReport returns a report that was listed, as it was kept.
+	GetReport(ctx context.Context, in *GetReportRequest, opts ...grpc.CallOption) (*GetReportResponse, error)
 	// ReceiveState tells the sending agent what this host has of a replica.
 	ReceiveState(ctx context.Context, in *ReceiveStateRequest, opts ...grpc.CallOption) (*ReceiveStateResponse, error)
 	// Receive takes one zfs stream: first message a header, then data, last an
@@ -437,6 +448,36 @@ func (c *agentClient) ExpireArchived(ctx context.Context, in *ExpireArchivedRequ
 	return out, nil
 }
 
+func (c *agentClient) KeepReport(ctx context.Context, in *KeepReportRequest, opts ...grpc.CallOption) (*KeepReportResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(KeepReportResponse)
+	err := c.cc.Invoke(ctx, Agent_KeepReport_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *agentClient) ListReports(ctx context.Context, in *ListReportsRequest, opts ...grpc.CallOption) (*ListReportsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListReportsResponse)
+	err := c.cc.Invoke(ctx, Agent_ListReports_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *agentClient) GetReport(ctx context.Context, in *GetReportRequest, opts ...grpc.CallOption) (*GetReportResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetReportResponse)
+	err := c.cc.Invoke(ctx, Agent_GetReport_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *agentClient) ReceiveState(ctx context.Context, in *ReceiveStateRequest, opts ...grpc.CallOption) (*ReceiveStateResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ReceiveStateResponse)
@@ -555,6 +596,14 @@ type AgentServer interface {
 	// archive, unless others are based on them or the store has locked them.
 	// Missing is success.
 	ExpireArchived(context.Context, *ExpireArchivedRequest) (*ExpireArchivedResponse, error)
+	// KeepReport keeps the report of a run of a plan in the agent's archives. None is
+	// ever replaced: what the run has become later is kept beside it. Idempotent.
+	KeepReport(context.Context, *KeepReportRequest) (*KeepReportResponse, error)
+	// ListReports lists what the agent's archives have of reports, of each run the
+	// oldest first.
+	ListReports(context.Context, *ListReportsRequest) (*ListReportsResponse, error)
+	// GetReport returns a report that was listed, as it was kept.
+	GetReport(context.Context, *GetReportRequest) (*GetReportResponse, error)
 	// ReceiveState tells the sending agent what this host has of a replica.
 	ReceiveState(context.Context, *ReceiveStateRequest) (*ReceiveStateResponse, error)
 	// Receive takes one zfs stream: first message a header, then data, last an
@@ -653,6 +702,15 @@ func (UnimplementedAgentServer) ListArchived(context.Context, *ListArchivedReque
 }
 func (UnimplementedAgentServer) ExpireArchived(context.Context, *ExpireArchivedRequest) (*ExpireArchivedResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ExpireArchived not implemented")
+}
+func (UnimplementedAgentServer) KeepReport(context.Context, *KeepReportRequest) (*KeepReportResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method KeepReport not implemented")
+}
+func (UnimplementedAgentServer) ListReports(context.Context, *ListReportsRequest) (*ListReportsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListReports not implemented")
+}
+func (UnimplementedAgentServer) GetReport(context.Context, *GetReportRequest) (*GetReportResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetReport not implemented")
 }
 func (UnimplementedAgentServer) ReceiveState(context.Context, *ReceiveStateRequest) (*ReceiveStateResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ReceiveState not implemented")
@@ -1167,6 +1225,60 @@ func _Agent_ExpireArchived_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Agent_KeepReport_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(KeepReportRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).KeepReport(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_KeepReport_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).KeepReport(ctx, req.(*KeepReportRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Agent_ListReports_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListReportsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).ListReports(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_ListReports_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).ListReports(ctx, req.(*ListReportsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Agent_GetReport_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetReportRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).GetReport(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_GetReport_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).GetReport(ctx, req.(*GetReportRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Agent_ReceiveState_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ReceiveStateRequest)
 	if err := dec(in); err != nil {
@@ -1306,6 +1418,18 @@ var Agent_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ExpireArchived",
 			Handler:    _Agent_ExpireArchived_Handler,
+		},
+		{
+			MethodName: "KeepReport",
+			Handler:    _Agent_KeepReport_Handler,
+		},
+		{
+			MethodName: "ListReports",
+			Handler:    _Agent_ListReports_Handler,
+		},
+		{
+			MethodName: "GetReport",
+			Handler:    _Agent_GetReport_Handler,
 		},
 		{
 			MethodName: "ReceiveState",
