@@ -77,8 +77,8 @@ func (k *Keeper) archive(ctx context.Context, r *plan.RecoveryRun) {
 		for _, name := range reply.Said.GetArchives() {
 			kept = append(kept, name+" of "+reply.Node)
 		}
-		if e := reply.Err; e != nil && !cluster.HasNoArchive(e) && !errors.Is(e, agent.ErrUnreachable) && !errors.Is(e, context.DeadlineExceeded) {
-			err = errors.Join(err, e)
+		if reply.Err != nil && !k.away(reply) {
+			err = errors.Join(err, reply.Err)
 		}
 	}
 	if err == nil && len(kept) == 0 {
@@ -90,6 +90,15 @@ func (k *Keeper) archive(ctx context.Context, r *plan.RecoveryRun) {
 	if err != nil {
 		k.Hooks.Warnf("an archive does not keep the report of run %s: %s", r.Name, strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
+}
+
+// away reports whether an agent has nothing to keep reports in, or is not there. One
+// at the recovery site that takes too long has an archive that does not answer.
+func (k *Keeper) away(reply cluster.Reply[*agentpb.KeepReportResponse]) bool {
+	if errors.Is(reply.Err, context.DeadlineExceeded) {
+		return !slices.Contains(k.Storage.RecoveryNodes(), reply.Node)
+	}
+	return cluster.HasNoArchive(reply.Err) || errors.Is(reply.Err, agent.ErrUnreachable)
 }
 
 // promised returns why nobody keeps a report though a location names an archive.

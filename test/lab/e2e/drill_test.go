@@ -117,12 +117,26 @@ func testKeptDrill(t *testing.T, a app) {
 	require.Zero(t, kubectlDR(t, "drill", "cleanup", name).code, "it can be repeated")
 }
 
-// testDrill rehearses another plan for the same application at the same time.
+// testDrill rehearses another plan for the same application at the same time. Its
+// report outlives the cluster's record of it.
 func testDrill(t *testing.T, a app) {
 	t.Parallel()
 	r := kubectlDRWith(t, a.plan(t, "beside"), "drill", "-f", "-", "--backup=blog-2", "-o", "json")
 	require.Zero(t, r.code)
-	runOf(t, r)
+	name := runOf(t, r)
+	assert.Contains(t, r.err, "the report is kept in archive offsite of ")
+	before := kubectlDR(t, "report", name)
+	require.Zero(t, before.code)
+	kubectl(t, dr, "-n", "velero", "delete", "recoveryrun.kubectl-dr.io/"+name)
+	lost := kubectlDR(t, "report", name)
+	assert.Equal(t, 1, lost.code)
+	assert.Contains(t, lost.err, "--archived")
+	alone := []string{"--agents=" + hassio + "=" + lab.AgentAddress(hassio), "--agent-credentials=" + lab.PKI().Bundle("kubectl-dr")}
+	for _, agents := range [][]string{nil, alone} {
+		after := kubectlDR(t, append([]string{"report", name, "--archived"}, agents...)...)
+		require.Zero(t, after.code)
+		assert.Equal(t, before.out, after.out)
+	}
 }
 
 // ofBackups reports whether a change is one that taking backups makes: to what
