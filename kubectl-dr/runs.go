@@ -14,9 +14,9 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/hint"
 )
 
-const aboutArchived = `With --archived what the
-archives of the agents have of runs is read: each as it was at its end, or when it
-stopped. No cluster is needed for that if --agents and --agent-credentials are given.`
+const aboutArchived = `--archived reads what the archives of the agents have of runs: each as it was at its
+end, or when it stopped. Where --agents and --agent-credentials say which and as who,
+that needs no cluster.`
 
 // runsFlags choose where runs are read that are only looked at.
 type runsFlags struct {

@@ -16,7 +16,7 @@ import (
 // reports says where reports of runs outlive the cluster. That they do not is a way
 // to set things up: they can be had as files.
 func (in *inspection) reports(ctx context.Context) {
-	const name, alone = "outlive the cluster", "no: they are in this cluster alone"
+	const name, alone = "kept", "in this cluster alone"
 	if in.StorageErr != nil || !in.Storage.Used() {
 		in.ok(name, alone)
 		return
@@ -38,10 +38,10 @@ func (in *inspection) reports(ctx context.Context) {
 	case errors.Is(err, agent.ErrUnreachable):
 		in.skip(name, "an agent does not answer")
 	case err != nil:
-		in.warn(name, "it is not known: "+err.Error(), HintOr(err, "make the agents and their archives reachable"))
+		in.warn(name, "it is not known whether archives keep them: "+err.Error(), HintOr(err, "make the agents and their archives reachable"))
 	case len(archives) == 0:
-		in.ok(name, alone+", for no agent here has an archive")
+		in.ok(name, alone+": no agent here has an archive")
 	default:
-		in.ok(name, fmt.Sprintf("archive %s has those of %s", strings.Join(slices.Sorted(maps.Keys(archives)), ", "), report.Count(len(runs), "run")))
+		in.ok(name, fmt.Sprintf("in this cluster, and %[2]s in archive %[1]s", strings.Join(slices.Sorted(maps.Keys(archives)), ", "), report.Count(len(runs), "run")))
 	}
 }
