@@ -43,6 +43,8 @@ func TestPlannedFailover(t *testing.T) {
 	assert.Equal(t, "0", kubectl(t, primary, "-n", a.Name, "get", "deployment/web", "-o", "jsonpath={.spec.replicas}"), "the source is stopped")
 	assert.Equal(t, "true", kubectl(t, primary, "-n", "velero", "get", "schedule.velero.io/"+a.Name, "-o", "jsonpath={.spec.paused}"))
 	assert.Equal(t, name, on(t, remote, "zfs", "get", "-H", "-o", "value", "io.kubectl-dr:fenced", a.replica()))
+	assert.Equal(t, name+" Passed", kubectl(t, primary, "-n", "velero", "get", "recoveryruns.kubectl-dr.io", "-l", "kubectl-dr.io/copy=true,kubectl-dr.io/plan="+a.Name,
+		"-o", "jsonpath={range .items[*]}{.metadata.name} {.status.phase}{end}"), "the source has a copy of the report")
 	restores := kubectl(t, dr, "-n", "velero", "get", "restores.velero.io", "-l", "kubectl-dr.io/plan="+a.Name, "-o", "name")
 	assert.Len(t, strings.Fields(restores), 1, "going on restores nothing twice")
 	var run struct {
