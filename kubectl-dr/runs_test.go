@@ -140,6 +140,25 @@ func TestReports_ofWhatBecomesOfARun(t *testing.T) {
 	assert.Len(t, keptIn(t, dir), 5)
 }
 
+// TestReports_atBothSites: the agents of the source keep reports too, while they are
+// there and count for something.
+func TestReports_atBothSites(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.old.absent = false
+	w.keepsReports(t, []*host{w.host, w.old})
+	assert.Contains(t, w.do(t, "drill").err, "the report is kept in archive offsite of hassio, offsite of remote\n")
+	w.old.down = true
+	drill := w.do(t, "drill").err
+	assert.Contains(t, drill, "the report is kept in archive offsite of remote\n")
+	assert.NotContains(t, drill, "warning")
+	history := w.do(t, "history --archived")
+	assert.Equal(t, 2, strings.Count(history.out, "Passed"))
+	assert.Contains(t, history.err, "warning: reports may be missing: node hassio: agent on node hassio at 127.0.0.1:31002: agent is unreachable\n")
+	w.old.down = false
+	assert.Contains(t, w.do(t, doDisaster).err, "the report is kept in archive offsite of remote\n", "a disaster asks nothing of the source")
+}
+
 // TestReports_neverFailARun: what can't be kept is warned of.
 func TestReports_neverFailARun(t *testing.T) {
 	t.Parallel()
