@@ -127,11 +127,12 @@ func TestRollback(t *testing.T) {
 func TestRollback_ofADisaster(t *testing.T) {
 	t.Parallel()
 	w := movedAway(t, doDisaster)
-	w.diverged(t)
 	w.alive(t)
+	w.old.written["znvm/k3s/wordpress-db"], w.old.mounted["znvm/k3s/wordpress-db"] = 5<<10, true
 	golden(t, "rollback/of a disaster", w.do(t, doRollback).String())
 	w.assertUndone(t)
 	w.gone(t)
+	assert.Equal(t, 2, w.running(t, w.source), "it was not stopped")
 	assert.Equal(t, uint64(5<<10), w.old.written["znvm/k3s/wordpress-db"], "what it wrote is its own")
 }
 

@@ -314,7 +314,7 @@ func (r *Rollback) putAway(ctx context.Context) (string, error) {
 		case err != nil:
 			return "", fmt.Errorf("see who made namespace %s: %w", name, err)
 		case ours:
-			volumes, err = clearNamespace(ctx, c, name, r.Interval, r.RollBackTimeout)
+			volumes, err = clearNamespace(ctx, c, name, r.Source.awaitStopped, r.Interval, r.RollBackTimeout)
 		case r.Move.Spec.Warm():
 			if volumes, err = retain(ctx, c, name); err == nil {
 				err = cluster.DeleteClaims(ctx, c, name, r.Interval, r.RollBackTimeout)

@@ -86,7 +86,9 @@ func (f *Failover) setAside() run.Step {
 		Do: func(ctx context.Context) (string, error) {
 			var kept []string
 			for _, ns := range f.Namespaces() {
-				names, err := clearNamespace(ctx, f.Cluster.Client, ns, f.Interval, f.RestoreTimeout)
+				names, err := clearNamespace(ctx, f.Cluster.Client, ns, func(ctx context.Context) error {
+					return CheckStopped(ctx, f.Cluster.Client, []string{ns})
+				}, f.Interval, f.RestoreTimeout)
 				kept = append(kept, names...)
 				if err != nil {
 					return "", err
@@ -101,9 +103,9 @@ func (f *Failover) setAside() run.Step {
 	}
 }
 
-// clearNamespace deletes a namespace in which the application is stopped, and keeps its
-// volumes, which it returns.
-func clearNamespace(ctx context.Context, c client.Client, name string, interval, timeout time.Duration) (kept []string, err error) {
+// clearNamespace deletes a namespace in which nothing runs, which is checked before, and
+// keeps its volumes, which it returns.
+func clearNamespace(ctx context.Context, c client.Client, name string, check func(context.Context) error, interval, timeout time.Duration) (kept []string, err error) {
 	ns := &corev1api.Namespace{}
 	err = c.Get(ctx, client.ObjectKey{Name: name}, ns)
 	if apierrors.IsNotFound(err) {
@@ -114,7 +116,7 @@ func clearNamespace(ctx context.Context, c client.Client, name string, interval,
 	}
 	// One that is going was looked at before.
 	if ns.DeletionTimestamp.IsZero() {
-		if err := CheckStopped(ctx, c, []string{name}); err != nil {
+		if err := check(ctx); err != nil {
 			return nil, err
 		}
 		if kept, err = retain(ctx, c, name); err != nil {
