@@ -82,7 +82,7 @@ func TestLint(t *testing.T) {
 			p.Spec.Start[0].Before = p.Spec.Start[0].After
 		}, `spec.start[0].after[0]: "x" is there twice, also as spec.start[0].before[0]`},
 		{"a hook of another command", hooked(Hook{Probe: Probe{Name: "x"}, Prompt: "?", In: []HookCommand{"status"}}),
-			`spec.start[0].after[0].in: "status" is none of drill, failover, failback, rebuild`},
+			`spec.start[0].after[0].in: "status" is none of drill, failover, failback, rollback, rebuild`},
 		{"a hook that runs nothing", hooked(Hook{Probe: Probe{Name: "x", Exec: &ExecProbe{Workload: "shop/deployment/web"}}}),
 			"spec.start[0].after[0].exec.command: is empty"},
 		{"a resolver without a port", func(p *RecoveryPlan) { p.Spec.Traffic.Resolver = "192.0.2.53" }, `spec.traffic.resolver: "192.0.2.53" is not host:port`},
