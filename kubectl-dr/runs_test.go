@@ -154,7 +154,7 @@ func TestReports_atBothSites(t *testing.T) {
 	assert.NotContains(t, drill, "warning")
 	history := w.do(t, "history --archived")
 	assert.Equal(t, 2, strings.Count(history.out, "Passed"))
-	assert.Contains(t, history.err, "warning: reports may be missing: node hassio: agent on node hassio at 127.0.0.1:31002: agent is unreachable\n")
+	assert.Contains(t, history.err, "warning: reports may be missing: agent on node hassio at 127.0.0.1:31002: agent is unreachable\n")
 	w.old.down = false
 	assert.Contains(t, w.do(t, doDisaster).err, "the report is kept in archive offsite of remote\n", "a disaster asks nothing of the source")
 }

@@ -160,7 +160,7 @@ func Archived(ctx context.Context, s *cluster.Storage, planName string, now func
 	answered := false
 	for _, reply := range replies {
 		if reply.Err != nil {
-			errs = append(errs, fmt.Errorf("node %s: %w", reply.Node, reply.Err))
+			errs = append(errs, reply.Err)
 			continue
 		}
 		answered = true
@@ -170,8 +170,12 @@ func Archived(ctx context.Context, s *cluster.Storage, planName string, now func
 		}
 	}
 	if !answered {
-		return nil, hint.Add(fmt.Errorf("list reports in archives: %w", errors.Join(errs...)),
-			"an agent that has an archive has to answer, and allow the verb report: docs/archive.md")
+		err := fmt.Errorf("list reports in archives: %w", errors.Join(errs...))
+		var known interface{ Hint() string }
+		if !errors.As(err, &known) {
+			err = hint.Add(err, "an agent that has an archive has to answer: docs/archive.md")
+		}
+		return nil, err
 	}
 	for _, err := range errs {
 		if !cluster.HasNoArchive(err) {
