@@ -45,7 +45,10 @@ type Cleaner struct {
 	RecordTimeout time.Duration
 }
 
-var zfsVolumes = schema.GroupVersionKind{Group: "zfs.openebs.io", Version: "v1", Kind: "ZFSVolumeList"}
+var (
+	zfsVolumes       = schema.GroupVersionKind{Group: "zfs.openebs.io", Version: "v1", Kind: "ZFSVolumeList"}
+	snapshotContents = schema.GroupVersionKind{Group: "snapshot.storage.k8s.io", Version: "v1", Kind: "VolumeSnapshotContentList"}
+)
 
 // CleanUp removes a run's namespaces, volumes, clones and Velero's restore, in
 // this order. It goes on over errors and can be called again.
@@ -56,6 +59,7 @@ func (c *Cleaner) CleanUp(ctx context.Context, runName string) (string, error) {
 		// Volumes are still mounted.
 		return "", err
 	}
+	errSnapshots := c.snapshots(ctx, runName)
 	errProvisioned := c.provisioned(ctx, runName)
 	volumes, errVolumes := c.persistentVolumes(ctx, runName)
 	errHandles := c.zfsVolumes(ctx, ofRun)
@@ -65,7 +69,7 @@ func (c *Cleaner) CleanUp(ctx context.Context, runName string) (string, error) {
 	if left != "" {
 		message += "; " + left
 	}
-	return message, errors.Join(errProvisioned, errVolumes, errHandles, errClones, errRestore)
+	return message, errors.Join(errSnapshots, errProvisioned, errVolumes, errHandles, errClones, errRestore)
 }
 
 // namespaces deletes those of a run. It returns how many there were, and how many
@@ -231,6 +235,31 @@ func (c *Cleaner) provisioned(ctx context.Context, runName string) error {
 		c.Hooks.Progressf("waiting for driver %s to delete volume %s", pv.Annotations[zfssnap.ProvisionedBy], pv.Name)
 		if err := c.gone(ctx, pv); err != nil {
 			return fmt.Errorf("wait for driver %s to delete volume %s: %w", pv.Annotations[zfssnap.ProvisionedBy], pv.Name, err)
+		}
+	}
+	return nil
+}
+
+// snapshots deletes the cluster's objects of the CSI snapshots that Velero restored the
+// run's volumes from. The snapshots themselves are the backup's, and stay: Velero sets
+// the policy Retain.
+func (c *Cleaner) snapshots(ctx context.Context, runName string) error {
+	list := &unstructured.UnstructuredList{}
+	list.SetGroupVersionKind(snapshotContents)
+	err := c.Cluster.Client.List(ctx, list, client.MatchingLabels{velerov1api.RestoreNameLabel: runName})
+	if meta.IsNoMatchError(err) || runtime.IsNotRegisteredError(err) {
+		return nil // the cluster knows no CSI snapshots
+	}
+	if err != nil {
+		return fmt.Errorf("list VolumeSnapshotContents of the run: %w", err)
+	}
+	for i := range list.Items {
+		content := &list.Items[i]
+		if policy, _, _ := unstructured.NestedString(content.Object, "spec", "deletionPolicy"); policy != "Retain" {
+			return fmt.Errorf("delete VolumeSnapshotContent %s: its policy is %q, and would delete the backup's snapshot", content.GetName(), policy)
+		}
+		if err := client.IgnoreNotFound(c.Cluster.Client.Delete(ctx, content)); err != nil {
+			return fmt.Errorf("delete VolumeSnapshotContent %s: %w", content.GetName(), err)
 		}
 	}
 	return nil

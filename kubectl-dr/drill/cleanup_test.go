@@ -53,6 +53,49 @@ func TestCleanUp_doesNotWaitForTheDriver(t *testing.T) {
 	assert.Equal(t, []string{zfssnap.OpenEBSFinalizer}, left.Items[0].GetFinalizers())
 }
 
+func TestCleanUp_leavesTheSnapshotsOfTheBackup(t *testing.T) {
+	t.Parallel()
+	kind := schema.GroupVersionKind{Group: "snapshot.storage.k8s.io", Version: "v1", Kind: "VolumeSnapshotContent"}
+	content := func(name, run, policy string) *unstructured.Unstructured {
+		vsc := &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{"deletionPolicy": policy}}}
+		vsc.SetGroupVersionKind(kind)
+		vsc.SetName(name)
+		vsc.SetLabels(map[string]string{"velero.io/restore-name": run})
+		return vsc
+	}
+	for _, tt := range []struct {
+		policy string
+		left   []string
+		fails  string
+	}{
+		{"Retain", []string{"other"}, ""},
+		{"Delete", []string{"other", "ours"}, `VolumeSnapshotContent ours: its policy is "Delete", and would delete the backup's snapshot`},
+	} {
+		t.Run(tt.policy, func(t *testing.T) {
+			t.Parallel()
+			scheme := cluster.Scheme()
+			scheme.AddKnownTypeWithName(kind, &unstructured.Unstructured{})
+			scheme.AddKnownTypeWithName(snapshotContents, &unstructured.UnstructuredList{})
+			kube := fake.NewClientBuilder().WithScheme(scheme).WithObjects(content("ours", "wordpress-1", tt.policy), content("other", "wordpress-2", tt.policy)).Build()
+			c := &Cleaner{Cluster: &cluster.Cluster{Client: kube, Namespace: "velero"}, Volumes: noVolumes{}}
+			_, err := c.CleanUp(t.Context(), "wordpress-1")
+			if tt.fails == "" {
+				require.NoError(t, err)
+			} else {
+				require.ErrorContains(t, err, tt.fails)
+			}
+			list := &unstructured.UnstructuredList{}
+			list.SetGroupVersionKind(snapshotContents)
+			require.NoError(t, kube.List(t.Context(), list))
+			var left []string
+			for _, item := range list.Items {
+				left = append(left, item.GetName())
+			}
+			assert.Equal(t, tt.left, left)
+		})
+	}
+}
+
 func TestCleanUp_hasDriversDeleteWhatTheyMadeForTheRun(t *testing.T) {
 	t.Parallel()
 	began := metav1.NewTime(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
