@@ -11,6 +11,7 @@ import (
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	appsv1api "k8s.io/api/apps/v1"
 	corev1api "k8s.io/api/core/v1"
+	storagev1api "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -33,7 +34,17 @@ func newWorldWithout(t *testing.T, method plan.Method) *world {
 	require.NoError(t, w.recovery.Client.Delete(t.Context(), &velerov1api.VolumeSnapshotLocation{ObjectMeta: metav1.ObjectMeta{Namespace: veleroNS, Name: "zfs"}}))
 	w.deploy("velero", "v1.0.0", "--features=EnableCSI")
 	w.runNodeAgent(1)
+	w.taint()
 	return w
+}
+
+// taint gives the recovery site's node these taints and no others.
+func (w *world) taint(taints ...corev1api.Taint) {
+	w.t.Helper()
+	n := &corev1api.Node{}
+	require.NoError(w.t, w.recovery.Client.Get(w.t.Context(), client.ObjectKey{Name: "remote"}, n))
+	n.Spec.Taints = taints
+	require.NoError(w.t, w.recovery.Client.Update(w.t.Context(), n))
 }
 
 // runNodeAgent runs Velero's on one node, or tries to.
@@ -135,6 +146,13 @@ func TestWithoutZFS_whatIsMissing(t *testing.T) {
 			0, []string{"wordpress-1   the data of its snapshot was not moved"}},
 		{"data that is not moved yet", plan.MethodDataUpload, "rpo", func(w *world) { w.edit(`"result":"succeeded",`, ``) },
 			0, []string{"wordpress-1   the data of its snapshot was not moved"}},
+		{"moved data for pods that a profile holds back", plan.MethodDataUpload, "check", (*world).bindLate,
+			2, []string{"problem  profile wordpress-drill data: it holds the pods back that Velero waits for before it brings back the data of wordpress/wordpress-db (storage class local)", "volumeBindingMode: Immediate"}},
+		{"a drill of moved data for pods that its profile holds back", plan.MethodDataUpload, "drill", (*world).bindLate,
+			2, []string{"wordpress/wordpress-db (storage class local): Velero brings its data back once its pod has a node, and profile wordpress-drill holds the pods back until then"}},
+		{"a node whose taint Velero's pods don't tolerate", plan.MethodDataUpload, "check", func(w *world) {
+			w.taint(corev1api.Taint{Key: "dedicated", Value: "remote", Effect: corev1api.TaintEffectNoSchedule})
+		}, 2, []string{"problem  node for data: Velero's pods that bring back the data of wordpress/wordpress-db, wordpress/wordpress-html tolerate no taint, and no Ready node is without: remote has dedicated=remote:NoSchedule"}},
 		{"files that were not read", plan.MethodPodVolumeBackup, "rpo", func(w *world) { w.edit(`"result":"succeeded"`, `"result":"failed"`) },
 			0, []string{"wordpress-1   its backup failed"}},
 		{"a volume of which there is no record", plan.MethodPodVolumeBackup, "rpo", func(w *world) { w.edit(`"pvcName":"wordpress-db"`, `"pvcName":"other"`) },
@@ -173,6 +191,34 @@ func TestWithoutZFS_whatIsMissing(t *testing.T) {
 			assert.Empty(t, pvs.Items, "nothing is restored")
 		})
 	}
+}
+
+// bindLate has the backup's claims of a storage class whose volumes are bound once a
+// pod of theirs has a node.
+func (w *world) bindLate() {
+	require.NoError(w.t, w.recovery.Client.Create(w.t.Context(), &storagev1api.StorageClass{
+		ObjectMeta: metav1.ObjectMeta{Name: "local"}, VolumeBindingMode: ptr.To(storagev1api.VolumeBindingWaitForFirstConsumer),
+	}))
+	w.backedUp(&corev1api.PersistentVolumeClaim{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "wordpress", Name: "wordpress-db"},
+		Spec:       corev1api.PersistentVolumeClaimSpec{StorageClassName: ptr.To("local")},
+	})
+}
+
+// Velero's node-agent can be told to wait for no pod.
+func TestWithoutZFS_boundEarly(t *testing.T) {
+	t.Parallel()
+	w := newWorldWithout(t, plan.MethodDataUpload)
+	w.bindLate()
+	require.NoError(t, w.recovery.Client.Create(t.Context(), &corev1api.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Namespace: veleroNS, Name: "movers"},
+		Data:       map[string]string{"config.json": `{"restorePVC": {"ignoreDelayBinding": true}}`},
+	}))
+	w.update(&appsv1api.DaemonSet{}, "node-agent", func(o client.Object) {
+		o.(*appsv1api.DaemonSet).Spec.Template.Spec.Containers = []corev1api.Container{{Name: "node-agent", Args: []string{"node-agent", "server", "--node-agent-configmap=movers"}}}
+	})
+	assert.NotContains(t, w.run(t.Context(), "check").out, "holds the pods back")
+	assert.Zero(t, w.run(t.Context(), "drill").code)
 }
 
 func TestWithoutZFS_drill(t *testing.T) {

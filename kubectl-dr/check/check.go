@@ -80,6 +80,7 @@ func (c *Checker) Check(ctx context.Context, p *plan.RecoveryPlan) (*report.Chec
 		{"profiles", in.profiles},
 		{"cluster", in.cluster},
 		{"backup", in.contained},
+		{"profiles", in.consumed},
 		{"backup", in.served},
 		{"backup", in.classes},
 		{"backup", in.addressPools},

@@ -24,6 +24,7 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/rewrite"
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/run"
 	"github.com/kubectl-dr/kubectl-dr/restore/rules"
 )
 
@@ -32,7 +33,9 @@ type recovered struct {
 	// objects are those of the plan's namespaces and of none, as the profile for a
 	// failover leaves them; nil when the backup could not be read.
 	objects []*unstructured.Unstructured
-	pods    []podTemplate
+	// claims are those of volumes, before a profile.
+	claims []*unstructured.Unstructured
+	pods   []podTemplate
 }
 
 // podTemplate is what pods are made of.
@@ -75,6 +78,9 @@ func (in *inspection) contained(ctx context.Context) {
 		if ns := obj.GetNamespace(); ns != "" && !slices.Contains(in.plan.Spec.Source.Namespaces, ns) {
 			continue
 		}
+		if obj.GetKind() == "PersistentVolumeClaim" {
+			in.recovered.claims = append(in.recovered.claims, obj)
+		}
 		after := obj
 		if profile != nil {
 			r, err := profile.Apply(obj)
@@ -93,6 +99,31 @@ func (in *inspection) contained(ctx context.Context) {
 		}
 	}
 	in.ok("contents", fmt.Sprintf("%s of backup %s would be restored", report.Count(len(in.recovered.objects), "object"), name))
+}
+
+// consumed looks for claims whose data Velero would bring back only to a pod that a
+// profile holds back.
+func (in *inspection) consumed(ctx context.Context) {
+	moved := in.by(plan.MethodDataUpload)
+	if len(moved) == 0 || in.rules == nil {
+		return
+	}
+	claims := slices.DeleteFunc(slices.Clone(in.recovered.claims), func(obj *unstructured.Unstructured) bool {
+		return !slices.Contains(moved, obj.GetNamespace()+"/"+obj.GetName())
+	})
+	for _, name := range in.usedProfiles() {
+		p, err := in.rules.Profile(name)
+		if err != nil {
+			continue // profiles says so
+		}
+		unconsumed, err := run.Unconsumed(ctx, in.Cluster, p, claims)
+		switch {
+		case err != nil:
+			in.failed("profile "+name+" data", err, "")
+		case len(unconsumed) > 0:
+			in.problem("profile "+name+" data", fmt.Sprintf("it holds the pods back that Velero waits for before it brings back the data of %s", strings.Join(unconsumed, ", ")), run.UnconsumedHint)
+		}
+	}
 }
 
 // templates are where kinds have the spec of their pods, and how many there are.

@@ -8,9 +8,11 @@ import (
 
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	appsv1api "k8s.io/api/apps/v1"
+	corev1api "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/restorepoint"
@@ -74,17 +76,7 @@ func numbered(v string) bool { return len(v) > 1 && v[0] == 'v' && v[1] >= '0' &
 // features looks at EnableCSI: with it Velero leaves our snapshots of CSI volumes
 // out, and without it it can't restore its own.
 func (in *inspection) features(d *appsv1api.Deployment) {
-	on := false
-	for _, c := range d.Spec.Template.Spec.Containers {
-		args := slices.Concat(c.Command, c.Args)
-		for i, arg := range args {
-			value, ok := strings.CutPrefix(arg, "--features=")
-			if arg == "--features" && i+1 < len(args) {
-				value, ok = args[i+1], true
-			}
-			on = on || ok && slices.Contains(strings.Split(value, ","), featureCSI)
-		}
-	}
+	on := slices.Contains(strings.Split(cluster.Flag(&d.Spec.Template.Spec, "features"), ","), featureCSI)
 	snapshots := append(in.by(plan.MethodDataUpload), in.by(plan.MethodCSISnapshot)...)
 	switch {
 	case len(snapshots) > 0 && !on:
@@ -175,6 +167,43 @@ func (in *inspection) volumes(ctx context.Context) {
 	if moved := append(in.by(plan.MethodPodVolumeBackup), in.by(plan.MethodDataUpload)...); len(moved) > 0 {
 		in.nodeAgent(ctx, moved)
 	}
+	if moved := in.by(plan.MethodDataUpload); len(moved) > 0 {
+		in.movers(ctx, moved)
+	}
+}
+
+// toleratedByMovers are the keys of the only taints that Velero's pods may tolerate:
+// ThirdPartyTolerations in its pkg/util.
+var toleratedByMovers = []string{"kubernetes.azure.com/scalesetpriority", "CriticalAddonsOnly"}
+
+// movers looks for a node that may run the pods which bring moved data back. They
+// tolerate next to nothing, whatever node-agent and the application do.
+func (in *inspection) movers(ctx context.Context, claims []string) {
+	const name = "node for data"
+	nodes := &corev1api.NodeList{}
+	if err := in.Cluster.Client.List(ctx, nodes); err != nil {
+		in.failed(name, err, "")
+		return
+	}
+	var tainted []string
+	for i := range nodes.Items {
+		n := &nodes.Items[i]
+		if !nodeReady(n) {
+			continue
+		}
+		j := slices.IndexFunc(n.Spec.Taints, func(t corev1api.Taint) bool {
+			return t.Effect != corev1api.TaintEffectPreferNoSchedule && !slices.Contains(toleratedByMovers, t.Key)
+		})
+		if j < 0 {
+			in.ok(name, n.Name)
+			return
+		}
+		tainted = append(tainted, fmt.Sprintf("%s has %s", n.Name, n.Spec.Taints[j].ToString()))
+	}
+	if len(tainted) > 0 {
+		in.problem(name, fmt.Sprintf("Velero's pods that bring back the data of %s tolerate no taint, and no Ready node is without: %s",
+			strings.Join(claims, ", "), strings.Join(tainted, ", ")), "remove the taint for as long as a restore takes, or add a node without")
+	}
 }
 
 // inPlace looks for volumes that would keep the backup's from being restored.
@@ -197,7 +226,7 @@ func (in *inspection) inPlace(ctx context.Context) {
 
 // nodeAgent is Velero's, which writes the data of volumes on their nodes.
 func (in *inspection) nodeAgent(ctx context.Context, volumes []string) {
-	const name = "node-agent"
+	const name = cluster.NodeAgent
 	d := &appsv1api.DaemonSet{}
 	err := in.Cluster.Client.Get(ctx, client.ObjectKey{Namespace: in.Cluster.Namespace, Name: name}, d)
 	missing := fmt.Sprintf("Velero's, which restores %s here", strings.Join(volumes, ", "))

@@ -676,6 +676,9 @@ const (
 	MethodNativeSnapshot Method = "NativeSnapshot"
 )
 
+// AtSource reports whether what the method keeps stays with the storage of the source.
+func (m Method) AtSource() bool { return m == MethodCSISnapshot || m == MethodNativeSnapshot }
+
 // Volume is one volume of the restore point.
 type Volume struct {
 	Namespace string `json:"namespace"`

@@ -103,6 +103,9 @@ func volume(points []restorepoint.Point, v plan.Volume, now time.Time, objective
 			at := have.SnapshotAt
 			row.Backup, row.SnapshotAt, row.Age, row.Node, row.Snapshot, row.Method = p.Backup, &at, &age, have.Node, have.Snapshot, have.Method
 			row.State = state(now.Sub(have.SnapshotAt.Time), objective)
+			if row.Message == "" && have.Method.AtSource() {
+				row.Message = "its snapshot is at the source: of use here only where the two sites share storage"
+			}
 			return row
 		}
 	}

@@ -57,14 +57,17 @@ func (t *Target) Select(finder *restorepoint.Finder) Step {
 // saying so: Velero restores files into a pod that it restores, and a profile that
 // holds workloads back drops that pod.
 func (t *Target) admit(ctx context.Context, p restorepoint.Point) error {
-	files := p.By(plan.MethodPodVolumeBackup)
+	files, moved := p.By(plan.MethodPodVolumeBackup), p.By(plan.MethodDataUpload)
 	profile := t.profile()
-	if len(files) == 0 || profile == "" {
+	if len(files)+len(moved) == 0 || profile == "" {
 		return nil
 	}
 	rewrites, err := t.Cluster.Profile(ctx, profile)
 	if err != nil || rewrites.State != rules.StateStandby {
 		return err
+	}
+	if len(files) == 0 {
+		return t.consumed(ctx, rewrites, moved)
 	}
 	return hint.Add(fmt.Errorf("%s would come back empty: its files are restored into its pod, which profile %s drops", strings.Join(files, ", "), profile), StandbyHint)
 }
