@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +13,8 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/kubectl-dr/kubectl-dr/test/lab/guest/driver"
 )
 
 type nodeServer struct {
@@ -64,7 +65,7 @@ func mountOptions(req *csi.NodePublishVolumeRequest) []string {
 }
 
 func publish(ctx context.Context, dataset, target string, options []string) error {
-	if there, err := mounted(target); err != nil || there {
+	if there, err := driver.Mounted(target); err != nil || there {
 		return err
 	}
 	properties, err := output(ctx, "zfs", "get", "-Hpo", "value", "type,mountpoint", dataset)
@@ -104,7 +105,7 @@ func (s *nodeServer) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpub
 	target := req.GetTargetPath()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	there, err := mounted(target)
+	there, err := driver.Mounted(target)
 	if err == nil && there {
 		_, err = output(ctx, "umount", target)
 	}
@@ -115,23 +116,6 @@ func (s *nodeServer) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpub
 		return nil, status.Errorf(codes.Internal, "unpublish %s: %v", target, err)
 	}
 	return &csi.NodeUnpublishVolumeResponse{}, nil
-}
-
-// mounted reports whether something is mounted at the path.
-func mounted(target string) (bool, error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return false, err
-	}
-	defer f.Close()
-	const mountPoint = 4
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		if fields := strings.Fields(lines.Text()); len(fields) > mountPoint && fields[mountPoint] == target {
-			return true, nil
-		}
-	}
-	return false, lines.Err()
 }
 
 // output runs a program; what it said about an error is in the error.

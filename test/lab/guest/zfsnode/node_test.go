@@ -57,13 +57,3 @@ func TestNodeUnpublishVolume_OfATargetThatIsGoneSucceeds(t *testing.T) {
 		&csi.NodeUnpublishVolumeRequest{VolumeId: "pvc-1", TargetPath: t.TempDir() + "/gone"})
 	require.NoError(t, err)
 }
-
-func TestMounted(t *testing.T) {
-	t.Parallel()
-	there, err := mounted("/proc")
-	require.NoError(t, err)
-	assert.True(t, there)
-	there, err = mounted(t.TempDir())
-	require.NoError(t, err)
-	assert.False(t, there)
-}
