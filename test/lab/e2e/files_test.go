@@ -88,17 +88,13 @@ dd if=/dev/urandom of=.new bs=1M count=2 2>/dev/null; mv .new "$(sha256sum .new 
 func runNodeAgents(t *testing.T, location string) {
 	t.Helper()
 	const veleroImage = "docker.io/local/velero:1"
-	tar := httptest.NewServer(imageOfVelero(t, veleroImage))
-	t.Cleanup(tar.Close)
+	importImage(t, veleroImage, "velero", "velero-restore-helper")
 	credentials, err := os.ReadFile(os.Getenv("LAB_S3_CREDENTIALS"))
 	require.NoError(t, err)
 	storage := newGateOn(t, outside(t), strings.TrimPrefix(os.Getenv("LAB_S3_ENDPOINT"), "http://"), -1)
-	for site, node := range map[string]string{primary: hassio, dr: remote} {
-		on(t, node, "sh", "-ec", `busybox wget -q -O - "$1" | ctr --namespace=k8s.io images import -`, "sh",
-			"http://"+net.JoinHostPort(vm.HostAddress, port(t, tar.URL)))
+	for _, site := range []string{primary, dr} {
 		values := map[string]string{
-			"Name": location, "Image": veleroImage, "Host": vm.HostAddress,
-			"Port":        port(t, kubectl(t, site, "config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}")),
+			"Name": location, "Image": veleroImage, "Host": vm.HostAddress, "Port": serverPort(t, site),
 			"Credentials": base64.StdEncoding.EncodeToString(credentials), "AccessMode": "ReadWrite",
 			"Bucket": os.Getenv("LAB_S3_BUCKET"), "S3URL": "http://" + storage.local(),
 		}
@@ -119,10 +115,19 @@ func runNodeAgents(t *testing.T, location string) {
 	}
 }
 
-// imageOfVelero serves the image that node-agents and what they start are run from.
-func imageOfVelero(t *testing.T, name string) http.Handler {
+// importImage gives both nodes an image of programs, which are at its root.
+func importImage(t *testing.T, name string, programs ...string) {
 	t.Helper()
-	programs := []string{"velero", "velero-restore-helper"}
+	tar := httptest.NewServer(imageOf(t, name, programs...))
+	defer tar.Close()
+	for _, node := range []string{hassio, remote} {
+		on(t, node, "sh", "-ec", `busybox wget -q -O - "$1" | ctr --namespace=k8s.io images import -`, "sh",
+			"http://"+net.JoinHostPort(vm.HostAddress, port(t, tar.URL)))
+	}
+}
+
+func imageOf(t *testing.T, name string, programs ...string) http.Handler {
+	t.Helper()
 	files, err := build.Programs(t.Context(), build.Options{Tell: func(step, what string) { t.Log(step, what) }}, programs...)
 	require.NoError(t, err)
 	tree := image.NewTree()
@@ -152,6 +157,13 @@ func outside(t *testing.T) string {
 	}
 	require.Fail(t, "this machine has no address but its loopback's")
 	return ""
+}
+
+// serverPort is the one of a site's API server, which pods reach at the address that
+// this machine has for nodes.
+func serverPort(t *testing.T, site string) string {
+	t.Helper()
+	return port(t, kubectl(t, site, "config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}"))
 }
 
 func port(t *testing.T, address string) string {

@@ -30,6 +30,8 @@ type state struct {
 	WordPress bool `json:"wordpress,omitempty"`
 	// Stretched rigs have disks that both machines can reach.
 	Stretched bool `json:"stretched,omitempty"`
+	// Features are those of Velero's servers that are off by default.
+	Features []string `json:"features,omitempty"`
 	// Ports are chosen once, so that kubeconfigs and certificates stay valid.
 	Ports map[string]int `json:"ports"`
 	// Processes are those started last, by part.

@@ -90,6 +90,7 @@ func (r *Rig) veleroPart(s site) part {
 			return r.run(name, proc.Spec{
 				Argv: []string{
 					r.set.Bin("velero"), "server",
+					"--features=" + strings.Join(r.state.Features, ","),
 					"--namespace=velero",
 					"--plugin-dir=" + plugins,
 					"--metrics-address=" + local(port),
@@ -117,6 +118,23 @@ func (r *Rig) veleroPart(s site) part {
 			return httpReady(ctx, http.DefaultClient, "http://"+local(port)+"/metrics")
 		},
 	}
+}
+
+// SetFeatures starts the Velero servers anew, from now on with these of the features
+// that are off by default.
+func (r *Rig) SetFeatures(ctx context.Context, out io.Writer, features ...string) error {
+	var servers []string
+	for _, s := range sites {
+		servers = append(servers, s.name+"/velero")
+	}
+	if err := r.Stop(ctx, out, servers...); err != nil {
+		return err
+	}
+	err := r.change(out, servers, func() error {
+		r.state.Features = features
+		return r.state.write(r.Paths)
+	})
+	return errors.Join(err, r.Start(ctx, out, servers...))
 }
 
 // installPlugins copies the plugins into the server's folder, because it
