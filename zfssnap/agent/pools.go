@@ -14,10 +14,11 @@ import (
 
 // What to do about pools that are not taken over.
 const (
-	hintMultihost = "where the pool is imported: zpool set multihost=on POOL, once every host that reaches it has a hostid of its own (zgenhostid)"
-	hintHostID    = "give this host a hostid of its own with zgenhostid, and load the zfs module anew"
-	hintActive    = "switch that host off, or cut it off from the disks; then try again. Never make ZFS import it while that host lives"
-	hintUnseen    = "if the host that had the pool may still reach those disks, switch it off first; then say that it is fenced"
+	hintMultihost      = "where the pool is imported: zpool set multihost=on POOL, once every host that reaches it has a hostid of its own (zgenhostid)"
+	hintHostID         = "give this host a hostid of its own with zgenhostid, and load the zfs module anew"
+	hintActive         = "switch that host off, or cut it off from the disks; then try again. Never make ZFS import it while that host lives"
+	hintUnseen         = "if the host that had the pool may still reach those disks, switch it off first; then say that it is fenced"
+	hintUnseenExported = "connect those disks: the pool was exported, which says nothing of disks that were not seen there either"
 )
 
 // GetPool implements agentpb.AgentServer.
@@ -149,9 +150,12 @@ func movable(deed, host string, p *agentpb.PoolState, fenced bool) error {
 		return hint.Add(fmt.Errorf("%s: %w: its multihost is off", deed, ErrUnprotected), hintMultihost)
 	case !p.GetExported() && p.GetHostid() == p.GetOwnHostid() && p.GetHost() != host:
 		return hint.Add(fmt.Errorf("%s: %w: %s had it last, which has the hostid of this host, %x", deed, ErrUnprotected, p.GetHost(), p.GetHostid()), hintHostID)
-	case len(p.GetUnseen()) > 0 && !p.GetExported() && !fenced:
-		return hint.Add(fmt.Errorf("%s: %w: this host does not see %s, to which %s may still write", deed, ErrUnprotected,
-			strings.Join(p.GetUnseen(), ", "), p.GetHost()), hintUnseen)
+	case len(p.GetUnseen()) > 0 && !fenced:
+		unseen, why, what := strings.Join(p.GetUnseen(), ", "), "to which "+p.GetHost()+" may still write", hintUnseen
+		if p.GetExported() {
+			why, what = "and what was written last may be there alone", hintUnseenExported
+		}
+		return hint.Add(fmt.Errorf("%s: %w: this host does not see %s, %s", deed, ErrUnprotected, unseen, why), what)
 	}
 	return nil
 }

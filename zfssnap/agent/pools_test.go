@@ -118,6 +118,20 @@ func TestImportPool_refusesWhatIsNotSafe(t *testing.T) {
 	}
 }
 
+func TestImportPool_notWithoutADiskThoughItWasExported(t *testing.T) {
+	t.Parallel()
+	w := newMetro(t)
+	_, err := w.client.ExportPool(t.Context(), &agentpb.GetPoolRequest{Name: "metro"})
+	require.NoError(t, err)
+	w.remote.pool.SetUnseen("metro", "site-b")
+	_, err = w.takeOver(t, false)
+	require.ErrorIs(t, err, agent.ErrUnprotected)
+	require.ErrorContains(t, err, "does not see site-b, and what was written last may be there alone")
+	assert.NotContains(t, w.remote.pool.Names(), "metro")
+	_, err = w.takeOver(t, true)
+	require.NoError(t, err)
+}
+
 func TestImportPool_withoutADiskOnceItIsFenced(t *testing.T) {
 	t.Parallel()
 	w := newMetro(t)
