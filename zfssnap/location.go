@@ -361,14 +361,16 @@ func (l Location) Returns(node string) bool { return l.FailbackTarget != "" && l
 // has made on the target: the one whose volumes are restored to its parent.
 func (l Location) home(dataset string) (string, error) {
 	parent := path.Dir(dataset)
-	if to, ok := l.RestoreParents[parent]; ok {
-		return to, nil
-	}
 	var homes []string
 	for from, to := range l.RestoreParents {
 		if to == parent {
 			homes = append(homes, from)
 		}
+	}
+	// Where nothing is restored to no failover has made a volume, whatever its own copies
+	// are restored to: it is on a pool that moves between the nodes.
+	if to, ok := l.RestoreParents[parent]; ok && len(homes) > 0 {
+		return to, nil
 	}
 	if len(homes) != 1 {
 		return "", fmt.Errorf("find where %s came from: %s has %d entries for %q, and one is needed", dataset, KeyRestoreParents, len(homes), parent)

@@ -100,6 +100,12 @@ func TestLocation_failback(t *testing.T) {
 	parent, err = l.RestoreParent(SnapshotID{Node: "remote", Dataset: "backup/k3s/pvc-1"}, "hassio")
 	require.NoError(t, err, "an entry for the way back decides")
 	assert.Equal(t, "znvm/k3s", parent)
+
+	config["restoreParents"] += ",metro/k3s=backup/metro"
+	l, err = ParseLocation(config)
+	require.NoError(t, err)
+	_, ok = l.Destination("remote", "metro/k3s/pvc-1")
+	assert.False(t, ok, "a failover has not made that, but brought it with its pool")
 }
 
 func TestParseLocation_refuses(t *testing.T) {
