@@ -620,6 +620,11 @@ func (f *failoverFlags) failover(ctx context.Context, e *env, s *site, p *plan.R
 		if err := f.makeRoom(ctx, fo, runs); err != nil {
 			return err
 		}
+		if fo.Source != nil {
+			if err := fo.CheckPools(ctx); err != nil {
+				return err
+			}
+		}
 		r.Status = run.NewRun(r.Name, r.Namespace, r.Spec, fo.Steps()).Status
 		if err := f.agreed(ctx, e, fo, loss); err != nil || f.dryRun {
 			return err

@@ -54,6 +54,9 @@ the failover left is neither rolled back nor written to: what comes back is
 received beside it, as a clone of the newest snapshot that both sides have. Where
 there is none any more, everything is sent.
 
+Of volumes on stretched pools nothing is sent. Their mirrors have to be whole: ONLINE
+at the recovery site, and every disk seen by the source's host.
+
 The schedule of the source is paused and its workloads are stopped; the recovery
 site gets a schedule of that name, and a first backup. It has to be allowed to
 write to a BackupStorageLocation: spec.failback.storageLocation of the plan.
@@ -75,9 +78,6 @@ goes on when the command is run again.` + exitStatus,
 		if err != nil {
 			return err
 		}
-		if err := f.notStretched(c.Name(), p); err != nil {
-			return err
-		}
 		return f.reprotect(ctx, e, s, p)
 	})
 	return c
@@ -93,6 +93,9 @@ failover the other way. The schedule at the recovery site is paused, its workloa
 are stopped, a last backup is taken and waited for, and that is restored at the
 source with profile spec.profiles.failback: nothing is lost. If a step before that
 fails, the recovery site gets back what it had. Needs --source-context.
+
+Stretched pools are exported at the recovery site and imported at the source, whose
+PersistentVolumes lead to the same datasets again.
 
 Namespaces at the source in which the application was stopped are deleted before
 the restore. Their volumes are kept: PersistentVolumes become Retain first.
@@ -116,21 +119,9 @@ goes on when the command is run again.` + exitStatus,
 		if err != nil {
 			return err
 		}
-		if err := f.notStretched(c.Name(), p); err != nil {
-			return err
-		}
 		return f.failover(ctx, e, s, p)
 	})
 	return c
-}
-
-// notStretched refuses the way back of volumes that have one dataset for both sites.
-func (f *moveFlags) notStretched(verb string, p *plan.RecoveryPlan) error {
-	if len(p.Spec.Source.StretchedPools) == 0 || f.abandon {
-		return nil
-	}
-	return hint.Errorf("docs/sites.md, Stretched, says how to take its pools back by hand",
-		"%s does not move plan %q: it has stretched pools, and nothing is replicated back of those", verb, p.Name)
 }
 
 // validate is for commands that need the source.
@@ -177,7 +168,7 @@ func (f *moveFlags) reprotect(ctx context.Context, e *env, s *site, p *plan.Reco
 		return err
 	}
 	rp := &reprotect.Reprotect{
-		Run: r, Move: run.Named(runs, r.Spec.Follows), Storage: s.storage, Finder: finder(source, s.storage.Back()), Hooks: e.hooks(),
+		Run: r, Move: run.Named(runs, r.Spec.Follows), Storage: s.storage, Pools: s.storage, Finder: finder(source, s.storage.Back()), Hooks: e.hooks(),
 		Old: f.side(e, r, source, s.cluster), New: f.side(e, r, s.cluster, source),
 	}
 	if rp.Move == nil {

@@ -77,6 +77,9 @@ func (w *world) bind(ctx context.Context, c client.Client, obj client.Object) er
 	if err == nil && ptr.Deref(claim.Spec.StorageClassName, "") != pv.Spec.StorageClassName {
 		claim.Status.Phase = corev1api.ClaimPending
 	}
+	if ref := pv.Spec.ClaimRef; ref != nil && (ref.Namespace != claim.Namespace || ref.Name != claim.Name || ref.UID != claim.UID) {
+		claim.Status.Phase = corev1api.ClaimPending
+	}
 	return errors.Join(err, c.Status().Update(ctx, claim))
 }
 

@@ -53,8 +53,9 @@ goes on when the command is run again.` + exitStatus,
 		if err != nil {
 			return err
 		}
-		if err := f.notStretched(c.Name(), p); err != nil {
-			return err
+		if len(p.Spec.Source.StretchedPools) > 0 && !f.abandon {
+			return hint.Errorf("kubectl dr reprotect and failback take it home with all that was written: docs/sites.md, Stretched",
+				"%s does not undo a failover of plan %q: it has stretched pools, and there is no state before it to go on from", c.Name(), p.Name)
 		}
 		return f.rollback(ctx, e, s, p)
 	})

@@ -86,7 +86,7 @@ func (s *sides) volumes(ctx context.Context, move *plan.RecoveryRun) ([]string, 
 	var used []string
 	for _, v := range move.Status.Volumes {
 		id, err := zfssnap.ParseSnapshotID(v.SnapshotID)
-		if err != nil {
+		if err != nil || v.StretchedPool != "" { // a pool is at one site only
 			continue
 		}
 		l, err := storage.Lineage(ctx, id.Node, id.Dataset, id.GUID, "")

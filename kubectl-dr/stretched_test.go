@@ -2,6 +2,7 @@ package kubectldr
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,23 +22,55 @@ import (
 // nothing is replicated.
 func stretch(t *testing.T) *world {
 	t.Helper()
+	w := stretchSome(t, claims...)
+	clear(w.host.snapshots)
+	return w
+}
+
+// stretchSome puts some of them there; the others are replicated.
+func stretchSome(t *testing.T, some ...string) *world {
+	t.Helper()
 	w := newWorld(t)
 	w.change(t, func(p *plan.RecoveryPlan) {
 		p.Spec.Source.StretchedPools = []plan.StretchedPool{{Pool: "metro", Source: "hassio", Recovery: "remote"}}
 	})
 	for _, claim := range claims {
-		w.volumes["hassio"][claim] = "metro/k3s/" + claim
-		w.old.datasets["metro/k3s/"+claim] = map[string]string{}
-		w.holds = append(w.holds, claimOf(claim, claim), volumeOf(claim, claim, "hassio", "metro/k3s"))
+		parent := "znvm/k3s"
+		if slices.Contains(some, claim) {
+			parent = "metro/k3s"
+			w.volumes["hassio"][claim], w.volumes["remote"][claim] = "metro/k3s/"+claim, "metro/k3s/"+claim
+			w.old.datasets["metro/k3s/"+claim] = map[string]string{}
+		}
+		pv := volumeOf(claim, claim, "hassio", parent)
+		pv.Spec.ClaimRef.UID, pv.Status.Phase = "", corev1api.VolumeBound
+		for _, obj := range []client.Object{claimOf(claim, claim), pv} {
+			require.NoError(t, w.source.Client.Delete(t.Context(), obj.DeepCopyObject().(client.Object)))
+			require.NoError(t, w.source.Client.Create(t.Context(), obj))
+		}
 	}
-	w.holds = append(w.holds, &corev1api.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "wordpress", Labels: map[string]string{"team": "blog"}}})
 	w.old.absent = false
 	w.old.reach, w.host.reach = w.host, w.old
 	w.old.pools = map[string]*agentpb.PoolState{"metro": {Name: "metro", Health: "ONLINE", Imported: true, Multihost: true, Host: "hassio", Hostid: 1, OwnHostid: 1}}
 	w.host.pools = map[string]*agentpb.PoolState{"metro": {Name: "metro", Health: "ONLINE", Multihost: true, Active: true, Host: "hassio", Hostid: 1, OwnHostid: 2}}
+	w.holdStretched("primary")
 	w.addBackup("wordpress-3", 5*time.Minute)
-	clear(w.host.snapshots)
 	return w
+}
+
+// holdStretched has backups hold the claims and volumes that a cluster has now.
+func (w *world) holdStretched(name string) {
+	w.t.Helper()
+	from := w.recovery
+	if name == "primary" {
+		from = w.source
+	}
+	w.holds = []client.Object{&corev1api.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "wordpress", Labels: map[string]string{"team": "blog"}}}}
+	for _, name := range claims {
+		claim, pv := &corev1api.PersistentVolumeClaim{}, &corev1api.PersistentVolume{}
+		require.NoError(w.t, from.Client.Get(w.t.Context(), client.ObjectKey{Namespace: "wordpress", Name: name}, claim))
+		require.NoError(w.t, from.Client.Get(w.t.Context(), client.ObjectKey{Name: claim.Spec.VolumeName}, pv))
+		w.holds = append(w.holds, claim, pv)
+	}
 }
 
 // cutOff is what remote sees of the pool when the source is gone.
@@ -141,14 +174,18 @@ func TestStretched_plannedGoesOn(t *testing.T) {
 func TestStretched_plannedGivesThePoolBack(t *testing.T) {
 	t.Parallel()
 	w := stretch(t)
+	w.dieAfter = failover.StepExport
+	assert.NotZero(t, w.run(t.Context(), strings.Fields(doPlanned)...).code)
+	w.revive()
 	w.host.pools["metro"].Unseen = []string{"site-a"} // before the import, after the export
-	o := w.run(t.Context(), "failover", "wordpress", "--planned", "--source-context=primary", "--yes")
+	o := w.run(t.Context(), strings.Fields(doPlanned+" --resume")...)
 	assert.Equal(t, 1, o.code)
 	assert.Contains(t, o.err, "does not see site-a")
 	assert.True(t, w.old.pools["metro"].GetImported(), "the source has it again")
 	assert.True(t, slices.ContainsFunc(w.lastRun(t).Status.Steps, func(s plan.Step) bool {
 		return s.Name == failover.StepRollBack+failover.SourceSite && s.Phase == plan.PhasePassed
 	}))
+	assert.Equal(t, int32(1), w.replicas(t, w.source))
 }
 
 func TestStretched_warmStandby(t *testing.T) {
@@ -181,16 +218,6 @@ func TestStretched_aDrillWantsCopies(t *testing.T) {
 	assert.Equal(t, 1, o.code)
 	assert.Contains(t, o.err, "there is no copy at the recovery site")
 	assert.False(t, w.host.pools["metro"].GetImported())
-}
-
-func TestStretched_noWayBackByReplication(t *testing.T) {
-	t.Parallel()
-	w := stretch(t)
-	for _, verb := range []string{"reprotect", "failback"} {
-		o := w.run(t.Context(), verb, "wordpress", "--source-context=primary", "--yes")
-		assert.Equal(t, 1, o.code)
-		assert.Contains(t, o.err, "it has stretched pools")
-	}
 }
 
 func TestStretched_rpoIsZero(t *testing.T) {

@@ -401,6 +401,11 @@ func (w *world) restore(ctx context.Context, c client.Client, cluster string, r 
 		restored = nil
 	}
 	for i, claim := range restored {
+		// A volume of the name that it knows it leaves as it is, and so its claim.
+		pv, there := &corev1api.PersistentVolume{}, &corev1api.PersistentVolumeClaim{}
+		if c.Get(ctx, client.ObjectKey{Name: claim}, pv) == nil && c.Get(ctx, client.ObjectKey{Namespace: target, Name: claim}, there) == nil {
+			continue
+		}
 		if w.kept != "" {
 			pvs = append(pvs, w.provisioned(target, claim, r.Name)...)
 			continue
@@ -513,6 +518,11 @@ func (w *world) emptied(ctx context.Context, c client.Client, ns string) error {
 			if err := c.Delete(ctx, &pv); err != nil {
 				return err
 			}
+		} else if claim != nil && claim.Namespace == ns {
+			pv.Status.Phase = corev1api.VolumeReleased
+			if err := c.Status().Update(ctx, &pv); err != nil {
+				return err
+			}
 		}
 	}
 	for _, kind := range []client.Object{&corev1api.Pod{}, &appsv1api.Deployment{}, &corev1api.Service{}, &corev1api.PersistentVolumeClaim{}} {
@@ -604,9 +614,12 @@ func (w *world) copyFrom(from, to *host, prefix, backup string, at time.Time) []
 		w.guids++
 		from.snapshots[id.GUID] = &agentpb.Version{Dataset: id.Dataset, Name: id.Snapshot, Guid: id.GUID, Written: from.written[id.Dataset]}
 		from.written[id.Dataset] = 0
+		ids = append(ids, id)
+		if strings.HasPrefix(id.Dataset, "metro/") {
+			continue // nothing of a stretched pool is replicated
+		}
 		to.snapshots[id.GUID] = &agentpb.Version{Dataset: prefix + id.Dataset, Name: id.Snapshot, Guid: id.GUID}
 		to.datasets[prefix+id.Dataset] = map[string]string{zfssnap.PropSource: from.node + ":" + id.Dataset}
-		ids = append(ids, id)
 	}
 	w.backups[backup] = ids
 	return ids
@@ -620,6 +633,9 @@ func (w *world) addBackup(name string, age time.Duration) {
 
 // backUp plays Velero at one side: the other knows the backup soon.
 func (w *world) backUp(cluster string, b *velerov1api.Backup) {
+	if len(w.old.pools) > 0 {
+		w.holdStretched(cluster)
+	}
 	if cluster == "primary" {
 		w.addBackup(b.Name, 0)
 		return
@@ -645,25 +661,41 @@ func (w *world) synced(to *cluster.Cluster, name, location string, age time.Dura
 	}
 	type volume struct {
 		PVCName      string  `json:"pvcName"`
+		PVName       string  `json:"pvName"`
 		PVCNamespace string  `json:"pvcNamespace"`
 		BackupMethod string  `json:"backupMethod"`
 		Native       *native `json:"nativeSnapshotInfo"`
 	}
 	var infos []volume
 	for i, id := range copies(at.Time) {
-		infos = append(infos, volume{PVCName: claims[i], PVCNamespace: "wordpress", BackupMethod: "NativeSnapshot", Native: &native{id.String()}})
+		infos = append(infos, volume{PVCName: claims[i], PVName: claims[i], PVCNamespace: "wordpress", BackupMethod: "NativeSnapshot", Native: &native{id.String()}})
 	}
 	w.files.put(w.t, velerov1api.DownloadTargetKindBackupVolumeInfos, name, infos)
 	if w.kept != "" {
 		w.keep(name, at.Time)
 	}
 	w.files[string(velerov1api.DownloadTargetKindBackupContents)+"/"+name] = backupOf(w.t, append(application("wordpress", 1), w.holds...))
-	w.files.put(w.t, velerov1api.DownloadTargetKindBackupResourceList, name, map[string][]string{
+	contents := map[string][]string{
 		"apps/v1/Deployment":       {"wordpress/wordpress-db", "wordpress/wordpress"},
 		"v1/Service":               {"wordpress/wordpress-db", "wordpress/wordpress"},
 		"v1/Namespace":             {"wordpress"},
 		"v1/PersistentVolumeClaim": {"wordpress/wordpress-db", "wordpress/wordpress-html"},
-	})
+	}
+	if volumes := w.heldVolumes(); len(volumes) > 0 {
+		contents["v1/PersistentVolume"] = volumes
+	}
+	w.files.put(w.t, velerov1api.DownloadTargetKindBackupResourceList, name, contents)
+}
+
+// heldVolumes are the names of the PersistentVolumes in backups.
+func (w *world) heldVolumes() []string {
+	var names []string
+	for _, obj := range w.holds {
+		if pv, ok := obj.(*corev1api.PersistentVolume); ok {
+			names = append(names, pv.Name)
+		}
+	}
+	return names
 }
 
 // backedUp are the objects in the newest backup, as a test changes them.
@@ -1007,7 +1039,9 @@ func (h *host) ImportPool(ctx context.Context, req *agentpb.ImportPoolRequest, _
 			delete(h.reach.datasets, name)
 		}
 	}
-	p.Imported, p.TakenBy = true, h.node+":"+req.GetBy()
+	p.Imported, p.Exported, p.TakenBy, p.Host, p.Hostid = true, false, h.node+":"+req.GetBy(), h.node, p.GetOwnHostid()
+	far := h.reach.pools[req.GetName()]
+	far.Imported, far.Exported, far.Active, far.Host, far.Hostid = false, false, true, h.node, p.GetOwnHostid()
 	return p, nil
 }
 
@@ -1015,6 +1049,10 @@ func (h *host) ExportPool(ctx context.Context, req *agentpb.GetPoolRequest, _ ..
 	p, err := h.GetPool(ctx, req)
 	if err != nil || !p.GetImported() {
 		return p, err
+	}
+	if h.busy > 0 {
+		h.busy--
+		return nil, agent.ErrBusy
 	}
 	p.Imported, p.Exported = false, true
 	if far := h.reach.pools[req.GetName()]; far != nil {

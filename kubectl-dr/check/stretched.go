@@ -3,8 +3,8 @@ package check
 import (
 	"context"
 	"fmt"
-	"strings"
 
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
 )
 
@@ -26,22 +26,10 @@ func (in *inspection) stretched(ctx context.Context) {
 }
 
 func (in *inspection) stretchedPool(what, pool, node string, s *agentpb.PoolState) {
-	hostID := fmt.Sprintf("give node %s a hostid of its own with zgenhostid, and load its zfs module anew", node)
 	sound := true
-	problem := func(message, remedy string) {
+	for _, p := range cluster.PoolProblems(node, s) {
 		sound = false
-		in.problem(what, message, remedy)
-	}
-	switch {
-	case s.GetOwnHostid() == 0:
-		problem(fmt.Sprintf("node %s has no hostid, without which it cannot import the pool", node), hostID)
-	case !s.GetMultihost():
-		problem("its multihost is off: nothing keeps two hosts from writing to it at once, and it will not be imported", "where it is imported: zpool set multihost=on "+pool)
-	case !s.GetImported() && !s.GetActive() && !s.GetExported() && s.GetHostid() == s.GetOwnHostid():
-		problem(fmt.Sprintf("%s had it last, which has the hostid of node %s", s.GetHost(), node), hostID)
-	}
-	if len(s.GetUnseen()) > 0 {
-		problem(fmt.Sprintf("node %s does not see %s", node, strings.Join(s.GetUnseen(), ", ")), "see zpool import there, and connect the disks: without them a failover needs --source-fenced, and what is written now is not mirrored")
+		in.problem(what, p.Message, p.Remedy)
 	}
 	if s.GetImported() && s.GetHealth() != "ONLINE" || !s.GetImported() && s.GetHealth() == "DEGRADED" {
 		sound = false

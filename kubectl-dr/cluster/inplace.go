@@ -22,6 +22,9 @@ type InPlace struct {
 	// data it has.
 	Going bool
 	State string
+	// Claim, as "<namespace>/<name>", is what it was bound to in the backup; "" where
+	// that is not known.
+	Claim string
 }
 
 func (v InPlace) Error() string {
@@ -76,6 +79,9 @@ func (c *Cluster) InPlace(ctx context.Context, backup string) ([]InPlace, error)
 	for _, info := range infos {
 		if info.BackupMethod == plan.MethodPodVolumeBackup || info.BackupMethod == plan.MethodCSISnapshot {
 			all = slices.DeleteFunc(all, func(v InPlace) bool { return v.Name == info.PVName })
+		}
+		if i := slices.IndexFunc(all, func(v InPlace) bool { return v.Name == info.PVName }); i >= 0 {
+			all[i].Claim = info.PVCNamespace + "/" + info.PVCName
 		}
 	}
 	return all, nil

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -49,6 +50,39 @@ func (s *Storage) pool(ctx context.Context, verb, node, pool string, do func(con
 		return nil, fmt.Errorf("%s pool %s on node %s: %w", verb, pool, node, err)
 	}
 	return p, nil
+}
+
+// Doomed returns the objects of a cluster whose drivers destroy datasets of a pool as soon
+// as the node has it.
+func (s *Storage) Doomed(ctx context.Context, c client.Client, node, pool string) ([]string, error) {
+	l, err := s.location(node)
+	if err != nil {
+		return nil, err
+	}
+	return l.Site(c).Doomed(ctx, node, pool)
+}
+
+// PoolProblem is why a node would not import a pool, and what to do about it.
+type PoolProblem struct{ Message, Remedy string }
+
+// PoolProblems judges what a node said of a pool.
+func PoolProblems(node string, s *agentpb.PoolState) []PoolProblem {
+	hostID := fmt.Sprintf("give node %s a hostid of its own with zgenhostid, and load its zfs module anew", node)
+	var found []PoolProblem
+	switch {
+	case s.GetOwnHostid() == 0:
+		found = append(found, PoolProblem{fmt.Sprintf("node %s has no hostid, without which it cannot import the pool", node), hostID})
+	case !s.GetMultihost():
+		found = append(found, PoolProblem{"its multihost is off: nothing keeps two hosts from writing to it at once, and it will not be imported",
+			"where it is imported: zpool set multihost=on " + s.GetName()})
+	case !s.GetImported() && !s.GetActive() && !s.GetExported() && s.GetHostid() == s.GetOwnHostid():
+		found = append(found, PoolProblem{fmt.Sprintf("%s had it last, which has the hostid of node %s", s.GetHost(), node), hostID})
+	}
+	if len(s.GetUnseen()) > 0 {
+		found = append(found, PoolProblem{fmt.Sprintf("node %s does not see %s", node, strings.Join(s.GetUnseen(), ", ")),
+			"see zpool import there, and connect the disks: without them a failover needs --source-fenced, and what is written now is not mirrored"})
+	}
+	return found
 }
 
 // Adopt returns a PersistentVolume for a dataset as it is, from the one that it had on

@@ -184,6 +184,22 @@ func Mirrored(volumes []Volume) bool {
 	return mirrored
 }
 
+// For is the source as a run of a kind sees it. A drill and a rebuild are made of copies
+// alone. On the way back it is the recovery site that has stretched pools, and the source
+// that imports them.
+func (s Source) For(kind RunKind) Source {
+	switch kind {
+	case RunDrill, RunRebuild:
+		return s.OfCopies()
+	case RunReprotect, RunFailback:
+		s.StretchedPools = slices.Clone(s.StretchedPools)
+		for i, p := range s.StretchedPools {
+			s.StretchedPools[i].Source, s.StretchedPools[i].Recovery = p.Recovery, p.Source
+		}
+	}
+	return s
+}
+
 // OfCopies is the source for what takes no pool from it, and is made of copies alone: a
 // drill, and a rebuild.
 func (s Source) OfCopies() Source {

@@ -649,6 +649,9 @@ func (p *printer) sides(volumes []plan.Volume) {
 				send = "about " + Bytes(*v.Changed)
 			}
 		}
+		if v.StretchedPool != "" {
+			diverged, send = none, "nothing: pool "+v.StretchedPool
+		}
 		rows = append(rows, []any{v.Namespace + "/" + v.Claim, or(v.Runs), send, or(v.Left), diverged, or(v.Kept), or(v.Node), or(v.Snapshot)})
 	}
 	p.table([]string{"VOLUME", "RUNS ON", "TO SEND", "LEFT BEHIND", "DIVERGED", "KEPT AS", "node", "copy"}, rows)

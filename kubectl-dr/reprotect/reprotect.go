@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	corev1api "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
@@ -53,6 +54,7 @@ type Reprotect struct {
 	// Move is the run that brought the application to the recovery site.
 	Move    *plan.RecoveryRun
 	Storage Storage
+	Pools   failover.Pools
 	// Old is the side that the application left, and New the one that runs it.
 	Old, New *failover.Source
 	// Finder finds restore points at the old side.
@@ -63,8 +65,13 @@ type Reprotect struct {
 // Steps returns all steps in order.
 func (r *Reprotect) Steps() []run.Step {
 	schedule := r.Run.Spec.PlanSpec.Source.Schedule
+	look, keep := "see what was written on both sides since they were the same", fmt.Sprintf("take snapshot @%s of every volume at the source that was written to since", r.keptAs())
+	if names := r.poolNames(); names != "" {
+		look += ", and that " + names + " is mirrored at both"
+		keep += ", and have those on " + names + " outlive their claims (Retain)"
+	}
 	steps := []run.Step{
-		{Name: StepLook, About: "see what was written on both sides since they were the same", Do: func(ctx context.Context) (string, error) {
+		{Name: StepLook, About: look, Do: func(ctx context.Context) (string, error) {
 			err := r.Look(ctx)
 			return r.Summary(), err
 		}},
@@ -73,7 +80,7 @@ func (r *Reprotect) Steps() []run.Step {
 	steps = append(steps, r.Old.GitOps()...)
 	return append(steps,
 		r.Old.Stop(),
-		run.Step{Name: StepKeep, About: fmt.Sprintf("take snapshot @%s of every volume at the source that was written to since", r.keptAs()), Do: r.keep},
+		run.Step{Name: StepKeep, About: keep, Do: r.keep},
 		run.Step{Name: StepProtect, About: fmt.Sprintf("make schedule %s at the recovery site, or resume it", schedule), Do: r.protect},
 		r.New.Backup(StepBackup),
 		r.New.Arrive(),
@@ -92,6 +99,19 @@ func (r *Reprotect) Execute(ctx context.Context, j *run.Journal) error {
 		return errors.Join(stopped, j.Note(ctx, stopped.Error()))
 	}
 	return j.Finish(ctx, plan.PhasePassed, "the recovery site is the source now")
+}
+
+// stretchedPools lead from the recovery site to the source.
+func (r *Reprotect) stretchedPools() []plan.StretchedPool {
+	return r.Run.Spec.PlanSpec.Source.For(plan.RunReprotect).StretchedPools
+}
+
+func (r *Reprotect) poolNames() string {
+	var names []string
+	for _, p := range r.stretchedPools() {
+		names = append(names, p.Pool)
+	}
+	return strings.Join(names, ", ")
 }
 
 func (r *Reprotect) keptAs() string { return "diverged-" + r.Run.Name }
@@ -124,8 +144,14 @@ func (e *NotReplicatedError) Hint() string {
 }
 
 // Look compares both sides of every volume, and writes into the run what it
-// finds.
+// finds. Of a stretched pool there is one for both, which has to be whole.
 func (r *Reprotect) Look(ctx context.Context) error {
+	if err := failover.CheckDoomed(ctx, r.Pools, r.Old.Cluster.Client, r.stretchedPools()); err != nil {
+		return err
+	}
+	if err := failover.CheckMirrors(ctx, r.Pools, r.stretchedPools()); err != nil {
+		return err
+	}
 	made := map[string]map[string]string{}
 	var volumes []plan.Volume
 	for _, v := range r.Move.Status.Volumes {
@@ -133,6 +159,11 @@ func (r *Reprotect) Look(ctx context.Context) error {
 			return &NotReplicatedError{Volume: v}
 		}
 		id, err := zfssnap.ParseSnapshotID(v.SnapshotID)
+		if err == nil && v.StretchedPool != "" {
+			volumes = append(volumes, plan.Volume{Namespace: v.Namespace, Claim: v.Claim, SnapshotAt: v.SnapshotAt,
+				StretchedPool: v.StretchedPool, Runs: v.Node + ":" + id.Dataset})
+			continue
+		}
 		if err != nil || v.Snapshot == "" {
 			continue // Velero backs it up by another method, or not at all
 		}
@@ -188,15 +219,21 @@ func (r *Reprotect) Summary() string {
 	for _, v := range r.Run.Status.Volumes {
 		changed += ptr.Deref(v.Changed, 0)
 		diverged += ptr.Deref(v.Diverged, 0)
-		if v.Diverged == nil {
+		if v.Diverged == nil && v.StretchedPool == "" {
 			full++
 		}
 	}
-	s := fmt.Sprintf("written since the failover: about %s at the recovery site, %s at the source", report.Bytes(changed), report.Bytes(diverged))
-	if full > 0 {
-		s += fmt.Sprintf("; %s without a common snapshot at the source", report.Count(full, "volume"))
+	var parts []string
+	if !plan.Mirrored(r.Run.Status.Volumes) {
+		parts = append(parts, fmt.Sprintf("written since the failover: about %s at the recovery site, %s at the source", report.Bytes(changed), report.Bytes(diverged)))
 	}
-	return s
+	if full > 0 {
+		parts = append(parts, report.Count(full, "volume")+" without a common snapshot at the source")
+	}
+	for _, p := range r.stretchedPools() {
+		parts = append(parts, fmt.Sprintf("pool %s is ONLINE on node %s, and node %s sees all its disks: of what is on it nothing is to be sent", p.Pool, p.Source, p.Recovery))
+	}
+	return strings.Join(parts, "; ")
 }
 
 // keep looks again, because nothing writes any more, and keeps what diverged
@@ -207,6 +244,15 @@ func (r *Reprotect) keep(ctx context.Context) (string, error) {
 	}
 	var kept []string
 	for _, v := range r.Run.Status.Volumes {
+		if v.StretchedPool != "" {
+			name, err := r.retain(ctx, v)
+			if err != nil {
+				return "", err
+			}
+			if name != "" {
+				kept = append(kept, "PersistentVolume "+name+" (Retain)")
+			}
+		}
 		if v.Kept == "" {
 			continue
 		}
@@ -220,6 +266,21 @@ func (r *Reprotect) keep(ctx context.Context) (string, error) {
 		return "nothing diverged", nil
 	}
 	return strings.Join(kept, ", "), nil
+}
+
+// retain has a stretched pool's volume at the source outlive its claim: its dataset is the
+// one that runs at the recovery site, and a driver would destroy it once it is back.
+func (r *Reprotect) retain(ctx context.Context, v plan.Volume) (string, error) {
+	claim := &corev1api.PersistentVolumeClaim{}
+	key := client.ObjectKey{Namespace: v.Namespace, Name: v.Claim}
+	if err := r.Old.Cluster.Client.Get(ctx, key, claim); err != nil || claim.Spec.VolumeName == "" {
+		return "", client.IgnoreNotFound(err)
+	}
+	pv := &corev1api.PersistentVolume{}
+	if err := r.Old.Cluster.Client.Get(ctx, client.ObjectKey{Name: claim.Spec.VolumeName}, pv); err != nil {
+		return "", client.IgnoreNotFound(err)
+	}
+	return pv.Name, failover.Retain(ctx, r.Old.Cluster.Client, pv)
 }
 
 // ReadOnlyError says that the recovery site may write no backups.
@@ -298,7 +359,7 @@ func (r *Reprotect) protect(ctx context.Context) (string, error) {
 
 // copies looks for every volume's copy at the source.
 func (r *Reprotect) copies(ctx context.Context) (string, error) {
-	p, err := r.Finder.Named(ctx, r.Run.Spec.PlanSpec.Source, r.Run.Spec.Backup)
+	p, err := r.Finder.Named(ctx, r.Run.Spec.PlanSpec.Source.For(plan.RunReprotect), r.Run.Spec.Backup)
 	if err != nil {
 		return "", err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,15 +27,11 @@ func (t *Target) Select(finder *restorepoint.Finder) Step {
 		Name:  StepSelect,
 		About: fmt.Sprintf("see that every volume of backup %s has a copy here", t.Run.Spec.Backup),
 		Do: func(ctx context.Context) (string, error) {
-			source := t.Run.Spec.PlanSpec.Source
-			if t.Run.Spec.Kind == plan.RunDrill {
-				source = source.OfCopies() // the source has its pools, and keeps them
-			}
-			p, err := finder.Named(ctx, source, t.Run.Spec.Backup)
+			p, err := finder.Named(ctx, t.Run.Spec.PlanSpec.Source.For(t.Run.Spec.Kind), t.Run.Spec.Backup)
 			if err != nil {
 				return "", err
 			}
-			if err := errors.Join(t.admit(ctx, p), t.unoccupied(ctx)); err != nil {
+			if err := errors.Join(t.admit(ctx, p), t.unoccupied(ctx, p)); err != nil {
 				return "", err
 			}
 			t.Run.Status.Volumes = p.Volumes
@@ -74,13 +71,16 @@ func (t *Target) admit(ctx context.Context, p restorepoint.Point) error {
 
 // unoccupied refuses a backup while the cluster has volumes of the names that those
 // in the backup have, for which Velero would wait in vain. To other namespaces it
-// restores them under other names.
-func (t *Target) unoccupied(ctx context.Context) error {
+// restores them under other names. Those of stretched pools it does not restore.
+func (t *Target) unoccupied(ctx context.Context, p restorepoint.Point) error {
 	if len(t.Run.Spec.NamespaceMapping) > 0 {
 		return nil
 	}
 	volumes, err := t.Cluster.InPlace(ctx, t.Run.Spec.Backup)
 	for _, v := range volumes {
+		if slices.ContainsFunc(p.Volumes, func(of plan.Volume) bool { return of.StretchedPool != "" && of.Namespace+"/"+of.Claim == v.Claim }) {
+			continue
+		}
 		if v.Going {
 			return v
 		}
