@@ -148,6 +148,37 @@ func (s *site) point(ctx context.Context, source plan.Source, backup string) (re
 	return s.finder.Newest(ctx, source)
 }
 
+// arrived returns the point that was chosen, or else the newest. For that it waits until
+// Velero knows a backup whose copies are here already: a source that died a moment ago
+// should not cost more than it must.
+func (f *runFlags) arrived(ctx context.Context, e *env, s *site, source plan.Source, timeout time.Duration) (restorepoint.Point, error) {
+	point, err := f.point(ctx, s, source)
+	if err != nil || f.backup != "" || !f.before.IsZero() {
+		return point, err
+	}
+	backup, err := s.finder.Arrived(ctx, source, point)
+	if backup == "" || err != nil {
+		return point, err
+	}
+	if f.dryRun || timeout == 0 {
+		e.hooks().Warnf("the copies of backup %s have arrived, and Velero of this cluster does not know it yet", backup)
+		return point, nil
+	}
+	e.hooks().Progressf("the copies of backup %s have arrived; waiting up to %s for Velero of this cluster to know it", backup, report.Age(timeout))
+	err = cluster.Poll(ctx, e.interval, timeout, func(ctx context.Context) (bool, error) {
+		err := s.cluster.Client.Get(ctx, client.ObjectKey{Namespace: s.cluster.Namespace, Name: backup}, &velerov1api.Backup{})
+		return err == nil, client.IgnoreNotFound(err)
+	})
+	switch {
+	case errors.Is(err, cluster.ErrTimedOut):
+		e.hooks().Warnf("Velero of this cluster does not know backup %s after %s: the source may have died before it was complete", backup, report.Age(timeout))
+		return point, nil
+	case err != nil:
+		return point, fmt.Errorf("wait for backup %s: %w", backup, err)
+	}
+	return s.point(ctx, source, "")
+}
+
 // checkProfile refuses to begin a run whose rewrite profile can't be used where it
 // restores. Velero would fail object by object, after it has made volumes.
 func checkProfile(ctx context.Context, c *cluster.Cluster, r *plan.RecoveryRun) error {
@@ -703,10 +734,7 @@ func (f *failoverFlags) fresh(ctx context.Context, e *env, s *site, p *plan.Reco
 		spec.Follows = move.Name
 	}
 	if f.disaster {
-		point, err := f.point(ctx, s, p.Spec.Source)
-		if err == nil && f.backup == "" && f.before.IsZero() {
-			point, err = f.sync(ctx, e, s, p, point)
-		}
+		point, err := f.arrived(ctx, e, s, p.Spec.Source, f.syncTimeout)
 		if err != nil {
 			return nil, loss, err
 		}
@@ -767,33 +795,6 @@ func (f *failoverFlags) useStandby(ctx context.Context, fo *failover.Failover) e
 		fo.Run.Spec.Standby = plan.StandbyActivate
 	}
 	return nil
-}
-
-// sync waits for Velero to know a backup that is newer than a point and whose
-// copies are here: a source that died a moment ago should not cost more than it
-// must. It returns the newest point then, or the one given.
-func (f *failoverFlags) sync(ctx context.Context, e *env, s *site, p *plan.RecoveryPlan, point restorepoint.Point) (restorepoint.Point, error) {
-	backup, err := s.finder.Arrived(ctx, p.Spec.Source, point)
-	if backup == "" || err != nil {
-		return point, err
-	}
-	if f.dryRun || f.syncTimeout == 0 {
-		e.hooks().Warnf("the copies of backup %s have arrived, and Velero of this cluster does not know it yet", backup)
-		return point, nil
-	}
-	e.hooks().Progressf("the copies of backup %s have arrived; waiting up to %s for Velero of this cluster to know it", backup, report.Age(f.syncTimeout))
-	err = cluster.Poll(ctx, e.interval, f.syncTimeout, func(ctx context.Context) (bool, error) {
-		err := s.cluster.Client.Get(ctx, client.ObjectKey{Namespace: s.cluster.Namespace, Name: backup}, &velerov1api.Backup{})
-		return err == nil, client.IgnoreNotFound(err)
-	})
-	switch {
-	case errors.Is(err, cluster.ErrTimedOut):
-		e.hooks().Warnf("Velero of this cluster does not know backup %s after %s: the source may have died before it was complete", backup, report.Age(f.syncTimeout))
-		return point, nil
-	case err != nil:
-		return point, fmt.Errorf("wait for backup %s: %w", backup, err)
-	}
-	return s.point(ctx, p.Spec.Source, "")
 }
 
 // agreed shows what would be lost and done, and returns nil when that may

@@ -106,7 +106,7 @@ goes on when the command is run again, and one that is done changes nothing.` + 
 	fl.StringVar(&f.locations.Snapshot, "snapshot-location", "zfs", "name of the VolumeSnapshotLocation: the one that it had")
 	fl.StringArrayVar(&f.snapshotConfig, "snapshot-config", nil, "key=value of the VolumeSnapshotLocation's config; may be given several times")
 	fl.StringVar(&f.locations.SnapshotSecret, "snapshot-secret", "", "secret/key with the PEM bundle for the agents")
-	fl.DurationVar(&f.syncTimeout, "sync-timeout", 90*time.Second, "for Velero to know a backup of the plan's schedule")
+	fl.DurationVar(&f.syncTimeout, "sync-timeout", 90*time.Second, "for Velero to know a backup of the plan's schedule, and then a newer one whose copies have arrived")
 	fl.DurationVar(&f.stopTimeout, "stop-timeout", 5*time.Minute, "for workloads to stop")
 	fl.DurationVar(&f.bindTimeout, "bind-timeout", 2*time.Minute, "for a claim to be bound, or to go")
 	fl.DurationVar(&f.gitTimeout, "git-timeout", 10*time.Minute, "for what Git brings to be there and healthy")
@@ -283,7 +283,7 @@ func (f *rebuildFlags) fresh(ctx context.Context, e *env, s *site, p *plan.Recov
 	}
 	var objects []*unstructured.Unstructured
 	if len(f.pools) == 0 {
-		point, err := f.point(ctx, s, p.Spec.Source.OfCopies())
+		point, err := f.arrived(ctx, e, s, p.Spec.Source.OfCopies(), f.syncTimeout)
 		if err != nil {
 			return nil, err
 		}

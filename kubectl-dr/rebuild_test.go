@@ -328,6 +328,29 @@ func TestRebuild_beforeGit(t *testing.T) {
 	golden(t, "rebuild/history", w.run(t.Context(), "history").out)
 }
 
+// A control plane that was restored knows the backups that its etcd knew.
+func TestRebuild_takesABackupThatVeleroSyncsInTime(t *testing.T) {
+	t.Parallel()
+	const late = "wordpress-20260102030200"
+	w := fresh(t)
+	w.applied()
+	w.addCopies(late, begin.Add(-2*time.Minute))
+	got := w.run(t.Context(), strings.Fields("rebuild wordpress --plan")...)
+	require.Zero(t, got.code, got.err)
+	assert.Contains(t, got.err, "the copies of backup "+late+" have arrived, and Velero of this cluster does not know it yet")
+
+	looks := 0
+	w.unsynced = func() {
+		if looks++; looks == 3 {
+			w.addBackup(late, 2*time.Minute)
+			w.files["BackupContents/"+late] = w.files["BackupContents/wordpress-2"]
+		}
+	}
+	got = w.do(t, doRebuild+" --volumes-only")
+	assert.Contains(t, got.err, "waiting up to 90s for Velero of this cluster to know it")
+	assert.Equal(t, late, w.lastRun(t).Spec.Backup)
+}
+
 func (h *host) clones() (all []string) {
 	for name, props := range h.datasets {
 		if props[zfssnap.PropManaged] == "true" && props[zfssnap.PropRun] != "" {
