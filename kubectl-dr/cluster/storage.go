@@ -285,9 +285,10 @@ func (s *Storage) Find(ctx context.Context, id zfssnap.SnapshotID) (Copy, error)
 	var errs []error
 	var asked []string
 	locations := s.leading(id)
-	// What is on its own node is no copy where there is another place for one.
+	// What is on its own node is no copy where there is another place for one, nor where
+	// copies would be sent to that node.
 	elsewhere := slices.ContainsFunc(locations, func(l Location) bool {
-		return slices.ContainsFunc(l.nodesFor(id), func(node string) bool { return node != id.Node })
+		return l.Target == id.Node || slices.ContainsFunc(l.nodesFor(id), func(node string) bool { return node != id.Node })
 	})
 	for _, l := range locations {
 		for _, node := range l.nodesFor(id) {
@@ -329,6 +330,9 @@ func (s *Storage) Find(ctx context.Context, id zfssnap.SnapshotID) (Copy, error)
 	}
 	if len(errs) > 0 {
 		return Copy{}, fmt.Errorf("look for a copy of %s: %w", id.Name(), errors.Join(errs...))
+	}
+	if len(asked) == 0 {
+		return Copy{}, fmt.Errorf("%w of %s: it was taken on node %s, where copies go", ErrNoCopy, id.Name(), id.Node)
 	}
 	return Copy{}, fmt.Errorf("%w of %s (guid %d, looked on node %s)", ErrNoCopy, id.Name(), id.GUID, strings.Join(asked, ", "))
 }

@@ -142,6 +142,7 @@ func TestFind_isNotContentWithTheOriginal(t *testing.T) {
 		{"on the target", []Location{alone, forth("hassio", "remote")}, false, "hassio", "remote"},
 		{"not on the target yet", []Location{alone, forth("hassio")}, false, "hassio", ""},
 		{"where there is one place only", []Location{alone}, false, "hassio", "hassio"},
+		{"where copies go", []Location{forth("hassio", "remote")}, false, "remote", ""},
 		{"on the way back", []Location{alone, both("hassio", "remote")}, true, "remote", "hassio"},
 		{"on the way back, not there yet", []Location{alone, both("remote")}, true, "remote", ""},
 	}
