@@ -40,8 +40,11 @@ func newUp(which *selection) *cobra.Command {
 			if nodes != 0 && nodes != 2 {
 				return fmt.Errorf("--nodes=%d: a rig has 2 Kubernetes nodes or none", nodes)
 			}
-			if nodes == 0 && o.WordPress {
+			switch {
+			case nodes == 0 && o.WordPress:
 				return errors.New("--wordpress: hosts without Kubernetes run no pods; leave out --nodes=0")
+			case nodes == 0 && o.OneCluster:
+				return errors.New("--one-cluster: hosts without Kubernetes are in none; leave out --nodes=0")
 			}
 			o.Name, o.Dir, o.Light, o.Progress = which.name, which.dir, nodes == 0, cmd.ErrOrStderr()
 			_, err := rig.Up(cmd.Context(), o)
@@ -51,6 +54,7 @@ func newUp(which *selection) *cobra.Command {
 	cmd.Flags().IntVar(&nodes, "nodes", 2, "number of Kubernetes nodes: 2, or 0 for the two ZFS hosts alone")
 	cmd.Flags().BoolVar(&o.WordPress, "wordpress", false, "nodes can run a WordPress: with its images, and kube-proxy")
 	cmd.Flags().BoolVar(&o.Stretched, "stretched", false, "both hosts have the same two disks, site-a and site-b, for a pool mirrored over them")
+	cmd.Flags().BoolVar(&o.OneCluster, "one-cluster", false, "both nodes are in the cluster primary; control plane dr is started by lab start alone, once etcd/dr of the rig's folder has data")
 	cmd.Flags().StringVar(&o.Plugin, "plugin", beside("velero-plugin-zfs-dr"), "the Velero plugin under test")
 	cmd.Flags().StringVar(&o.Agent, "agent", beside("zfs-agent"), "the agent under test")
 	cmd.Flags().StringVar(&o.CRDs, "crds", beside("..", "examples", "crds"), "folder with the product's CRDs")

@@ -21,11 +21,13 @@ import (
 // node is one machine.
 type node struct {
 	name string
-	// site is the cluster it belongs to.
+	// site is where it is.
 	site  string
 	disks []vm.Disk
 	// number distinguishes its addresses.
 	number int
+	// taint, if any, is put on the node.
+	taint string
 	// receives are the datasets below which the other node's agent may append
 	// replicas.
 	receives []string
@@ -33,7 +35,7 @@ type node struct {
 
 var nodes = []node{
 	{
-		name: "hassio", site: "primary", number: 1,
+		name: "hassio", site: primary, number: 1,
 		disks: []vm.Disk{
 			{Pool: "znvm", SizeGB: 8, Datasets: []string{"znvm/k3s"}},
 			{Pool: "nas", SizeGB: 8, Datasets: []string{"nas/k3s"}},
@@ -41,7 +43,7 @@ var nodes = []node{
 		receives: []string{"znvm/replica", "nas/replica"},
 	},
 	{
-		name: "remote", site: "dr", number: 2,
+		name: "remote", site: recovery, number: 2, taint: "dedicated=remote:NoSchedule",
 		disks: []vm.Disk{
 			{Pool: "backup", SizeGB: 16, Datasets: []string{replicas, "backup/znvm/k3s", "backup/nas/k3s"}},
 			{Pool: "bulk", SizeGB: 8},
@@ -134,7 +136,7 @@ func (r *Rig) bootable(n node) vm.Machine {
 	return m
 }
 
-// addKubelet makes the machine a node of its site's cluster.
+// addKubelet makes the machine a node of its cluster.
 func (r *Rig) addKubelet(m *vm.Machine, n node) {
 	port := r.port(n.name + "/kubelet")
 	m.MemoryMB = podMemory
@@ -211,8 +213,8 @@ func (r *Rig) writeNodeFiles(n node) error {
 	})
 	reach := func(name, pair string) error {
 		data, err := kubeconfig(r.PKI(), access{
-			context: n.site, pair: pair,
-			server: fmt.Sprintf("https://%s:%d", vm.HostAddress, r.port(n.site+"/apiserver")),
+			context: r.cluster(n), pair: pair,
+			server: fmt.Sprintf("https://%s:%d", vm.HostAddress, r.port(r.cluster(n)+"/apiserver")),
 		})
 		if err != nil {
 			return err
@@ -271,9 +273,25 @@ func (r *Rig) agentReady(ctx context.Context, n node) error {
 	return conn.Close()
 }
 
-// join waits until the machine is a node of its cluster and says there what it is.
-func (r *Rig) join(ctx context.Context, s site) error {
-	n := s.node
+// cluster is the one that the machine is a node of.
+func (r *Rig) cluster(n node) string {
+	if r.state.OneCluster {
+		return primary
+	}
+	return n.site
+}
+
+// joinStep makes the machine's node known for what it is.
+func (r *Rig) joinStep(n node) step {
+	in := r.cluster(n)
+	return step{
+		name: n.name + "/joined", needs: []string{n.name, in + "/apiserver"},
+		do: func(ctx context.Context) (string, error) { return "ready in cluster " + in, r.join(ctx, n, in) },
+	}
+}
+
+// join waits until the machine is a node of the cluster and says there what it is.
+func (r *Rig) join(ctx context.Context, n node, in string) error {
 	var boot strings.Builder
 	code, err := r.Exec(ctx, n.name, []string{"cat", "/proc/sys/kernel/random/boot_id"}, Streams{Out: &boot})
 	if err != nil || code != 0 {
@@ -287,16 +305,16 @@ func (r *Rig) join(ctx context.Context, s site) error {
 		"jsonpath={.status.nodeInfo.bootID}=" + strings.TrimSpace(boot.String()),
 		"condition=Ready",
 	} {
-		if _, err := r.kubectl(ctx, s, nil, "wait", "--timeout=3m", "--for="+condition, object); err != nil {
+		if _, err := r.kubectl(ctx, in, nil, "wait", "--timeout=3m", "--for="+condition, object); err != nil {
 			return err
 		}
 	}
-	if _, err := r.kubectl(ctx, s, nil, "label", "--overwrite", object, "openebs.io/nodeid="+n.name); err != nil {
+	if _, err := r.kubectl(ctx, in, nil, "label", "--overwrite", object, "openebs.io/nodeid="+n.name); err != nil {
 		return err
 	}
-	if s.taint == "" {
+	if n.taint == "" {
 		return nil
 	}
-	_, err = r.kubectl(ctx, s, nil, "taint", "--overwrite", "node", n.name, s.taint)
+	_, err = r.kubectl(ctx, in, nil, "taint", "--overwrite", "node", n.name, n.taint)
 	return err
 }

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,7 +45,7 @@ type part struct {
 	abrupt bool
 }
 
-// up are the steps that bring the whole rig up.
+// up are the steps that start everything.
 func (r *Rig) up() []step {
 	var steps []step
 	for _, p := range r.parts() {
@@ -53,11 +54,23 @@ func (r *Rig) up() []step {
 		}})
 	}
 	if !r.state.Light {
-		for _, s := range sites {
+		for _, s := range r.furnished() {
 			steps = append(steps, r.siteSteps(s)...)
+		}
+		for _, n := range nodes {
+			steps = append(steps, r.joinStep(n))
 		}
 	}
 	return steps
+}
+
+// atFirst are those that are done without being asked for.
+func (r *Rig) atFirst() []step {
+	steps := r.up()
+	if !r.state.OneCluster {
+		return steps
+	}
+	return slices.DeleteFunc(steps, func(s step) bool { return matches(s.name, recovery) })
 }
 
 // parts are the processes of the rig.

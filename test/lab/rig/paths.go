@@ -68,6 +68,9 @@ func (p Paths) Log(part string) string {
 	return p.in("log", strings.ReplaceAll(part, "/", "-")+".log")
 }
 
+// EtcdData is where the data of a site's etcd are.
+func (p Paths) EtcdData(site string) string { return p.in("etcd", site) }
+
 // Kubeconfig is the administrator's file for one site.
 func (p Paths) Kubeconfig(site string) string { return p.in("kubeconfig", site+".yaml") }
 

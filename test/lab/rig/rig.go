@@ -38,6 +38,9 @@ type Options struct {
 	// Stretched gives both machines the same two disks, and each a hostid, for a pool
 	// that is mirrored over them.
 	Stretched bool
+	// OneCluster makes both machines nodes of the cluster "primary". The control plane
+	// "dr" is started by Start alone, over what EtcdData was given.
+	OneCluster bool
 	// Plugin and Agent are the product's binaries under test; one that isn't
 	// there is left out with a warning.
 	Plugin, Agent string
@@ -103,7 +106,7 @@ func Up(ctx context.Context, o Options) (*Rig, error) {
 	if err := r.ensureSet(ctx); err != nil {
 		return nil, err
 	}
-	if err := runSteps(ctx, r.up(), r.progress.tell); err != nil {
+	if err := runSteps(ctx, r.atFirst(), r.progress.tell); err != nil {
 		return nil, err
 	}
 	r.progress.tell("rig "+o.Name, "up in "+dir)
@@ -115,12 +118,12 @@ func Up(ctx context.Context, o Options) (*Rig, error) {
 func (r *Rig) prepare(o Options) error {
 	s, err := readState(r.Paths)
 	if errors.Is(err, ErrNoRig) {
-		s, err = &state{Name: o.Name, Light: o.Light, WordPress: o.WordPress, Stretched: o.Stretched, Processes: map[string]proc.ID{}}, nil
+		s, err = &state{Name: o.Name, Light: o.Light, WordPress: o.WordPress, Stretched: o.Stretched, OneCluster: o.OneCluster, Processes: map[string]proc.ID{}}, nil
 	}
 	if err != nil {
 		return err
 	}
-	if s.Light != o.Light || o.WordPress && !s.WordPress || o.Stretched && !s.Stretched {
+	if s.Light != o.Light || o.WordPress && !s.WordPress || o.Stretched && !s.Stretched || o.OneCluster && !s.OneCluster {
 		return fmt.Errorf("rig %s exists in another form; take it down first", o.Name)
 	}
 	if s.Ports, err = choosePorts(portNames(), s.Ports); err != nil {
@@ -222,6 +225,9 @@ func (r *Rig) remove() error {
 	}
 	return os.RemoveAll(r.Dir)
 }
+
+// OneCluster reports whether both machines are in one cluster.
+func (r *Rig) OneCluster() bool { return r.state.OneCluster }
 
 // Stop stops parts: "primary" and "dr" are a site's control plane with its
 // Velero server, "hassio" and "remote" the machines (which lose power), and

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -62,6 +63,36 @@ func TestRig_up_orderHolds(t *testing.T) {
 		}
 	}
 	assert.Len(t, slices.Compact(slices.Sorted(slices.Values(names))), len(names), "no two steps share a name")
+}
+
+func TestRig_oneCluster(t *testing.T) {
+	t.Parallel()
+	r := &Rig{Paths: Paths{Dir: t.TempDir()}, progress: newProgress(nil)}
+	require.NoError(t, r.prepare(Options{Name: "one", OneCluster: true}))
+	needs := map[string][]string{}
+	for _, s := range r.atFirst() {
+		needs[s.name] = s.needs
+	}
+	assert.Contains(t, needs["hassio/joined"], "primary/apiserver")
+	assert.Contains(t, needs["remote/joined"], "primary/apiserver")
+	assert.Contains(t, needs, "primary/objects")
+	for name := range needs {
+		assert.False(t, matches(name, "dr"), "%s is started when it is asked for", name)
+	}
+	for _, s := range chosen(r.up(), []string{"dr"}) {
+		assert.NotEqual(t, "dr/objects", s.name, "they come with its data")
+	}
+	require.NoError(t, r.writeNodeFiles(nodes[1]))
+	file, err := os.ReadFile(r.in("config", "remote", "kubeconfig.yaml"))
+	require.NoError(t, err)
+	assert.Contains(t, string(file), strconv.Itoa(r.port("primary/apiserver")))
+
+	one := r.furnished()[0]
+	assert.Len(t, one.storageClasses, 4)
+	assert.False(t, one.readOnly)
+	l := r.location(one)
+	assert.Equal(t, "remote", l["restoreNode"])
+	assert.NotContains(t, l, "failbackTarget")
 }
 
 func TestRig_nothingRuns(t *testing.T) {

@@ -6,10 +6,12 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/kubectl-dr/kubectl-dr/test/lab/manifests"
@@ -21,27 +23,26 @@ import (
 // site is one cluster with the Velero server beside it.
 type site struct {
 	name string
-	node node
 	// readOnly keeps Velero here from writing or expiring backups.
-	readOnly bool
-	// taint, if any, is put on the node.
-	taint          string
+	readOnly       bool
 	storageClasses []manifests.StorageClass
 	// location is what its volume snapshot location has beyond the common part.
 	location map[string]string
 }
 
+// The sites' names, and those of their clusters.
+const primary, recovery = "primary", "dr"
+
 var sites = []site{
 	{
-		name: "primary", node: nodes[0],
+		name: primary,
 		storageClasses: []manifests.StorageClass{
 			{Name: "zfs-storage-znvm", Pool: "znvm/k3s"},
 			{Name: "zfs-storage-nas", Pool: "nas/k3s"},
 		},
 	},
 	{
-		name: "dr", node: nodes[1], readOnly: true,
-		taint: "dedicated=remote:NoSchedule",
+		name: recovery, readOnly: true,
 		storageClasses: []manifests.StorageClass{
 			{Name: "zfs-storage-znvm-dr", Pool: "backup/znvm/k3s"},
 			{Name: "zfs-storage-nas-dr", Pool: "backup/nas/k3s"},
@@ -51,6 +52,18 @@ var sites = []site{
 			"restoreMode": "clone",
 		},
 	},
+}
+
+// furnished are the sites whose clusters are given objects. One cluster has what both
+// have.
+func (r *Rig) furnished() []site {
+	if !r.state.OneCluster {
+		return sites
+	}
+	one := sites[0]
+	one.storageClasses = slices.Concat(one.storageClasses, sites[1].storageClasses)
+	one.location = sites[1].location
+	return []site{one}
 }
 
 // replicas is the dataset on the node "remote" below which replicas lie.
@@ -91,8 +104,6 @@ func portNames() []string {
 
 func (r *Rig) port(name string) int { return r.state.Ports[name] }
 
-func (r *Rig) server(s site) string { return "https://" + local(r.port(s.name+"/apiserver")) }
-
 // writeHosts leads node names to this machine, where the port of each kubelet
 // is forwarded to its guest.
 func (r *Rig) writeHosts() error {
@@ -113,13 +124,13 @@ func (r *Rig) writeKubeconfigs() error {
 		return replaceFile(r.Kubeconfig(name), data, 0o600)
 	}
 	for _, s := range sites {
-		admin := access{context: s.name, server: r.server(s), pair: "admin"}
+		admin := access{context: s.name, server: r.Server(s.name), pair: "admin"}
 		both = append(both, admin)
 		if err := write(s.name, admin); err != nil {
 			return err
 		}
 		for _, component := range []string{"controller-manager", "scheduler"} {
-			a := access{context: s.name, server: r.server(s), pair: component}
+			a := access{context: s.name, server: r.Server(s.name), pair: component}
 			if err := write(s.name+"-"+component, a); err != nil {
 				return err
 			}
@@ -170,7 +181,7 @@ func (r *Rig) planeParts(s site) []part {
 			name: name("etcd"), port: r.port(name("etcd")),
 			start: func(context.Context) (proc.ID, error) {
 				return r.run(name("etcd"), proc.Spec{Argv: []string{
-					r.set.Bin("etcd"), "--data-dir=" + r.in("etcd", s.name),
+					r.set.Bin("etcd"), "--data-dir=" + r.EtcdData(s.name),
 					"--listen-client-urls=http://" + etcd, "--advertise-client-urls=http://" + etcd,
 					"--listen-peer-urls=http://" + peers, "--initial-advertise-peer-urls=http://" + peers,
 					"--initial-cluster=default=http://" + peers,
@@ -199,17 +210,13 @@ func (r *Rig) planeParts(s site) []part {
 func (r *Rig) siteSteps(s site) []step {
 	return []step{
 		{
-			name: s.node.name + "/joined", needs: []string{s.node.name, s.name + "/apiserver"},
-			do: func(ctx context.Context) (string, error) { return "ready in cluster " + s.name, r.join(ctx, s) },
-		},
-		{
 			name: s.name + "/objects", needs: []string{s.name + "/apiserver"},
 			do: func(ctx context.Context) (string, error) { return r.applyObjects(ctx, s) },
 		},
 		{
 			name: s.name + "/backup-location", needs: []string{s.name + "/velero", "s3"},
 			do: func(ctx context.Context) (string, error) {
-				_, err := r.kubectl(ctx, s, nil, "wait", "--namespace=velero", "--timeout=60s",
+				_, err := r.kubectl(ctx, s.name, nil, "wait", "--namespace=velero", "--timeout=60s",
 					"--for=jsonpath={.status.phase}=Available", "backupstoragelocation/default")
 				return "available", err
 			},
@@ -226,7 +233,7 @@ func (r *Rig) applyObjects(ctx context.Context, s site) (string, error) {
 	if err := r.apply(ctx, s, crds); err != nil {
 		return "", err
 	}
-	if _, err := r.kubectl(ctx, s, nil, "wait", "--timeout=60s", "--for=condition=Established", "crd", "--all"); err != nil {
+	if _, err := r.kubectl(ctx, s.name, nil, "wait", "--timeout=60s", "--for=condition=Established", "crd", "--all"); err != nil {
 		return "", err
 	}
 	bundle, err := os.ReadFile(r.PKI().Bundle("velero"))
@@ -251,19 +258,19 @@ func (r *Rig) applyObjects(ctx context.Context, s site) (string, error) {
 func (r *Rig) location(s site) map[string]string {
 	source, target := nodes[0].name, nodes[1].name
 	location := map[string]string{
-		"agents":        r.agents(),
-		"target":        target,
-		"targetAddress": fmt.Sprintf("%s:%d", vm.HostAddress, r.port(target+"/agent")),
-		"targetPrefix":  replicas,
+		"agents":         r.agents(),
+		"target":         target,
+		"targetAddress":  fmt.Sprintf("%s:%d", vm.HostAddress, r.port(target+"/agent")),
+		"targetPrefix":   replicas,
+		"restoreParents": "znvm/k3s=backup/znvm/k3s,nas/k3s=backup/nas/k3s",
+	}
+	if !r.state.OneCluster {
 		// And after a failover the other way.
-		"restoreParents":        "znvm/k3s=backup/znvm/k3s,nas/k3s=backup/nas/k3s",
-		"failbackTarget":        source,
-		"failbackTargetAddress": fmt.Sprintf("%s:%d", vm.HostAddress, r.port(source+"/agent")),
-		"failbackPrefix":        "replica",
+		location["failbackTarget"] = source
+		location["failbackTargetAddress"] = fmt.Sprintf("%s:%d", vm.HostAddress, r.port(source+"/agent"))
+		location["failbackPrefix"] = "replica"
 	}
-	for k, v := range s.location {
-		location[k] = v
-	}
+	maps.Copy(location, s.location)
 	return location
 }
 
@@ -275,6 +282,12 @@ func (r *Rig) agents() string {
 	}
 	return strings.Join(all, ",")
 }
+
+// Etcd is where the site's etcd is reached from this machine.
+func (r *Rig) Etcd(site string) string { return "http://" + local(r.port(site+"/etcd")) }
+
+// Server is where the site's API is reached from this machine.
+func (r *Rig) Server(site string) string { return "https://" + local(r.port(site+"/apiserver")) }
 
 // AgentAddress is where the node's agent is reached from this machine; the
 // name to verify it by is the node's.
@@ -309,14 +322,14 @@ func (r *Rig) crds(ctx context.Context) ([]byte, error) {
 }
 
 func (r *Rig) apply(ctx context.Context, s site, objects []byte) error {
-	_, err := r.kubectl(ctx, s, objects, "apply", "--server-side", "--force-conflicts", "--filename=-")
+	_, err := r.kubectl(ctx, s.name, objects, "apply", "--server-side", "--force-conflicts", "--filename=-")
 	return err
 }
 
 // kubectl runs kubectl as the site's administrator and returns what it prints.
-func (r *Rig) kubectl(ctx context.Context, s site, stdin []byte, args ...string) (string, error) {
+func (r *Rig) kubectl(ctx context.Context, site string, stdin []byte, args ...string) (string, error) {
 	var stdout, stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, r.set.Bin("kubectl"), append([]string{"--kubeconfig=" + r.Kubeconfig(s.name)}, args...)...)
+	cmd := exec.CommandContext(ctx, r.set.Bin("kubectl"), append([]string{"--kubeconfig=" + r.Kubeconfig(site)}, args...)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &stdout, &stderr
 	if err := cmd.Run(); err != nil {
 		return "", errors.Join(ctx.Err(), fmt.Errorf("kubectl %s: %w: %s", args[0], err, bytes.TrimSpace(stderr.Bytes())))

@@ -32,6 +32,8 @@ type state struct {
 	Stretched bool `json:"stretched,omitempty"`
 	// Features are those of Velero's servers that are off by default.
 	Features []string `json:"features,omitempty"`
+	// OneCluster rigs have both machines in one cluster.
+	OneCluster bool `json:"oneCluster,omitempty"`
 	// Ports are chosen once, so that kubeconfigs and certificates stay valid.
 	Ports map[string]int `json:"ports"`
 	// Processes are those started last, by part.
