@@ -99,7 +99,7 @@ func (a app) newApp(t *testing.T) app {
 	a, name := a.newVolume(t, "data"), a.Name
 	apply(t, primary, a.render(t, "web.yaml.tmpl"))
 	velero(t, primary, "schedule", "create", name, "--schedule", "0 0 29 2 *", "--include-namespaces", name, "--volume-snapshot-locations", "zfs")
-	apply(t, dr, a.plan(t, name))
+	apply(t, recovery, a.plan(t, name))
 	kubectl(t, primary, "-n", name, "wait", "deployment/web", "--for=condition=Available", "--timeout=8m")
 	return a
 }

@@ -35,6 +35,10 @@ const (
 // emulation on a busy host are slow.
 const patience = 8 * time.Minute
 
+// recovery is the cluster that kubectl dr works in: the recovery site's, or the one that
+// both nodes are in.
+var recovery = dr
+
 var rigName = flag.String("rig", "default", "name of the rig to test on")
 
 // lab is the rig. operator and source are the kubeconfigs of whoever runs
@@ -72,26 +76,31 @@ func tested(m *testing.M) (int, error) {
 		return 1, err
 	}
 	defer os.RemoveAll(dir)
+	if lab.OneCluster() {
+		recovery = primary
+	}
 	for _, argv := range [][]string{
-		{dr, "-f", "testdata/profiles.yaml"},
-		{dr, "-f", repository("examples/rbac/operator.yaml")},
-		{dr, "-f", repository("examples/rbac/rebuild.yaml")},
+		{recovery, "-f", "testdata/profiles.yaml"},
+		{recovery, "-f", repository("examples/rbac/operator.yaml")},
+		{recovery, "-f", repository("examples/rbac/rebuild.yaml")},
 		{primary, "-f", repository("examples/rbac/source.yaml")},
 	} {
 		if _, err := prepared(append([]string{"kubectl", "apply", "--context"}, argv...)...); err != nil {
 			return 1, err
 		}
 	}
-	if err := prepareWayBack(dir); err != nil {
-		return 1, err
+	if !lab.OneCluster() {
+		if err := prepareWayBack(dir); err != nil {
+			return 1, err
+		}
 	}
 	operator, source = filepath.Join(dir, "operator.yaml"), filepath.Join(dir, "source.yaml")
-	if err := errors.Join(writeAccess(operator, dr, "kubectl-dr-operator"), writeAccess(source, primary, "kubectl-dr-source")); err != nil {
+	if err := errors.Join(writeAccess(operator, recovery, "kubectl-dr-operator"), writeAccess(source, primary, "kubectl-dr-source")); err != nil {
 		return 1, err
 	}
 	// Whoever runs kubectl dr there may rebuild too.
 	for _, kind := range []string{"clusterrole", "role"} {
-		if _, err := prepared("kubectl", "--context", dr, "-n", "velero", "create", kind+"binding", "kubectl-dr-rebuild",
+		if _, err := prepared("kubectl", "--context", recovery, "-n", "velero", "create", kind+"binding", "kubectl-dr-rebuild",
 			"--"+kind+"=kubectl-dr-rebuild", "--serviceaccount=default:kubectl-dr-operator"); err != nil {
 			return 1, err
 		}
