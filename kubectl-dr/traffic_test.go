@@ -102,12 +102,12 @@ func TestTraffic_isWaitedFor(t *testing.T) {
 	t.Parallel()
 	w, s := onDNS(t, func(traffic *plan.Traffic) {
 		traffic.Method = plan.TrafficManual
-		traffic.Verify = &plan.TrafficVerify{Timeout: metav1.Duration{Duration: 200 * time.Millisecond}}
+		traffic.Verify = &plan.TrafficVerify{Timeout: metav1.Duration{Duration: 2 * time.Second}}
 	})
 	got := w.run(t.Context(), strings.Fields(doDisaster)...)
 	assert.Equal(t, exitError, got.code)
 	assert.Contains(t, masked(s, got), "to do by hand: point "+blog+" to 203.0.113.10: server 127.0.0.1 53; zone blog.example.org; update delete "+blog+" A; update add "+blog+" 60 A 203.0.113.10; send")
-	assert.Contains(t, masked(s, got), "verify traffic: not so after 200ms: 127.0.0.1:53 says of "+blog+": A 192.0.2.1, not 203.0.113.10")
+	assert.Contains(t, masked(s, got), "verify traffic: not so after 2s: 127.0.0.1:53 says of "+blog+": A 192.0.2.1, not 203.0.113.10")
 	assert.Contains(t, got.err, "hint: run the same command again to go on from there")
 
 	s.Set(t, blog+". 60 A 203.0.113.10")

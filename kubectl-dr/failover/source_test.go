@@ -128,10 +128,14 @@ func TestSource_theOtherSideIsToldOfTheBackup(t *testing.T) {
 			recovery := open(tt.there...)
 			tt.taken[0].(*velerov1api.Backup).Spec.Hooks.Resources = []velerov1api.BackupResourceHookSpec{{Name: "freeze"}}
 			var said []string
+			timeout := 2 * time.Minute
+			if tt.says != "" {
+				timeout = 50 * time.Millisecond // it is waited for in vain
+			}
 			s := &Source{
 				Cluster: open(append(tt.taken, location("backups"))...), Recovery: recovery, Site: SourceSite, There: "here",
 				Run:      &plan.RecoveryRun{Spec: plan.RecoveryRunSpec{Backup: "run"}},
-				Interval: time.Millisecond, ArriveTimeout: 50 * time.Millisecond,
+				Interval: time.Millisecond, ArriveTimeout: timeout,
 				Hooks: run.Hooks{Progress: func(msg string) { said = append(said, msg) }},
 			}
 			_, err := s.Arrive().Do(t.Context())
