@@ -7,9 +7,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os/exec"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -165,21 +167,39 @@ func (a app) failBack(t *testing.T) {
 // killAt runs kubectl dr until it says that a step is running, and kills it.
 func killAt(t *testing.T, step string, args ...string) {
 	t.Helper()
+	r, killed := killWhen(t, func(line string) bool { return line == "running  "+step }, args...)
+	require.True(t, killed, "it comes to the step %q: %s", step, r.all())
+}
+
+// killWhen runs kubectl dr as the operator, and kills it once it says a line of
+// which that is wanted. It reports whether it came to one.
+func killWhen(t *testing.T, wanted func(line string) bool, args ...string) (r result, killed bool) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	argv := drCommand(args...)
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	var out, said bytes.Buffer
+	cmd.Stdout = &out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	stderr, err := cmd.StderrPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
-	var said bytes.Buffer
-	reached := false
-	for lines := bufio.NewScanner(stderr); !reached && lines.Scan(); {
+	for lines := bufio.NewScanner(stderr); lines.Scan(); {
 		said.WriteString(lines.Text() + "\n")
-		reached = lines.Text() == "running  "+step
+		if !killed && wanted(lines.Text()) {
+			killed = true
+			require.NoError(t, syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL))
+		}
 	}
-	require.NoError(t, cmd.Process.Kill())
-	require.Error(t, cmd.Wait(), "it was killed")
-	t.Logf("kubectl dr %s: killed\n%s", strings.Join(args, " "), said.String())
-	require.True(t, reached, "it comes to the step %q", step)
+	_ = cmd.Wait()
+	require.NoError(t, ctx.Err(), said.String())
+	r = result{out.String(), said.String(), cmd.ProcessState.ExitCode()}
+	how := "killed"
+	if !killed {
+		how = fmt.Sprintf("exit status %d", r.code)
+	}
+	t.Logf("kubectl dr %s: %s\n%s", strings.Join(args, " "), how, r.err)
+	require.NotContains(t, r.all(), "forbidden", "the roles in examples/rbac allow all that is needed")
+	return r, killed
 }
