@@ -31,6 +31,10 @@ const processor = "max,-erms,-ssse3,-sse4.1,-sse4.2,-avx,-avx2,-aes,-pclmulqdq"
 // anew.
 const lockup = "softlockup_panic=1 watchdog_thresh=60"
 
+// timer keeps a machine from looking for ten ticks whether its timer works. On a busy
+// host they come late, and it would end there.
+const timer = "no_timer_check"
+
 // Start switches the machine on, in a process of its own that outlives the
 // caller's and carries the mark. Stopping that process is a power cut; for a
 // clean end, call PowerOff first.
@@ -56,7 +60,7 @@ func (m Machine) arguments() []string {
 		"-smp", strconv.Itoa(m.CPUs), "-m", strconv.Itoa(m.MemoryMB),
 		"-serial", "file:" + m.Console(),
 		"-kernel", m.Kernel, "-initrd", m.Initrd,
-		"-append", "console=ttyS0 quiet panic=-1 " + lockup + " mitigations=off random.trust_cpu=on",
+		"-append", "console=ttyS0 quiet panic=-1 " + lockup + " " + timer + " mitigations=off random.trust_cpu=on",
 		"-device", "virtio-rng-pci",
 	}
 	disk := func(serial, file string, options ...string) {
