@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
-	"maps"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -110,9 +109,10 @@ func (a app) world(t *testing.T) world {
 		return err
 	}))
 	w := world{}
-	for _, line := range slices.Sorted(maps.Keys(counted)) {
-		w = append(w, fmt.Sprintf("%s (%d)", line, counted[line]))
+	for line, n := range counted {
+		w = append(w, fmt.Sprintf("%s (%d)", line, n))
 	}
+	slices.Sort(w)
 	return w
 }
 
@@ -140,7 +140,7 @@ func described(t *testing.T, site string) []string {
 		}
 		status, _ := o["status"].(map[string]any)
 		o["status"] = map[string]any{"phase": status["phase"], "steps": status["steps"]}
-		forget(o, "uid", "resourceVersion", "managedFields", "generation", "startedAt", "endedAt", "message")
+		drop(o, "uid", "resourceVersion", "managedFields", "generation", "startedAt", "endedAt", "message")
 		content, err := json.Marshal(o)
 		require.NoError(t, err)
 		lines = append(lines, fmt.Sprintf("%s/%v %s", line, meta["name"], content))
@@ -148,19 +148,19 @@ func described(t *testing.T, site string) []string {
 	return lines
 }
 
-// forget removes fields wherever they are.
-func forget(value any, fields ...string) {
+// drop removes fields wherever they are.
+func drop(value any, fields ...string) {
 	switch v := value.(type) {
 	case map[string]any:
 		for _, f := range fields {
 			delete(v, f)
 		}
 		for _, inner := range v {
-			forget(inner, fields...)
+			drop(inner, fields...)
 		}
 	case []any:
 		for _, inner := range v {
-			forget(inner, fields...)
+			drop(inner, fields...)
 		}
 	}
 }
