@@ -22,6 +22,9 @@ func TestPolicies_areNarrow(t *testing.T) {
 		require.NoError(t, err)
 		for _, g := range p.Identities {
 			assert.NotContains(t, g.Verbs, agent.AnyVerb, "%s: %s", file, g.Name)
+			if slices.Equal(g.Verbs, []agent.Verb{agent.Report}) {
+				continue // its prefixes are names of plans
+			}
 			assert.NotContains(t, g.Prefixes, "*", "%s: %s", file, g.Name)
 			for _, prefix := range g.Prefixes {
 				assert.Contains(t, prefix, "/", "%s: %s has a whole pool", file, g.Name)

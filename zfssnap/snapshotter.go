@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -73,11 +72,9 @@ func (s *Snapshotter) Init(config map[string]string) error {
 	if err != nil {
 		return err
 	}
-	var pem []byte
-	if loc.CredentialsFile != "" {
-		if pem, err = os.ReadFile(loc.CredentialsFile); err != nil {
-			return fmt.Errorf("read the location's credential: %w", err)
-		}
+	pem, err := readCredential(loc.CredentialsFile)
+	if err != nil {
+		return err
 	}
 	site, err := s.Sites.Open(loc, pem)
 	if err != nil {
