@@ -3,6 +3,7 @@ package check
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -49,9 +50,13 @@ func (in *inspection) addressPools(ctx context.Context) {
 			continue
 		}
 		for _, name := range slices.Sorted(maps.Keys(wanted)) {
-			if what := "address pool " + name; have[name] {
+			switch what := "address pool " + name; {
+			case have[name]:
 				in.ok(what, "")
-			} else {
+			case have == nil: // another network may give addresses without being asked for a pool
+				in.warn(what, fmt.Sprintf("%s asks for an address of it, and nothing here knows %s of %s", wanted[name], p.kinds[0].Kind, p.kinds[0].Group),
+					"see that whatever gives addresses here gives one without it")
+			default:
 				in.problem(what, "it does not exist here, and "+wanted[name]+" asks for an address of it", "make it, or map it with addressPools of the profile")
 			}
 		}
@@ -79,9 +84,10 @@ func poolNames(s string) []string {
 	return slices.DeleteFunc(all, func(name string) bool { return strings.Contains(name, "/") })
 }
 
-// names returns those of all objects of the kinds that the cluster knows.
+// names returns those of all objects of the kinds, nil if the cluster knows none of
+// these.
 func (in *inspection) names(ctx context.Context, kinds []schema.GroupKind) (map[string]bool, error) {
-	have := map[string]bool{}
+	var have map[string]bool
 	for _, kind := range kinds {
 		mapping, err := in.Cluster.Client.RESTMapper().RESTMapping(kind)
 		if meta.IsNoMatchError(err) {
@@ -89,6 +95,9 @@ func (in *inspection) names(ctx context.Context, kinds []schema.GroupKind) (map[
 		}
 		if err != nil {
 			return nil, err
+		}
+		if have == nil {
+			have = map[string]bool{}
 		}
 		list := &unstructured.UnstructuredList{}
 		list.SetGroupVersionKind(mapping.GroupVersionKind)
