@@ -52,6 +52,9 @@ func (f *runFlags) addPoint(c *cobra.Command) {
 	c.MarkFlagsMutuallyExclusive("backup", "before")
 }
 
+// chosen reports whether a restore point was.
+func (f *runFlags) chosen() bool { return f.backup != "" || !f.before.IsZero() }
+
 // point returns the restore point that was chosen.
 func (f *runFlags) point(ctx context.Context, s *site, source plan.Source) (restorepoint.Point, error) {
 	if !f.before.IsZero() {
@@ -153,7 +156,7 @@ func (s *site) point(ctx context.Context, source plan.Source, backup string) (re
 // should not cost more than it must.
 func (f *runFlags) arrived(ctx context.Context, e *env, s *site, source plan.Source, timeout time.Duration) (restorepoint.Point, error) {
 	point, err := f.point(ctx, s, source)
-	if err != nil || f.backup != "" || !f.before.IsZero() {
+	if err != nil || f.chosen() {
 		return point, err
 	}
 	backup, err := s.finder.Arrived(ctx, source, point)
@@ -338,9 +341,7 @@ func missed(met *bool) bool { return met != nil && !*met }
 func (e *env) journal(g *globalFlags, s *site, r *plan.RecoveryRun) *run.Journal {
 	keeper := &run.Keeper{Storage: s.storage, Now: e.now, Hooks: e.hooks()}
 	if g.hasSource() {
-		keeper.Other = func() (*cluster.Cluster, error) {
-			return e.open(g.source, g.namespace(&plan.RecoveryPlan{Spec: r.Spec.PlanSpec}))
-		}
+		keeper.Other = func() (*cluster.Cluster, error) { return e.openSource(g, r) }
 	}
 	return &run.Journal{Run: r, Client: s.cluster.Client, Now: e.now, Hooks: e.hooks(), Keeper: keeper}
 }
@@ -593,7 +594,7 @@ func (f *failoverFlags) validate() error {
 		return errors.New("--accept-data-loss goes with --disaster: a planned failover loses nothing")
 	case f.planned && f.sourceFenced:
 		return errors.New("--source-fenced goes with --disaster: a planned failover exports the pools at the source")
-	case f.planned && (f.backup != "" || !f.before.IsZero()):
+	case f.planned && f.chosen():
 		return errors.New("--backup and --before go with --disaster: a planned failover takes a backup of its own")
 	case f.planned && !f.global.hasSource():
 		return hint.Errorf("if the source can't be reached any more, it is a --disaster", "--planned needs --source-context or --source-kubeconfig")
@@ -709,11 +710,16 @@ func (f *moveFlags) side(e *env, r *plan.RecoveryRun, from, to *cluster.Cluster)
 
 // sourceCluster opens the cluster that the application was installed in.
 func (f *moveFlags) sourceCluster(ctx context.Context, e *env, s *site, r *plan.RecoveryRun) (*cluster.Cluster, error) {
-	c, err := e.open(f.global.source, f.global.namespace(&plan.RecoveryPlan{Spec: r.Spec.PlanSpec}))
+	c, err := e.openSource(f.global, r)
 	if err != nil {
 		return nil, fmt.Errorf("source cluster: %w", err)
 	}
 	return c, failover.CheckSides(ctx, c.Client, s.cluster.Client)
+}
+
+// openSource opens the source cluster that the flags name, for a run.
+func (e *env) openSource(g *globalFlags, r *plan.RecoveryRun) (*cluster.Cluster, error) {
+	return e.open(g.source, g.namespace(&plan.RecoveryPlan{Spec: r.Spec.PlanSpec}))
 }
 
 // hasSource reports whether the flags name a source cluster.

@@ -1,7 +1,6 @@
 package kubectldr
 
 import (
-	"encoding/json"
 	"maps"
 	"slices"
 	"strings"
@@ -175,11 +174,8 @@ func TestTheWayBackGoesOnFromEachStep(t *testing.T) {
 				if command == doFailback {
 					w.do(t, doReprotect)
 				}
-				w.dieAfter = step
 				w.pass(time.Minute)
-				first := w.run(t.Context(), strings.Fields(command)...)
-				require.NotZero(t, first.code, first.err)
-				w.revive()
+				w.dies(t, command, step)
 				w.do(t, command+" --resume")
 				if command == doReprotect {
 					w.do(t, doFailback)
@@ -203,14 +199,7 @@ func wayBackSteps(t *testing.T, command string) []string {
 	if command == doFailback {
 		w.do(t, doReprotect)
 	}
-	var r plan.RecoveryRun
-	require.NoError(t, json.Unmarshal([]byte(w.do(t, command+" --dry-run -o json").out), &r))
-	var names []string
-	for _, s := range r.Status.Steps {
-		names = append(names, s.Name)
-	}
-	require.NotEmpty(t, names)
-	return names
+	return w.steps(t, command)
 }
 
 func TestTheWayBackIsRefused(t *testing.T) {

@@ -555,17 +555,14 @@ func TestRunsGoOnFromEachStep(t *testing.T) {
 	t.Parallel()
 	for name, args := range map[string]string{
 		"a drill":            "drill",
-		"a disaster":         "failover --disaster --accept-data-loss=15m --yes",
-		"a planned failover": "failover --planned --source-context=primary --yes",
+		"a disaster":         doDisaster,
+		"a planned failover": doPlanned,
 	} {
-		for _, step := range stepsOf(t, args) {
+		for _, step := range newWorld(t).steps(t, args) {
 			t.Run(name+" killed after "+step, func(t *testing.T) {
 				t.Parallel()
 				w := newWorld(t)
-				w.dieAfter = step
-				first := w.run(t.Context(), strings.Fields(args)...)
-				require.NotZero(t, first.code, first.err)
-				w.revive()
+				w.dies(t, args, step)
 				done := 0
 				for _, s := range w.lastRun(t).Status.Steps {
 					if s.Phase == plan.PhasePassed {
@@ -588,20 +585,6 @@ func TestRunsGoOnFromEachStep(t *testing.T) {
 			})
 		}
 	}
-}
-
-// stepsOf returns the names of a command's steps.
-func stepsOf(t *testing.T, args string) []string {
-	t.Helper()
-	got := newWorld(t).run(t.Context(), strings.Fields(args+" --dry-run -o json")...)
-	var r plan.RecoveryRun
-	require.NoError(t, json.Unmarshal([]byte(got.out), &r), got.String())
-	var names []string
-	for _, s := range r.Status.Steps {
-		names = append(names, s.Name)
-	}
-	require.NotEmpty(t, names)
-	return names
 }
 
 func TestFailover_disaster(t *testing.T) {
@@ -710,9 +693,7 @@ func TestFailover_plannedGivesTheSourceBackWhatItHad(t *testing.T) {
 func TestFailover_oneRunAtATime(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.dieAfter = "restore"
-	require.NotZero(t, w.run(t.Context(), "failover", "--disaster", "--accept-data-loss=15m", "--yes").code)
-	w.revive()
+	w.dies(t, doDisaster, "restore")
 	got := w.run(t.Context(), "drill")
 	assert.Equal(t, 1, got.code)
 	assert.Contains(t, got.err, "failover wordpress-failover-20260102-030405 of plan \"wordpress\" is in progress")

@@ -137,7 +137,7 @@ func (f *rebuildFlags) validate() error {
 			errs = append(errs, fmt.Errorf("claim %s is to be replaced and to be kept", claim))
 		}
 	}
-	if len(f.pools) > 0 && (f.backup != "" || !f.before.IsZero()) {
+	if len(f.pools) > 0 && f.chosen() {
 		errs = append(errs, errors.New("--from-pool excludes --backup and --before"))
 	}
 	var err error

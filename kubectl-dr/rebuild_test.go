@@ -490,11 +490,8 @@ func TestRebuild_goesOn(t *testing.T) {
 			w := fresh(t)
 			w.argo()
 			w.applied(append(w.filled("wordpress-db", 5<<20), ofGit(claimOf("wordpress-html", ""))...)...)
-			w.dieAfter = step
 			const command = doRebuild + " --replace-claim=wordpress/wordpress-db"
-			require.NotZero(t, w.run(t.Context(), strings.Fields(command)...).code)
-			require.True(t, w.dead, "the step is there")
-			w.revive()
+			w.dies(t, command, step)
 			got := w.do(t, command)
 			assert.Contains(t, got.err, "goes on")
 			claim, pv := w.claim("wordpress-db")
@@ -624,9 +621,7 @@ func TestRebuild_refuses(t *testing.T) {
 func TestRebuild_abandon(t *testing.T) {
 	t.Parallel()
 	w := fresh(t)
-	w.dieAfter = "restore volumes"
-	w.run(t.Context(), strings.Fields(doRebuild)...)
-	w.revive()
+	w.dies(t, doRebuild, "restore volumes")
 	got := w.run(t.Context(), "drill")
 	assert.Contains(t, got.err, "rebuild wordpress-rebuild-20260102-030405 of plan \"wordpress\" is in progress")
 	assert.Contains(t, got.err, "hint: end it first: kubectl dr rebuild wordpress --resume")

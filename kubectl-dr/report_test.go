@@ -54,9 +54,7 @@ func TestReport_ofADrillThatFailed(t *testing.T) {
 func TestReport_ofADrillThatWasKept(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.dieAfter = "restore"
-	require.NotZero(t, w.run(t.Context(), "drill", "--keep").code)
-	w.revive()
+	w.dies(t, "drill --keep", "restore")
 	assert.Contains(t, w.do(t, "report -o markdown").out, "| start database | Pending | the run is not there yet |")
 	w.do(t, "drill --keep --resume")
 	took := regexp.MustCompile(`\S+ from first to last`)
@@ -86,12 +84,8 @@ func TestReport_whatAnApplicationSaysIsText(t *testing.T) {
 func TestRun_saysWhoExecutedIt(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.dieAfter = "restore"
-	require.NotZero(t, w.run(t.Context(), strings.Fields(doDisaster)...).code)
-	w.revive()
-	w.dieAfter = "start web"
-	require.NotZero(t, w.run(t.Context(), strings.Fields(doDisaster)...).code)
-	w.revive()
+	w.dies(t, doDisaster, "restore")
+	w.dies(t, doDisaster, "start web")
 	w.user = "frida@example.org"
 	w.do(t, doDisaster)
 	by := w.lastRun(t).Status.ExecutedBy

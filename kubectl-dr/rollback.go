@@ -131,8 +131,7 @@ func (f *moveFlags) rollback(ctx context.Context, e *env, s *site, p *plan.Recov
 		return f.preview(e, r, rb.Steps())
 	}
 	e.begun(r, fresh)
-	j := &run.Journal{Run: r, Client: s.cluster.Client, Now: e.now, Hooks: e.hooks()}
-	return errors.Join(rb.Execute(ctx, j), f.out.result(e, typed(r)))
+	return errors.Join(rb.Execute(ctx, e.journal(f.global, s, r)), f.out.result(e, typed(r)))
 }
 
 // undo makes the rollback of a failover that a run is.

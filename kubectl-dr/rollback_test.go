@@ -1,7 +1,6 @@
 package kubectldr
 
 import (
-	"encoding/json"
 	"errors"
 	"net/http"
 	"strings"
@@ -66,6 +65,9 @@ func (w *world) assertUndone(t *testing.T) {
 	r := w.lastRun(t)
 	assert.Equal(t, plan.RunRollback, r.Spec.Kind)
 	assert.Equal(t, plan.PhasePassed, r.Status.Phase)
+	copied := &plan.RecoveryRun{}
+	require.NoError(t, w.source.Client.Get(t.Context(), client.ObjectKeyFromObject(&r), copied), "the source has a copy of the report")
+	assert.Equal(t, plan.PhasePassed, copied.Status.Phase)
 	assert.Equal(t, int32(1), w.replicas(t, w.source))
 	for _, name := range []string{"wordpress", "wordpress-db"} {
 		d := &appsv1api.Deployment{}
@@ -140,16 +142,13 @@ func TestRollback_ofADisaster(t *testing.T) {
 // recorded.
 func TestRollback_goesOnFromEachStep(t *testing.T) {
 	t.Parallel()
-	for _, step := range rollbackSteps(t) {
+	for _, step := range movedAway(t, doPlanned).steps(t, doRollback) {
 		t.Run(step, func(t *testing.T) {
 			t.Parallel()
 			w := movedAway(t, doPlanned)
 			w.exclusive(t)
-			w.dieAfter = step
 			w.pass(time.Minute)
-			first := w.run(t.Context(), strings.Fields(doRollback)...)
-			require.NotZero(t, first.code, first.err)
-			w.revive()
+			w.dies(t, doRollback, step)
 			assert.Contains(t, w.run(t.Context(), "status").out, "rolling back")
 			w.do(t, doRollback)
 			w.assertUndone(t)
@@ -158,40 +157,20 @@ func TestRollback_goesOnFromEachStep(t *testing.T) {
 	}
 }
 
-func rollbackSteps(t *testing.T) []string {
-	t.Helper()
-	w := movedAway(t, doPlanned)
-	var r plan.RecoveryRun
-	require.NoError(t, json.Unmarshal([]byte(w.do(t, doRollback+" --dry-run -o json").out), &r))
-	var names []string
-	for _, s := range r.Status.Steps {
-		names = append(names, s.Name)
-	}
-	require.NotEmpty(t, names)
-	return names
-}
-
 // TestRollback_ofAFailoverThatStopped undoes one that was killed after each of its
 // steps, and then the rollback is killed too where it ends the failover.
 func TestRollback_ofAFailoverThatStopped(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	var r plan.RecoveryRun
-	require.NoError(t, json.Unmarshal([]byte(w.do(t, doPlanned+" --dry-run -o json").out), &r))
-	for _, step := range r.Status.Steps {
-		t.Run(step.Name, func(t *testing.T) {
+	for _, step := range newWorld(t).steps(t, doPlanned) {
+		t.Run(step, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
 			w.alive(t)
-			w.dieAfter = step.Name
-			require.NotZero(t, w.run(t.Context(), strings.Fields(doPlanned)...).code)
-			w.revive()
+			w.dies(t, doPlanned, step)
 			failed := w.lastRun(t).Name
 			w.exclusive(t)
-			w.dieAfter = failover.StepEnd
 			w.pass(time.Minute)
-			require.NotZero(t, w.run(t.Context(), strings.Fields(doRollback)...).code)
-			w.revive()
+			w.dies(t, doRollback, failover.StepEnd)
 			w.do(t, doRollback)
 			ended := &plan.RecoveryRun{}
 			require.NoError(t, w.recovery.Client.Get(t.Context(), client.ObjectKey{Namespace: veleroNS, Name: failed}, ended))
@@ -289,10 +268,8 @@ func TestRollback_isRefused(t *testing.T) {
 		{"after a reprotection", doRollback, func(t *testing.T, w *world) { w.do(t, doPlanned, doReprotect) }, "has committed wordpress-failover-20260102-030505", "kubectl dr failback wordpress"},
 		{"after a reprotection that was abandoned", doRollback, func(t *testing.T, w *world) {
 			w.do(t, doPlanned)
-			w.dieAfter = "stop the source"
 			w.pass(time.Minute)
-			w.run(t.Context(), strings.Fields(doReprotect)...)
-			w.revive()
+			w.dies(t, doReprotect, "stop the source")
 			w.do(t, "reprotect --abandon")
 		}, "has committed", ""},
 		{"after a failback", doRollback, func(t *testing.T, w *world) { w.do(t, doPlanned, doReprotect, doFailback) }, "there is no failover to roll back", ""},
@@ -332,9 +309,7 @@ func TestRollback_isRefused(t *testing.T) {
 			})
 		}, "it has stretched pools", "docs/sites.md"},
 		{"a drill in progress", doRollback, func(t *testing.T, w *world) {
-			w.dieAfter = "restore"
-			w.run(t.Context(), "drill")
-			w.revive()
+			w.dies(t, "drill", "restore")
 		}, "drill wordpress-drill-20260102-030405 of plan \"wordpress\" is in progress", "kubectl dr drill wordpress --resume"},
 	}
 	for _, tt := range tests {
@@ -362,10 +337,8 @@ func TestRollback_isRefused(t *testing.T) {
 func TestRollback_afterALook(t *testing.T) {
 	t.Parallel()
 	w := movedAway(t, doPlanned)
-	w.dieAfter = "compare both sides"
 	w.pass(time.Minute)
-	require.NotZero(t, w.run(t.Context(), strings.Fields(doReprotect)...).code)
-	w.revive()
+	w.dies(t, doReprotect, "compare both sides")
 	w.do(t, "reprotect --abandon", doRollback)
 	w.assertUndone(t)
 }
@@ -373,10 +346,8 @@ func TestRollback_afterALook(t *testing.T) {
 func TestRollback_abandoned(t *testing.T) {
 	t.Parallel()
 	w := movedAway(t, doPlanned)
-	w.dieAfter = failover.StepKeep
 	w.pass(time.Minute)
-	require.NotZero(t, w.run(t.Context(), strings.Fields(doRollback)...).code)
-	w.revive()
+	w.dies(t, doRollback, failover.StepKeep)
 	w.do(t, "rollback --abandon", doRollback)
 	assert.Equal(t, plan.PhasePassed, w.lastRun(t).Status.Phase, "it can be begun anew")
 	w.gone(t)

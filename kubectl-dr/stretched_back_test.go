@@ -1,7 +1,6 @@
 package kubectldr
 
 import (
-	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
@@ -159,11 +158,8 @@ func TestStretched_theWayBackGoesOn(t *testing.T) {
 				if command == doFailback {
 					w.do(t, doReprotect)
 				}
-				w.dieAfter = step
 				w.pass(time.Minute)
-				first := w.run(t.Context(), strings.Fields(command)...)
-				require.NotZero(t, first.code, first.err)
-				w.revive()
+				w.dies(t, command, step)
 				w.do(t, command+" --resume")
 				if command == doReprotect {
 					w.do(t, doFailback)
@@ -180,12 +176,7 @@ func stretchedSteps(t *testing.T, command string) []string {
 	if command == doFailback {
 		w.do(t, doReprotect)
 	}
-	var r plan.RecoveryRun
-	require.NoError(t, json.Unmarshal([]byte(w.do(t, command+" --dry-run -o json").out), &r))
-	var names []string
-	for _, s := range r.Status.Steps {
-		names = append(names, s.Name)
-	}
+	names := w.steps(t, command)
 	require.Contains(t, names, map[string]string{doReprotect: "compare both sides", doFailback: failover.StepImport}[command])
 	return names
 }
@@ -196,10 +187,8 @@ func TestStretched_failbackGivesThePoolBack(t *testing.T) {
 	t.Parallel()
 	w := stretchedAway(t, doPlanned)
 	w.do(t, doReprotect)
-	w.dieAfter = failover.StepExport
-	require.NotZero(t, w.run(t.Context(), strings.Fields(doFailback)...).code)
+	w.dies(t, doFailback, failover.StepExport)
 	assert.False(t, w.host.pools["metro"].GetImported())
-	w.revive()
 	w.old.pools["metro"].Unseen = []string{"site-b"}
 	o := w.run(t.Context(), strings.Fields(doFailback+" --resume")...)
 	assert.Equal(t, 1, o.code)

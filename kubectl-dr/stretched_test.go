@@ -159,12 +159,8 @@ func TestStretched_plannedGoesOn(t *testing.T) {
 		t.Run(step, func(t *testing.T) {
 			t.Parallel()
 			w := stretch(t)
-			w.dieAfter = step
-			args := []string{"failover", "wordpress", "--planned", "--source-context=primary", "--yes"}
-			assert.NotZero(t, w.run(t.Context(), args...).code)
-			w.revive()
-			o := w.run(t.Context(), args...)
-			assert.Zero(t, o.code, o.err)
+			w.dies(t, doPlanned, step)
+			w.do(t, doPlanned)
 			w.bound(t)
 			assert.False(t, w.old.pools["metro"].GetImported())
 		})
@@ -174,9 +170,7 @@ func TestStretched_plannedGoesOn(t *testing.T) {
 func TestStretched_plannedGivesThePoolBack(t *testing.T) {
 	t.Parallel()
 	w := stretch(t)
-	w.dieAfter = failover.StepExport
-	assert.NotZero(t, w.run(t.Context(), strings.Fields(doPlanned)...).code)
-	w.revive()
+	w.dies(t, doPlanned, failover.StepExport)
 	w.host.pools["metro"].Unseen = []string{"site-a"} // before the import, after the export
 	o := w.run(t.Context(), strings.Fields(doPlanned+" --resume")...)
 	assert.Equal(t, 1, o.code)

@@ -3,7 +3,6 @@ package kubectldr
 import (
 	"fmt"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -164,9 +163,7 @@ func TestSync_refuses(t *testing.T) {
 			"profile wordpress-standby would start the application: it has no state: standby", "state: standby"},
 		{"an application that runs here", "sync", func(w *world) { w.do(w.t, doDisaster) }, "runs here since wordpress-failover-", "after a failback"},
 		{"a failover in progress", "sync", func(w *world) {
-			w.dieAfter = "select restore point"
-			w.run(w.t.Context(), strings.Fields(doDisaster)...)
-			w.revive()
+			w.dies(w.t, doDisaster, "select restore point")
 		}, "is in progress", "kubectl dr failover wordpress --resume"},
 		{"a namespace with volumes", "sync", func(w *world) {
 			claim := &corev1api.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "wordpress", Name: "wordpress-db"}}
@@ -304,21 +301,16 @@ func TestFailover_warm_leavesWhatOthersMade(t *testing.T) {
 func TestFailover_warm_goesOnFromEachStep(t *testing.T) {
 	t.Parallel()
 	w := warm(t)
-	w.do(t, "sync", doDisaster)
-	var steps []string
-	for _, s := range w.lastRun(t).Status.Steps {
-		steps = append(steps, s.Name)
-	}
-	require.True(t, slices.Contains(steps, "bring the standby to the restore point"))
+	w.do(t, "sync")
+	steps := w.steps(t, doDisaster)
+	require.Contains(t, steps, "bring the standby to the restore point")
 	for _, step := range steps {
 		t.Run(filepath.Base(step), func(t *testing.T) {
 			t.Parallel()
 			w := warm(t)
 			w.do(t, "sync")
 			w.pass(time.Minute)
-			w.dieAfter = step
-			require.NotZero(t, w.run(t.Context(), strings.Fields(doDisaster)...).code)
-			w.revive()
+			w.dies(t, doDisaster, step)
 			w.do(t, "failover --disaster --accept-data-loss=15m --yes --resume")
 			w.assertActive(t)
 			assert.Equal(t, plan.PhasePassed, w.lastRun(t).Status.Phase)

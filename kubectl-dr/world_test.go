@@ -329,6 +329,29 @@ func (w *world) killed() error {
 	return nil
 }
 
+// dies runs a command that dies once it has done a step, and has the next one live.
+func (w *world) dies(t *testing.T, command, after string) {
+	t.Helper()
+	w.dieAfter = after
+	o := w.run(t.Context(), strings.Fields(command)...)
+	require.NotZero(t, o.code, o.err)
+	require.True(t, w.dead, "%s has no step %q", command, after)
+	w.revive()
+}
+
+// steps returns the names of those that a command would take.
+func (w *world) steps(t *testing.T, command string) []string {
+	t.Helper()
+	var r plan.RecoveryRun
+	require.NoError(t, json.Unmarshal([]byte(w.do(t, command+" --dry-run -o json").out), &r))
+	var names []string
+	for _, s := range r.Status.Steps {
+		names = append(names, s.Name)
+	}
+	require.NotEmpty(t, names)
+	return names
+}
+
 // revive lets the next command live.
 func (w *world) revive() {
 	w.dead, w.host.down, w.old.down, w.dieAfter = false, false, false, ""

@@ -76,7 +76,8 @@ func numbered(v string) bool { return len(v) > 1 && v[0] == 'v' && v[1] >= '0' &
 // features looks at EnableCSI: with it Velero leaves our snapshots of CSI volumes
 // out, and without it it can't restore its own.
 func (in *inspection) features(d *appsv1api.Deployment) {
-	on := slices.Contains(strings.Split(cluster.Flag(&d.Spec.Template.Spec, "features"), ","), featureCSI)
+	features, _ := cluster.Flag("features", d.Spec.Template.Spec.Containers...)
+	on := slices.Contains(strings.Split(features, ","), featureCSI)
 	snapshots := append(in.by(plan.MethodDataUpload), in.by(plan.MethodCSISnapshot)...)
 	switch {
 	case len(snapshots) > 0 && !on:

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strings"
 
 	appsv1api "k8s.io/api/apps/v1"
 	corev1api "k8s.io/api/core/v1"
@@ -15,22 +14,6 @@ import (
 // their nodes.
 const NodeAgent = "node-agent"
 
-// Flag returns the value of a flag of a pod's programs, "" when none has it.
-func Flag(pod *corev1api.PodSpec, name string) string {
-	value := ""
-	for _, c := range pod.Containers {
-		args := append(append([]string{}, c.Command...), c.Args...)
-		for i, arg := range args {
-			if v, ok := strings.CutPrefix(arg, "--"+name+"="); ok {
-				value = v
-			} else if arg == "--"+name && i+1 < len(args) {
-				value = args[i+1]
-			}
-		}
-	}
-	return value
-}
-
 // IgnoresDelayBinding reports whether Velero brings data back to a claim that no pod
 // waits for, also where its storage class is for claims of pods: restorePVC in the
 // ConfigMap of its node-agent.
@@ -39,7 +22,7 @@ func (c *Cluster) IgnoresDelayBinding(ctx context.Context) (bool, error) {
 	if err := c.Client.Get(ctx, client.ObjectKey{Namespace: c.Namespace, Name: NodeAgent}, agent); err != nil {
 		return false, client.IgnoreNotFound(err)
 	}
-	name := Flag(&agent.Spec.Template.Spec, "node-agent-configmap")
+	name, _ := Flag("node-agent-configmap", agent.Spec.Template.Spec.Containers...)
 	if name == "" {
 		return false, nil
 	}

@@ -21,7 +21,6 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/plan"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/run"
-	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/standby"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/hint"
 )
@@ -357,24 +356,10 @@ func (r *Rollback) standBy(ctx context.Context) (string, error) {
 	if err := c.Client.Get(ctx, key, backup); err != nil {
 		return "", fmt.Errorf("get backup %s: %w", key, err)
 	}
-	objects, err := standby.Objects(ctx, c.Files, backup.Name)
-	if err != nil {
-		return "", err
-	}
-	profile, err := c.Profile(ctx, r.Run.Spec.PlanSpec.Profiles.Standby)
-	if err != nil {
-		return "", err
-	}
-	s := *r.Standby
-	s.Prune, s.Hold = true, true
-	synced, err := s.Sync(ctx, objects, profile)
-	if err != nil {
-		return "", err
-	}
-	message, err := r.refreshed(synced)
+	synced, message, err := r.syncStandby(ctx, c, backup.Name, r.Run.Spec.PlanSpec.Profiles.Standby)
 	if err != nil {
 		return "", err
 	}
 	synced.Backup, synced.BackupAt = backup.Name, ptr.Deref(backup.Status.StartTimestamp, metav1.Time{})
-	return message, errors.Join(s.Note(ctx, synced), r.Source.Forget(ctx))
+	return message, errors.Join(r.Standby.Note(ctx, synced), r.Source.Forget(ctx))
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/report"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/run"
 	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/standby"
@@ -27,22 +28,30 @@ func (f *Failover) refresh() run.Step {
 		about += ", rewritten by profile " + profile
 	}
 	return run.Step{Name: StepRefresh, About: about, Do: func(ctx context.Context) (string, error) {
-		objects, err := standby.Objects(ctx, f.Cluster.Files, f.Run.Spec.Backup)
-		if err != nil {
-			return "", err
-		}
-		rewrites, err := f.Cluster.Profile(ctx, profile)
-		if err != nil {
-			return "", err
-		}
-		s := *f.Standby
-		s.Prune, s.Hold = true, true
-		r, err := s.Sync(ctx, objects, rewrites)
-		if err != nil {
-			return "", err
-		}
-		return f.refreshed(r)
+		_, message, err := f.syncStandby(ctx, f.Cluster, f.Run.Spec.Backup, profile)
+		return message, err
 	}}
+}
+
+// syncStandby makes the warm standby in a cluster what a backup has under a profile.
+// Nothing is left over, and nothing starts.
+func (f *Failover) syncStandby(ctx context.Context, c *cluster.Cluster, backup, profile string) (*report.Sync, string, error) {
+	objects, err := standby.Objects(ctx, c.Files, backup)
+	if err != nil {
+		return nil, "", err
+	}
+	rewrites, err := c.Profile(ctx, profile)
+	if err != nil {
+		return nil, "", err
+	}
+	s := *f.Standby
+	s.Prune, s.Hold = true, true
+	r, err := s.Sync(ctx, objects, rewrites)
+	if err != nil {
+		return nil, "", err
+	}
+	message, err := f.refreshed(r)
+	return r, message, err
 }
 
 // refreshed judges it. An object that somebody else made stays as it is, as it does

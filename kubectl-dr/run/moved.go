@@ -1,13 +1,11 @@
 package run
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"slices"
 	"strings"
 
-	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	storagev1api "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -68,12 +66,8 @@ func (t *Target) consumed(ctx context.Context, profile *rules.Profile, moved []s
 	if len(moved) == 0 {
 		return nil
 	}
-	archive, err := t.Cluster.Files.File(ctx, velerov1api.DownloadTargetKindBackupContents, t.Run.Spec.Backup)
-	if err != nil {
-		return err
-	}
 	backup := &rewrite.Input{}
-	if err := backup.Backup(t.Run.Spec.Backup, bytes.NewReader(archive)); err != nil {
+	if err := backup.Download(ctx, t.Cluster.Files, t.Run.Spec.Backup); err != nil {
 		return err
 	}
 	claims := slices.DeleteFunc(backup.Objects, func(obj *unstructured.Unstructured) bool {

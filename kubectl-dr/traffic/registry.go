@@ -9,6 +9,8 @@ import (
 	appsv1api "k8s.io/api/apps/v1"
 	corev1api "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/kubectl-dr/kubectl-dr/kubectl-dr/cluster"
 )
 
 // Registry is how the external-dns of a cluster tells which records are its own: by
@@ -62,13 +64,8 @@ func registryOf(c corev1api.Container) *Registry {
 				value = e.Value
 			}
 		}
-		args := append(append([]string{}, c.Command...), c.Args...)
-		for i, arg := range args {
-			if v, ok := strings.CutPrefix(arg, "--"+name+"="); ok {
-				value = v
-			} else if arg == "--"+name && i+1 < len(args) {
-				value = args[i+1]
-			}
+		if v, ok := cluster.Flag(name, c); ok {
+			value = v
 		}
 		return value
 	}
