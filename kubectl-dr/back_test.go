@@ -241,15 +241,7 @@ func TestTheWayBackIsRefused(t *testing.T) {
 			if tt.arrange != nil {
 				tt.arrange(t, w)
 			}
-			w.pass(time.Minute)
-			w.before = func(what string) error {
-				assert.Contains(t, what, "lease", "a refusal changes nothing")
-				return nil
-			}
-			got := w.run(t.Context(), strings.Fields(tt.command)...)
-			assert.Equal(t, 1, got.code)
-			assert.Contains(t, got.err, tt.err)
-			assert.Contains(t, got.err, tt.hint)
+			w.refuses(t, tt.command, tt.err, tt.hint)
 		})
 	}
 }

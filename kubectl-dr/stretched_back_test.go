@@ -262,15 +262,7 @@ func TestStretched_theWayBackIsRefused(t *testing.T) {
 					w.do(t, doReprotect)
 				}
 				tt.arrange(t, w)
-				w.pass(time.Minute)
-				w.before = func(what string) error {
-					assert.Contains(t, what, "lease", "a refusal changes nothing")
-					return nil
-				}
-				got := w.run(t.Context(), strings.Fields(command)...)
-				assert.Equal(t, 1, got.code)
-				assert.Contains(t, got.err, tt.err)
-				assert.Contains(t, got.err, tt.hint)
+				w.refuses(t, command, tt.err, tt.hint)
 			})
 		}
 	}

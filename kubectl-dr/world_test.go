@@ -329,6 +329,20 @@ func (w *world) killed() error {
 	return nil
 }
 
+// refuses runs a command a minute later that is to refuse, with a message and a hint.
+func (w *world) refuses(t *testing.T, command, message, hint string) {
+	t.Helper()
+	w.pass(time.Minute)
+	w.before = func(what string) error {
+		assert.Contains(t, what, "lease", "a refusal changes nothing")
+		return nil
+	}
+	got := w.run(t.Context(), strings.Fields(command)...)
+	assert.Equal(t, 1, got.code)
+	assert.Contains(t, got.err, message)
+	assert.Contains(t, got.err, hint)
+}
+
 // dies runs a command that dies once it has done a step, and has the next one live.
 func (w *world) dies(t *testing.T, command, after string) {
 	t.Helper()
