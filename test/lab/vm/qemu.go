@@ -35,6 +35,11 @@ const lockup = "softlockup_panic=1 watchdog_thresh=60"
 // host they come late, and it would end there.
 const timer = "no_timer_check"
 
+// addresses has a program lie where it lay when it was started before. The emulator
+// translates code by its address, and would translate programs and their libraries
+// anew for each process: most of what starting a small one costs.
+const addresses = "norandmaps"
+
 // Start switches the machine on, in a process of its own that outlives the
 // caller's and carries the mark. Stopping that process is a power cut; for a
 // clean end, call PowerOff first.
@@ -60,7 +65,7 @@ func (m Machine) arguments() []string {
 		"-smp", strconv.Itoa(m.CPUs), "-m", strconv.Itoa(m.MemoryMB),
 		"-serial", "file:" + m.Console(),
 		"-kernel", m.Kernel, "-initrd", m.Initrd,
-		"-append", "console=ttyS0 quiet panic=-1 " + lockup + " " + timer + " mitigations=off random.trust_cpu=on",
+		"-append", "console=ttyS0 quiet panic=-1 " + lockup + " " + timer + " " + addresses + " mitigations=off random.trust_cpu=on",
 		"-device", "virtio-rng-pci",
 	}
 	disk := func(serial, file string, options ...string) {
