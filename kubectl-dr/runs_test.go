@@ -238,6 +238,22 @@ func TestCopies_atTheOtherSite(t *testing.T) {
 	assert.Equal(t, w.do(t, "report -o html").out, w.do(t, "report -o html --context=primary").out)
 }
 
+// TestCopies_whenTheCommandDiesAtItsEnd: nobody goes on with a run that is over, so what
+// is to be kept has been by then.
+func TestCopies_whenTheCommandDiesAtItsEnd(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.dieAtEnd = true
+	w.run(t.Context(), strings.Fields(doPlanned)...)
+	require.True(t, w.dead)
+	w.revive()
+	own := w.lastRun(t)
+	require.Equal(t, plan.PhasePassed, own.Status.Phase)
+	copied := &plan.RecoveryRun{}
+	require.NoError(t, w.source.Client.Get(t.Context(), client.ObjectKeyFromObject(&own), copied))
+	assert.Equal(t, own.Status, copied.Status)
+}
+
 func TestCopies_neverFailARun(t *testing.T) {
 	t.Parallel()
 	for fault, said := range map[error]string{

@@ -113,6 +113,7 @@ type world struct {
 	noServer     bool
 	before       func(what string) error // before writing to a cluster
 	dieAfter     string                  // a step; it is done, and not recorded
+	dieAtEnd     bool                    // once it is recorded that a run has ended
 	dead         bool
 	commands     int
 }
@@ -207,7 +208,9 @@ func (w *world) cluster(name string, objects []client.Object) *cluster.Cluster {
 			}
 			// A fake client keeps a status apart by way of JSON, eight times for each
 			// write, and a run is written with each step. Nothing else updates runs.
-			return c.Update(ctx, r)
+			err := c.Update(ctx, r)
+			w.dead = w.dead || w.dieAtEnd && r.Status.EndedAt != nil && r.Labels[zfssnap.LabelCopy] == ""
+			return err
 		},
 		Update: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.UpdateOption) error {
 			if err := w.killed(); err != nil {
@@ -368,7 +371,7 @@ func (w *world) steps(t *testing.T, command string) []string {
 
 // revive lets the next command live.
 func (w *world) revive() {
-	w.dead, w.host.down, w.old.down, w.dieAfter = false, false, false, ""
+	w.dead, w.host.down, w.old.down, w.dieAfter, w.dieAtEnd = false, false, false, "", false
 	w.pass(time.Minute)
 }
 

@@ -211,14 +211,14 @@ func (j *Journal) Skip(ctx context.Context, name, why string) error {
 // Note keeps a message for whoever looks at a run that has stopped and goes on later.
 func (j *Journal) Note(ctx context.Context, message string) error {
 	j.Run.Status.Message = message
-	return j.saveAndKeep(ctx)
+	return j.keepAndSave(ctx)
 }
 
 // Finish ends the run.
 func (j *Journal) Finish(ctx context.Context, phase plan.Phase, message string) error {
 	ended := j.now()
 	j.Run.Status.Phase, j.Run.Status.Message, j.Run.Status.EndedAt = phase, message, &ended
-	return j.saveAndKeep(ctx)
+	return j.keepAndSave(ctx)
 }
 
 // Amend does a step to a run that was over.
@@ -228,10 +228,10 @@ func (j *Journal) Amend(ctx context.Context, s Step) error {
 	return err
 }
 
-// saveAndKeep keeps the report also where the cluster could not be written to: then
-// it is the only one.
-func (j *Journal) saveAndKeep(ctx context.Context) error {
-	defer j.keep(ctx)
+// keepAndSave keeps the report before the cluster knows: killed in between, the run
+// goes on and keeps it again. Where the cluster can't be written to it is the only one.
+func (j *Journal) keepAndSave(ctx context.Context) error {
+	j.keep(ctx)
 	return j.save(ctx)
 }
 

@@ -110,6 +110,9 @@ func (a app) world(t *testing.T) world {
 	}))
 	w := world{}
 	for line, n := range counted {
+		if strings.Contains(line, "/archive/reports/") {
+			n = 1 // whoever goes on with a run keeps it as it is then
+		}
 		w = append(w, fmt.Sprintf("%s (%d)", line, n))
 	}
 	slices.Sort(w)
@@ -118,7 +121,7 @@ func (a app) world(t *testing.T) world {
 
 // own is what each application has of its own in names and values: times, numbers,
 // addresses, and what is made of an identifier.
-var own = regexp.MustCompile(`\d{8}-\d{6}|\d{4}-\d\d-\d\dT[\d:.]+Z|\d+\.\d+\.\d+\.\d+|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\b[0-9a-f]{8,}\b|_[0-9a-f]{8,}|\d{5,}|drill-[0-9a-f]{5}\b`)
+var own = regexp.MustCompile(`\d{8}-\d{6}(\.\d{3})?|\d{4}-\d\d-\d\dT[\d:.]+Z|\d+\.\d+\.\d+\.\d+|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\b[0-9a-f]{8,}\b|_[0-9a-f]{8,}|\d{5,}|drill-[0-9a-f]{5}\b`)
 
 // described is a line for each object of a site: what it asks for, and how far it is.
 // What a controller makes of another object is only told apart by that.
