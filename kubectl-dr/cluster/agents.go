@@ -12,8 +12,8 @@ import (
 )
 
 // DoctorTimeout bounds the examination of a host: each of its commands has a
-// deadline of its own.
-const DoctorTimeout = 2 * time.Minute
+// deadline of its own, which is a part of this.
+const DoctorTimeout = 5 * time.Minute
 
 // Examine has the agents examine their hosts.
 func Examine(ctx context.Context, s *Storage, nodes []string, now func() time.Time) ([]Reply[*agentpb.DoctorResponse], error) {

@@ -29,8 +29,12 @@ type Files interface {
 }
 
 const (
-	// downloadTimeout is for Velero to answer a request, and for the download.
+	// downloadTimeout is for Velero to answer a request, and for the download. Velero
+	// answers one request at a time, and starts a process for each.
 	downloadTimeout = 30 * time.Second
+	// downloadRequests is how many are made: one during which Velero did not get at
+	// its object storage is never answered.
+	downloadRequests = 2
 	// maxFile bounds what is read into memory.
 	maxFile = 256 << 20
 )
@@ -41,20 +45,26 @@ type Downloads struct {
 	Client    client.Client
 	Namespace string
 	HTTP      *http.Client  // http.DefaultClient when nil
-	Timeout   time.Duration // 30s when zero
+	Timeout   time.Duration // of one request; 30s when zero
 	Interval  time.Duration // between looks at the request; 100ms when zero
 }
 
-// File implements Files. The request made for it is deleted again.
+// File implements Files. The requests made for it are deleted again.
 func (d *Downloads) File(ctx context.Context, kind velerov1api.DownloadTargetKind, name string) ([]byte, error) {
 	timeout := d.Timeout
 	if timeout == 0 {
 		timeout = downloadTimeout
 	}
-	content, err := d.file(ctx, timeout, kind, name)
+	var content []byte
+	var err error
+	for range downloadRequests {
+		if content, err = d.file(ctx, timeout, kind, name); !errors.Is(err, ErrTimedOut) {
+			break
+		}
+	}
 	if err != nil {
 		if errors.Is(err, ErrTimedOut) {
-			err = hint.Add(fmt.Errorf("no answer from Velero within %s", timeout),
+			err = hint.Add(fmt.Errorf("no answer from Velero within %s", downloadRequests*timeout),
 				"check that the Velero server of this cluster runs and that its BackupStorageLocation is Available")
 		}
 		return nil, fmt.Errorf("download %s of %q: %w", kind, name, err)

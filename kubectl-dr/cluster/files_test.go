@@ -17,7 +17,7 @@ import (
 )
 
 // velero answers download requests with a URL.
-func velero(url string) client.Client {
+func velero(url string) client.WithWatch {
 	return interceptor.NewClient(fake.NewClientBuilder().WithScheme(Scheme()).Build(), interceptor.Funcs{
 		Create: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.CreateOption) error {
 			if err := c.Create(ctx, obj, opts...); err != nil {
@@ -72,7 +72,36 @@ func TestDownloads_saysWhenVeleroDoesNotAnswer(t *testing.T) {
 	c := velero("")
 	d := &Downloads{Client: c, Namespace: "velero", Interval: time.Millisecond, Timeout: 20 * time.Millisecond}
 	_, err := d.File(t.Context(), velerov1api.DownloadTargetKindBackupVolumeInfos, "b")
-	require.ErrorContains(t, err, "no answer from Velero within 20ms")
+	require.ErrorContains(t, err, "no answer from Velero within 40ms")
+	var left velerov1api.DownloadRequestList
+	require.NoError(t, c.List(t.Context(), &left))
+	assert.Empty(t, left.Items)
+}
+
+func TestDownloads_asksAgain(t *testing.T) {
+	t.Parallel()
+	store := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		z := gzip.NewWriter(w)
+		_, _ = z.Write([]byte("[]"))
+		_ = z.Close()
+	}))
+	defer store.Close()
+	asked := 0
+	c := interceptor.NewClient(velero(""), interceptor.Funcs{
+		Create: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.CreateOption) error {
+			asked++
+			if err := c.Create(ctx, obj, opts...); err != nil || asked == 1 {
+				return err
+			}
+			obj.(*velerov1api.DownloadRequest).Status.DownloadURL = store.URL
+			return c.Update(ctx, obj)
+		},
+	})
+	// The first request takes its whole time; the second has all it needs.
+	d := &Downloads{Client: c, Namespace: "velero", Interval: time.Millisecond, Timeout: 2 * time.Second}
+	got, err := d.File(t.Context(), velerov1api.DownloadTargetKindBackupVolumeInfos, "b")
+	require.NoError(t, err)
+	assert.Equal(t, "[]", string(got))
 	var left velerov1api.DownloadRequestList
 	require.NoError(t, c.List(t.Context(), &left))
 	assert.Empty(t, left.Items)

@@ -54,7 +54,7 @@ type Item struct {
 const (
 	// DefaultTimeout bounds each command. On a busy host one takes seconds, on one
 	// that hangs for ever.
-	DefaultTimeout = 30 * time.Second
+	DefaultTimeout = time.Minute
 	// DefaultReceiveAge is how old an interrupted receive may be.
 	DefaultReceiveAge = 3 * 24 * time.Hour
 
@@ -115,6 +115,10 @@ func (d *Doctor) Examine(ctx context.Context) ([]Group, error) {
 	if e.ReceiveAge == 0 {
 		e.ReceiveAge = DefaultReceiveAge
 	}
+	e.ZFS = &zfs.Client{Runner: limited{Runner: d.ZFS.Runner, timeout: e.Timeout}, Devices: d.ZFS.Devices}
+	reaper := *d.Holds
+	reaper.ZFS = e.ZFS
+	e.Holds = &reaper
 	for _, subject := range []struct {
 		name string
 		look func(context.Context)
@@ -163,16 +167,27 @@ func (e *examination) problem(name, message, remedy string) {
 	e.add(Problem, name, message, remedy)
 }
 
-// call runs one command against a pool, "" for none, within the timeout. A pool
-// that does not answer in time is not asked again: each hung command leaves a
-// process that nothing can end.
+// limited gives each command a time of its own: how many there are says nothing of
+// whether one of them hangs.
+type limited struct {
+	zfs.Runner
+	timeout time.Duration
+}
+
+// Run implements zfs.Runner.
+func (l limited) Run(ctx context.Context, c zfs.Cmd) (zfs.Result, error) {
+	ctx, cancel := context.WithTimeout(ctx, l.timeout)
+	defer cancel()
+	return l.Runner.Run(ctx, c)
+}
+
+// call asks a pool something, "" for none. A pool that does not answer in time is
+// not asked again: each hung command leaves a process that nothing can end.
 func (e *examination) call(ctx context.Context, pool, name string, do func(context.Context) error) bool {
 	if pool != "" && e.hung[pool] {
 		return false
 	}
-	callCtx, cancel := context.WithTimeout(ctx, e.Timeout)
-	defer cancel()
-	err := do(callCtx)
+	err := do(ctx)
 	switch {
 	case err == nil, errors.Is(err, zfs.ErrNotFound):
 		// A prefix may be granted before there is anything, and things go away.
@@ -181,7 +196,7 @@ func (e *examination) call(ctx context.Context, pool, name string, do func(conte
 		return false
 	case errors.Is(err, context.DeadlineExceeded):
 		e.hung[pool] = true
-		e.problem(name, fmt.Sprintf("no answer within %s: zfs hangs", e.Timeout),
+		e.problem(name, fmt.Sprintf("a command has not ended within %s: zfs hangs", e.Timeout),
 			"see dmesg and zpool status; a pool that lost its devices goes on after zpool clear, or at the next boot")
 	case errors.Is(err, zfs.ErrPoolUnavailable):
 		e.hung[pool] = true

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -151,7 +152,7 @@ func TestExamine_finds(t *testing.T) {
 		{"a pool that hangs, once", func(_ context.Context, _ *testing.T, p *patient) {
 			p.doctor.Timeout = 20 * time.Millisecond
 			p.SetHanging("tank", true)
-		}, []string{"problem pool tank features: no answer within 20ms: zfs hangs"}},
+		}, []string{"problem pool tank features: a command has not ended within 20ms: zfs hangs"}},
 		{"zfs that does not run", func(_ context.Context, _ *testing.T, p *patient) {
 			p.Before(func([]string) error { return errors.New("exec: zfs: not found") })
 		}, []string{"problem pools: zpool list: exec: zfs: not found", "problem release: zfs version: exec: zfs: not found"}},
@@ -332,4 +333,36 @@ func TestBundle_listsItsCertificates(t *testing.T) {
 	require.Len(t, p.doctor.Certificates, 2)
 	assert.Equal(t, "remote", p.doctor.Certificates[0].Subject.CommonName)
 	assert.True(t, slices.ContainsFunc(p.doctor.Certificates, func(c *x509.Certificate) bool { return c.IsCA }))
+}
+
+func TestExamine_givesEachCommandItsTime(t *testing.T) {
+	t.Parallel()
+	p := newPatient(t)
+	require.NoError(t, p.zfs.Snapshot(t.Context(), []string{replica + "@a"}, nil))
+	require.NoError(t, p.zfs.Hold(t.Context(), "kubectl-dr:replica", replica+"@a"))
+	times := &deadlines{Runner: p.Pool, seen: map[time.Time][]string{}}
+	p.doctor.ZFS = &zfs.Client{Runner: times}
+	p.examine(t)
+	assert.Greater(t, len(times.seen), 10)
+	for _, commands := range times.seen {
+		assert.Len(t, commands, 1, "these had to share")
+	}
+}
+
+// deadlines notes when commands have to have ended.
+type deadlines struct {
+	zfs.Runner
+	mu   sync.Mutex
+	seen map[time.Time][]string
+}
+
+func (d *deadlines) Run(ctx context.Context, c zfs.Cmd) (zfs.Result, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	until, ok := ctx.Deadline()
+	if !ok {
+		return zfs.Result{}, errors.New("it has no deadline")
+	}
+	d.seen[until] = append(d.seen[until], strings.Join(c.Args, " "))
+	return d.Runner.Run(ctx, c)
 }
