@@ -1,7 +1,8 @@
 // Command demo tells the product's main job as a story on the rig, with real
 // parts only: a WordPress-like application on OpenZFS is backed up by a Velero
 // schedule, replicated, rehearsed, and failed over when its site is gone. Before, a small
-// one is moved to the other site and home again.
+// one is moved to the other site and home again: Velero looks once a minute for backups
+// of other sites, and the time is not lost.
 // "demo sites" measures what a warm and a hot site are worth.
 // "demo rebuild" tells another one: a fresh cluster comes up from Git, and gets what
 // Git does not hold. Every claim it prints was checked; the exit status is 0 only if all hold.
@@ -72,10 +73,10 @@ func (d *demo) chapters() []chapter {
 		{"Two sites come up", d.bringUp},
 		{"An application with real files runs at the primary site", d.installBoth},
 		{"Velero backs it up; Completed means the copy is off-site", d.firstBackup},
+		{"While the other site learns of it, a small application moves there, and nothing is lost", d.moveNotes},
+		{"It comes home, with what was written meanwhile", d.bringNotesHome},
 		{"How much would be lost now, and is the other site ready?", d.measure},
 		{"A rehearsal on clones, while the next backup moves only what changed", d.drill},
-		{"A small application moves to the other site, and nothing is lost", d.moveNotes},
-		{"It comes home, with what was written meanwhile", d.bringNotesHome},
 		{"The primary site is gone", d.disaster},
 		{"Failover", d.failover},
 		{"What runs at the recovery site now", d.inspect},
