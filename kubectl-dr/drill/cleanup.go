@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
@@ -50,8 +51,8 @@ var (
 	snapshotContents = schema.GroupVersionKind{Group: "snapshot.storage.k8s.io", Version: "v1", Kind: "VolumeSnapshotContentList"}
 )
 
-// CleanUp removes a run's namespaces, volumes, clones and Velero's restore, in
-// this order. It goes on over errors and can be called again.
+// CleanUp removes a run's namespaces, and then its volumes, its clones and Velero's
+// restore. It goes on over errors and can be called again.
 func (c *Cleaner) CleanUp(ctx context.Context, runName string) (string, error) {
 	ofRun := client.MatchingLabels{zfssnap.LabelRun: runName}
 	namespaces, provisioned, err := c.namespaces(ctx, runName)
@@ -59,12 +60,16 @@ func (c *Cleaner) CleanUp(ctx context.Context, runName string) (string, error) {
 		// Volumes are still mounted.
 		return "", err
 	}
+	var left string
+	var errRestore error
+	var velero sync.WaitGroup
+	velero.Go(func() { left, errRestore = c.restore(ctx, runName) })
 	errSnapshots := c.snapshots(ctx, runName)
 	errProvisioned := c.provisioned(ctx, runName)
 	volumes, errVolumes := c.persistentVolumes(ctx, runName)
 	errHandles := c.zfsVolumes(ctx, ofRun)
 	clones, errClones := c.Volumes.DestroyRun(ctx, runName, c.Interval)
-	left, errRestore := c.restore(ctx, runName)
+	velero.Wait()
 	message := fmt.Sprintf("deleted %s, %s, %s", report.Count(namespaces, "namespace"), report.Count(provisioned+volumes, "volume"), report.Count(len(clones), "clone"))
 	if left != "" {
 		message += "; " + left
@@ -266,27 +271,27 @@ func (c *Cleaner) snapshots(ctx context.Context, runName string) error {
 }
 
 func (c *Cleaner) persistentVolumes(ctx context.Context, runName string) (int, error) {
-	seen := map[string]bool{}
+	volumes := map[string]*corev1api.PersistentVolume{}
 	for _, labels := range []client.MatchingLabels{{velerov1api.RestoreNameLabel: runName}, {zfssnap.LabelRun: runName}} {
 		list := &corev1api.PersistentVolumeList{}
 		if err := c.Cluster.Client.List(ctx, list, labels); err != nil {
 			return 0, fmt.Errorf("list volumes of the run: %w", err)
 		}
 		for i := range list.Items {
-			pv := &list.Items[i]
-			if seen[pv.Name] {
-				continue
-			}
-			seen[pv.Name] = true
-			if err := client.IgnoreNotFound(c.Cluster.Client.Delete(ctx, pv)); err != nil {
-				return 0, fmt.Errorf("delete volume %s: %w", pv.Name, err)
-			}
-			if err := c.gone(ctx, pv); err != nil {
-				return 0, fmt.Errorf("wait for volume %s to end: %w", pv.Name, err)
-			}
+			volumes[list.Items[i].Name] = &list.Items[i]
 		}
 	}
-	return len(seen), nil
+	for _, pv := range volumes {
+		if err := client.IgnoreNotFound(c.Cluster.Client.Delete(ctx, pv)); err != nil {
+			return 0, fmt.Errorf("delete volume %s: %w", pv.Name, err)
+		}
+	}
+	for _, pv := range volumes {
+		if err := c.gone(ctx, pv); err != nil {
+			return 0, fmt.Errorf("wait for volume %s to end: %w", pv.Name, err)
+		}
+	}
+	return len(volumes), nil
 }
 
 func (c *Cleaner) zfsVolumes(ctx context.Context, ofRun client.ListOption) error {
