@@ -28,6 +28,7 @@ import (
 	"github.com/kubectl-dr/kubectl-dr/restore/rules"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap"
 	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent"
+	"github.com/kubectl-dr/kubectl-dr/zfssnap/agent/agentpb"
 )
 
 // Thresholds of free space in a pool, as a part of its size.
@@ -253,9 +254,11 @@ func (in *inspection) storage(ctx context.Context) {
 		return
 	}
 	in.locationNames(ctx)
-	for _, h := range in.Storage.Hosts(ctx, in.Now) {
+	hosts := in.Storage.Hosts(ctx, in.Now)
+	found := in.examine(ctx, hosts)
+	for _, h := range hosts {
 		in.host(h)
-		if h.Err == nil && !in.examined(ctx, h.Node) {
+		if h.Err == nil && !in.examined(found[h.Node]) {
 			in.pools(h)
 		}
 	}
@@ -301,23 +304,45 @@ func (in *inspection) leftovers(ctx context.Context) {
 	}
 }
 
-// examined tells what a host's own doctor finds. It returns false for an agent
-// from before there was one.
-func (in *inspection) examined(ctx context.Context, node string) bool {
-	replies, err := cluster.Examine(ctx, in.Storage, []string{node}, in.Now)
-	if err == nil {
-		err = replies[0].Err
+// examination is what a host's own doctor said.
+type examination = cluster.Reply[*agentpb.DoctorResponse]
+
+// examine asks the doctors of the hosts that answer, side by side.
+func (in *inspection) examine(ctx context.Context, hosts []cluster.Host) map[string]examination {
+	var nodes []string
+	for _, h := range hosts {
+		if h.Err == nil {
+			nodes = append(nodes, h.Node)
+		}
 	}
-	if status.Code(err) == codes.Unimplemented {
+	if len(nodes) == 0 {
+		return nil
+	}
+	replies, err := cluster.Examine(ctx, in.Storage, nodes, in.Now)
+	found := map[string]examination{}
+	for _, node := range nodes {
+		found[node] = examination{Node: node, Err: err}
+	}
+	for _, r := range replies {
+		found[r.Node] = r
+	}
+	return found
+}
+
+// examined tells what a host's own doctor found. It returns false for an agent from
+// before there was one.
+func (in *inspection) examined(r examination) bool {
+	if status.Code(r.Err) == codes.Unimplemented {
 		return false
 	}
+	node := r.Node
 	name := "doctor on " + node
-	if err != nil {
-		in.failed(name, err, "zfs-agent doctor tells more on the host")
+	if r.Err != nil {
+		in.failed(name, r.Err, "zfs-agent doctor tells more on the host")
 		return true
 	}
 	fine := 0
-	findings := replies[0].Said.GetFindings()
+	findings := r.Said.GetFindings()
 	for _, f := range findings {
 		if report.State(f.GetState()) == report.OK {
 			fine++

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
@@ -451,18 +452,27 @@ func Skew(asked, answered time.Time, unixMs int64) (skew, uncertainty time.Durat
 	return time.UnixMilli(unixMs).Sub(asked.Add(half)), half
 }
 
-// Hosts asks the agents on every node that volumes are recovered on.
+// Hosts asks the agents on every node that volumes are recovered on, side by side.
 func (s *Storage) Hosts(ctx context.Context, now func() time.Time) []Host {
-	var hosts []Host
+	var hosts []*Host
+	var asked sync.WaitGroup
 	for node, l := range s.restoreNodes() {
-		h := Host{Location: l.Name, Node: node, Asked: now()}
-		h.Info, h.Err = call(ctx, l, node, agentTimeout, func(ctx context.Context, a Agent) (*agentpb.InfoResponse, error) {
-			return a.Info(ctx, &agentpb.InfoRequest{})
-		})
-		h.Answered = now()
+		h := &Host{Location: l.Name, Node: node}
 		hosts = append(hosts, h)
+		asked.Go(func() {
+			h.Asked = now()
+			h.Info, h.Err = call(ctx, l, node, agentTimeout, func(ctx context.Context, a Agent) (*agentpb.InfoResponse, error) {
+				return a.Info(ctx, &agentpb.InfoRequest{})
+			})
+			h.Answered = now()
+		})
 	}
-	return hosts
+	asked.Wait()
+	answers := make([]Host, len(hosts))
+	for i, h := range hosts {
+		answers[i] = *h
+	}
+	return answers
 }
 
 // ErrExternal is returned where another tool replicates, which knows nothing of
