@@ -93,7 +93,7 @@ func (o *doctorOptions) run(ctx context.Context, out, errOut io.Writer) error {
 	}
 	d := &doctor.Doctor{
 		ZFS: client, Now: o.env.now, Timeout: o.timeout, ReceiveAge: o.receive, Roots: []string{""}, PoolStates: o.env.poolStates,
-		Holds:        &holds.Reaper{ZFS: client, Now: o.env.now, Log: slog.New(slog.DiscardHandler)},
+		Holds:        &holds.Reaper{Now: o.env.now, Log: slog.New(slog.DiscardHandler)},
 		Synchronized: o.env.synchronized, Delegated: o.env.user != 0,
 	}
 	if o.tls != "" {

@@ -60,6 +60,12 @@ func askAgents[T any](ctx context.Context, s *Storage, nodes []string, timeout t
 		nodes = slices.Collect(maps.Keys(locations))
 	}
 	nodes = slices.Compact(slices.Sorted(slices.Values(nodes)))
+	return askEach(ctx, nodes, locations, timeout, now, ask), ctx.Err()
+}
+
+// askEach asks the agents on nodes side by side, each by way of its location.
+func askEach[T any](ctx context.Context, nodes []string, locations map[string]Location, timeout time.Duration, now func() time.Time,
+	ask func(context.Context, Location, Agent) (T, error)) []Reply[T] {
 	replies := make([]Reply[T], len(nodes))
 	var asked sync.WaitGroup
 	for i, node := range nodes {
@@ -72,5 +78,5 @@ func askAgents[T any](ctx context.Context, s *Storage, nodes []string, timeout t
 		})
 	}
 	asked.Wait()
-	return replies, ctx.Err()
+	return replies
 }

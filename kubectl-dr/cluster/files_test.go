@@ -16,18 +16,27 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 )
 
-// velero answers download requests with a URL.
-func velero(url string) client.WithWatch {
+// velero answers download requests with one URL after the other, the last of them from
+// then on.
+func velero(urls ...string) client.Client {
 	return interceptor.NewClient(fake.NewClientBuilder().WithScheme(Scheme()).Build(), interceptor.Funcs{
 		Create: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.CreateOption) error {
 			if err := c.Create(ctx, obj, opts...); err != nil {
 				return err
 			}
 			req := obj.(*velerov1api.DownloadRequest)
-			req.Status.DownloadURL = url
+			req.Status.DownloadURL = urls[0]
+			urls = urls[min(1, len(urls)-1):]
 			return c.Update(ctx, req)
 		},
 	})
+}
+
+// pack answers with a file as object storage has it.
+func pack(w http.ResponseWriter) {
+	z := gzip.NewWriter(w)
+	_, _ = z.Write([]byte(`["a"]`))
+	_ = z.Close()
 }
 
 func TestDownloads(t *testing.T) {
@@ -38,11 +47,7 @@ func TestDownloads(t *testing.T) {
 		want   string
 		err    string
 	}{
-		{"a packed file", func(w http.ResponseWriter) {
-			z := gzip.NewWriter(w)
-			_, _ = z.Write([]byte(`["a"]`))
-			_ = z.Close()
-		}, `["a"]`, ""},
+		{"a packed file", pack, `["a"]`, ""},
 		{"a file that is not there", func(w http.ResponseWriter) { w.WriteHeader(http.StatusNotFound) }, "", ErrNoFile.Error()},
 		{"storage that refuses", func(w http.ResponseWriter) { w.WriteHeader(http.StatusForbidden) }, "", "403 forbidden"},
 		{"something that is not packed", func(w http.ResponseWriter) { _, _ = w.Write([]byte("hello")) }, "", "unpack"},
@@ -80,28 +85,14 @@ func TestDownloads_saysWhenVeleroDoesNotAnswer(t *testing.T) {
 
 func TestDownloads_asksAgain(t *testing.T) {
 	t.Parallel()
-	store := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		z := gzip.NewWriter(w)
-		_, _ = z.Write([]byte("[]"))
-		_ = z.Close()
-	}))
+	store := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { pack(w) }))
 	defer store.Close()
-	asked := 0
-	c := interceptor.NewClient(velero(""), interceptor.Funcs{
-		Create: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.CreateOption) error {
-			asked++
-			if err := c.Create(ctx, obj, opts...); err != nil || asked == 1 {
-				return err
-			}
-			obj.(*velerov1api.DownloadRequest).Status.DownloadURL = store.URL
-			return c.Update(ctx, obj)
-		},
-	})
+	c := velero("", store.URL)
 	// The first request takes its whole time; the second has all it needs.
 	d := &Downloads{Client: c, Namespace: "velero", Interval: time.Millisecond, Timeout: 2 * time.Second}
 	got, err := d.File(t.Context(), velerov1api.DownloadTargetKindBackupVolumeInfos, "b")
 	require.NoError(t, err)
-	assert.Equal(t, "[]", string(got))
+	assert.Equal(t, `["a"]`, string(got))
 	var left velerov1api.DownloadRequestList
 	require.NoError(t, c.List(t.Context(), &left))
 	assert.Empty(t, left.Items)

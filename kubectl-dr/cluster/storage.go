@@ -8,7 +8,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	velerov1api "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
@@ -454,25 +453,20 @@ func Skew(asked, answered time.Time, unixMs int64) (skew, uncertainty time.Durat
 
 // Hosts asks the agents on every node that volumes are recovered on, side by side.
 func (s *Storage) Hosts(ctx context.Context, now func() time.Time) []Host {
-	var hosts []*Host
-	var asked sync.WaitGroup
+	var nodes []string
+	locations := map[string]Location{}
 	for node, l := range s.restoreNodes() {
-		h := &Host{Location: l.Name, Node: node}
-		hosts = append(hosts, h)
-		asked.Go(func() {
-			h.Asked = now()
-			h.Info, h.Err = call(ctx, l, node, agentTimeout, func(ctx context.Context, a Agent) (*agentpb.InfoResponse, error) {
-				return a.Info(ctx, &agentpb.InfoRequest{})
-			})
-			h.Answered = now()
-		})
+		nodes = append(nodes, node)
+		locations[node] = l
 	}
-	asked.Wait()
-	answers := make([]Host, len(hosts))
-	for i, h := range hosts {
-		answers[i] = *h
+	replies := askEach(ctx, nodes, locations, agentTimeout, now, func(ctx context.Context, _ Location, a Agent) (*agentpb.InfoResponse, error) {
+		return a.Info(ctx, &agentpb.InfoRequest{})
+	})
+	hosts := make([]Host, len(replies))
+	for i, r := range replies {
+		hosts[i] = Host{Location: locations[r.Node].Name, Node: r.Node, Info: r.Said, Err: r.Err, Asked: r.Asked, Answered: r.Answered}
 	}
-	return answers
+	return hosts
 }
 
 // ErrExternal is returned where another tool replicates, which knows nothing of

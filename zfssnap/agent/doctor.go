@@ -18,7 +18,7 @@ func (s *Server) Doctor(ctx context.Context, _ *agentpb.DoctorRequest) (*agentpb
 	d := &doctor.Doctor{
 		ZFS: s.ZFS, Now: s.Clock, Roots: roots, PoolStates: doctor.KernelPoolStates,
 		// Replicas are not asked: an examination does not wait for other hosts.
-		Holds:        &holds.Reaper{ZFS: s.ZFS, Now: s.Clock, Log: s.Log, Sending: s.transfers.sending},
+		Holds:        &holds.Reaper{Now: s.Clock, Log: s.Log, Sending: s.transfers.sending},
 		Certificates: s.Bundle.Certificates(), Synchronized: s.ClockSynchronized, Delegated: s.Delegated,
 	}
 	groups, err := d.Examine(ctx)

@@ -80,7 +80,7 @@ type Doctor struct {
 	ReceiveAge time.Duration
 	// Roots are what to look at: datasets, or "" alone for every pool.
 	Roots []string
-	// Holds judges holds.
+	// Holds judges holds, which it reads by the Doctor's ZFS.
 	Holds *holds.Reaper
 	// Certificates are those of the agent and of its authorities.
 	Certificates []*x509.Certificate

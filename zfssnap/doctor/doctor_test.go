@@ -48,7 +48,7 @@ func newPatient(t *testing.T) *patient {
 	}}))
 	p.doctor = &doctor.Doctor{
 		ZFS: p.zfs, Now: now, Roots: []string{""}, Timeout: time.Minute,
-		Holds: &holds.Reaper{ZFS: p.zfs, Now: now, Log: slog.New(slog.DiscardHandler)},
+		Holds: &holds.Reaper{Now: now, Log: slog.New(slog.DiscardHandler)},
 	}
 	return p
 }

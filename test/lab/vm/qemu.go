@@ -74,7 +74,9 @@ func (m Machine) arguments() []string {
 		"-smp", strconv.Itoa(m.CPUs), "-m", strconv.Itoa(m.MemoryMB),
 		"-serial", "file:" + m.Console(),
 		"-kernel", m.Kernel, "-initrd", m.Initrd,
-		"-append", "console=ttyS0 quiet panic=-1 " + strings.Join([]string{lockup, timer, addresses, clock, memory}, " ") + " mitigations=off random.trust_cpu=on",
+		"-append", strings.Join([]string{
+			"console=ttyS0 quiet panic=-1", lockup, timer, addresses, clock, memory, "mitigations=off random.trust_cpu=on",
+		}, " "),
 		"-device", "virtio-rng-pci",
 	}
 	disk := func(serial, file string, options ...string) {
